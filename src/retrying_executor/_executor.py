@@ -1,0 +1,324 @@
+"""The public face: an executor, and views of it under other terms."""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import time
+import weakref
+from collections import deque
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+from retrying_executor import _lifecycle
+from retrying_executor._future import RetryingFuture
+from retrying_executor._policy import RetryPolicy, Terms, checked_policy
+from retrying_executor._pool import Pool
+from retrying_executor._value import optional_seconds, positive_int, to_seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import EllipsisType
+    from typing import Any, Literal, NoReturn, TypeVar, overload
+
+    from typing_extensions import ParamSpec, Unpack
+
+    from retrying_executor._policy import Policy, PolicyOptions
+    from retrying_executor._stats import Stats
+    from retrying_executor._value import Duration
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
+    A1 = TypeVar("A1")
+    A2 = TypeVar("A2")
+    A3 = TypeVar("A3")
+
+_DEFAULT_POLICY = RetryPolicy()
+_NO_KEYWORDS: dict[str, Any] = {}  # shared by all calls without any; nobody changes it
+_executor_number = itertools.count().__next__
+
+
+class _Submitter(Executor):
+    """What an executor and its views have in common: calls go to one pool on certain terms."""
+
+    _pool: Pool
+    _terms: Terms
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> RetryingFuture[T]:
+        """Accept the call ``fn(*args, **kwargs)`` and return its future, done after the last attempt.
+
+        The first attempts of all calls start in the order of their submission. Each attempt runs
+        in a copy of the current `contextvars` context.
+
+        Raises:
+            RuntimeError: After ``shutdown()``, at the end of the interpreter, or if no thread can
+                be started and there is none. The call never runs.
+            BrokenThreadPool: If the initializer failed.
+            PendingLimitError: If ``max_pending`` calls are accepted and not done.
+        """
+        work = (fn, args, kwargs or _NO_KEYWORDS, contextvars.copy_context(), self._terms)
+        future: RetryingFuture[T] = RetryingFuture(self._pool, work)
+        self._pool.submit(future)
+        return future
+
+    if TYPE_CHECKING:  # the plain signature of the base class would forget what fn takes
+
+        @overload  # type: ignore[override]  # narrower, as that of the builtin map()
+        def map(
+            self,
+            fn: Callable[[A1], T],
+            iterable: Iterable[A1],
+            /,
+            *,
+            timeout: Duration | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> Iterator[T]: ...
+        @overload
+        def map(
+            self,
+            fn: Callable[[A1, A2], T],
+            iterable: Iterable[A1],
+            iterable2: Iterable[A2],
+            /,
+            *,
+            timeout: Duration | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> Iterator[T]: ...
+        @overload
+        def map(
+            self,
+            fn: Callable[[A1, A2, A3], T],
+            iterable: Iterable[A1],
+            iterable2: Iterable[A2],
+            iterable3: Iterable[A3],
+            /,
+            *,
+            timeout: Duration | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> Iterator[T]: ...
+        @overload
+        def map(
+            self,
+            fn: Callable[..., T],
+            iterable: Iterable[Any],
+            iterable2: Iterable[Any],
+            iterable3: Iterable[Any],
+            iterable4: Iterable[Any],
+            /,
+            *iterables: Iterable[Any],
+            timeout: Duration | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> Iterator[T]: ...
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: Duration | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return the results of ``fn`` for the zipped *iterables*, in their order.
+
+        Args:
+            fn: Called with one item of each iterable.
+            iterables: Collected at once; with *buffersize*, as the results are taken.
+            timeout: How long after this call the last result may be taken, in seconds.
+            chunksize: Ignored, as by the standard executor; for process pools.
+            buffersize: How many calls may be submitted whose results are not taken yet;
+                1 or more, or ``None`` for all.
+
+        Raises:
+            TypeError: If *buffersize* is not an integer.
+            ValueError: If *buffersize* is less than 1.
+            TimeoutError: While iterating, if a result is not there in time.
+            BaseException: While iterating, what a call's last attempt raised. The calls after it
+                are cancelled, as they are when the iterator is closed early.
+        """
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        deadline = None if timeout is None else time.monotonic() + to_seconds(timeout)
+        arguments = zip(*iterables, strict=False)
+        futures = deque(self.submit(fn, *args) for args in itertools.islice(arguments, buffersize))
+        rest = arguments if buffersize is not None else iter(())
+        return _results(weakref.ref(self), fn, futures, rest, deadline)
+
+    def with_options(
+        self, *, retry: Policy | EllipsisType | None = ..., **options: Unpack[PolicyOptions]
+    ) -> View:
+        """Return a view: an executor with the same queue and threads, under another policy.
+
+        Args:
+            retry: The policy of the view; if left out, the one in force here.
+            options: Options of `RetryPolicy` that differ from that policy.
+
+        Raises:
+            TypeError: If there are *options*, but the policy is a callable of your own; or if an
+                option does not exist.
+        """
+        policy = self._terms.policy if retry is ... else checked_policy(retry)
+        if options:
+            if policy is None:
+                policy = _DEFAULT_POLICY
+            if not isinstance(policy, RetryPolicy):
+                raise TypeError(f"options {sorted(options)} need a RetryPolicy to apply to, not {policy!r}")
+            policy = policy.replace(**options)
+        return View(self, policy)
+
+
+class RetryingExecutor(_Submitter, ThreadPoolExecutor):
+    """A `ThreadPoolExecutor` whose calls are retried until they get through.
+
+    A drop-in replacement: ``submit()`` returns a future that is done after the call's last
+    attempt. Between attempts a call holds no thread. Threads are started when there is work
+    and leave when there is none.
+
+    Args:
+        max_workers: How many threads there may be; the default is that of the standard executor.
+        thread_name_prefix: What the threads' names begin with.
+        initializer: Called by every thread before its first call. If it raises, the executor is
+            broken: all calls fail with `BrokenThreadPool`.
+        initargs: The arguments of *initializer*.
+        retry: When to try again: a `RetryPolicy`, or any callable from the failed `Attempt` to the
+            seconds to wait before the next one, or to ``None`` to give up. ``None``: never.
+        idle_timeout: How long a thread with nothing to do stays, in seconds; 0 or more, or
+            ``None`` for ever.
+        exit_timeout: How long the end of the interpreter waits for the calls, in seconds; 0 or
+            more, or ``None`` for as long as it takes. Past it, calls that are not running are
+            cancelled, and those that are running are cut off.
+        max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no
+            limit.
+        when_full: What ``submit()`` does when there are as many: ``"raise"`` a
+            `PendingLimitError`, or ``"wait"`` until there is room. The executor's own threads
+            never wait: they might wait for themselves.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        retry: Policy | None = _DEFAULT_POLICY,
+        idle_timeout: Duration | None = 5.0,
+        exit_timeout: Duration | None = None,
+        max_pending: int | None = None,
+        when_full: Literal["raise", "wait"] = "raise",
+    ) -> None:
+        # The standard executor is a base class for clients that ask for its type. Its constructor
+        # checks the arguments and knows their defaults; nothing else of it is used.
+        super().__init__(max_workers, thread_name_prefix, initializer, initargs)
+        if when_full not in ("raise", "wait"):
+            raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
+        self._terms = Terms(checked_policy(retry))
+        self._pool = Pool(
+            max_workers=self._max_workers,
+            thread_name_prefix=thread_name_prefix or f"RetryingExecutor-{_executor_number()}",
+            initializer=initializer,
+            initargs=initargs,
+            idle_timeout=optional_seconds("idle_timeout", idle_timeout),
+            exit_timeout=optional_seconds("exit_timeout", exit_timeout),
+            max_pending=None if max_pending is None else positive_int("max_pending", max_pending),
+            wait_when_full=when_full == "wait",
+        )
+        _lifecycle.register(self._pool)
+        weakref.finalize(self, self._pool.abandon).atexit = False
+
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: Duration | None = None
+    ) -> None:
+        """Accept no more calls, and see to those that were accepted.
+
+        Args:
+            wait: Whether to return only when every call has its outcome, retries included, and
+                every thread has ended. One of the executor's own threads never waits.
+            cancel_futures: Whether to cancel every call that is not running, those in backoff
+                included. A running attempt finishes, and no other follows.
+            timeout: How long to wait, in seconds; ``None``: as long as it takes. Past it, every
+                call that is not running is cancelled, and those that are running are logged
+                as a warning: threads cannot be killed.
+
+        Raises:
+            ValueError: If there is a *timeout*, but *wait* is false; or if it is negative.
+        """
+        if timeout is not None and not wait:
+            raise ValueError(f"timeout must be None if wait is false, not {timeout!r}")
+        self._pool.shutdown(
+            wait=wait, cancel_futures=cancel_futures, timeout=optional_seconds("timeout", timeout)
+        )
+
+    def drain(self, timeout: Duration | None = None) -> bool:
+        """Wait until every call accepted so far is done, retries included, without shutting down.
+
+        Args:
+            timeout: How long to wait, in seconds; ``None``: as long as it takes.
+
+        Returns:
+            Whether they are all done.
+
+        Raises:
+            RuntimeError: In one of the executor's own threads, which would wait for itself.
+        """
+        return self._pool.drain(optional_seconds("timeout", timeout))
+
+    def stats(self) -> Stats:
+        """Return a consistent snapshot of what the executor is doing."""
+        return self._pool.stats()
+
+
+class View(_Submitter):
+    """An executor that submits to the queue and the threads of another, on other terms.
+
+    Made by ``with_options()``. It keeps that executor alive, and cannot shut it down.
+    """
+
+    def __init__(self, origin: _Submitter, policy: Policy | None) -> None:
+        self._origin = origin
+        self._pool = origin._pool
+        self._terms = Terms(policy)
+
+    def __enter__(self) -> NoReturn:
+        self.shutdown()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
+        """Raise `RuntimeError`: only the executor itself can be shut down."""
+        raise RuntimeError("a view cannot be shut down: shut down the executor that it is a view of")
+
+
+def _results(
+    submitter: weakref.ref[_Submitter],
+    fn: Callable[..., T],
+    futures: deque[RetryingFuture[T]],
+    arguments: Iterator[tuple[Any, ...]],
+    deadline: float | None,
+) -> Iterator[T]:
+    """Yield the futures' results in order; for each one taken, submit the next call."""
+    try:
+        while futures:
+            owner = submitter()
+            if owner is not None:
+                futures.extend(owner.submit(fn, *args) for args in itertools.islice(arguments, 1))
+            del owner
+            yield _result(futures.popleft(), deadline)
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _result(future: RetryingFuture[T], deadline: float | None) -> T:
+    try:
+        return future.result(None if deadline is None else deadline - time.monotonic())
+    finally:
+        future.cancel()  # no more attempts for one that is late
+        del future  # its exception refers to this frame

@@ -1,0 +1,293 @@
+"""One call: its state, and every change of it.
+
+The future is also the work item. Its life, with the state that the standard library knows:
+
+    PENDING ──begin──> RUNNING ──finish──> FINISHED
+       │  <──back off──┘  (in backoff a call is PENDING again)
+       └──cancel──> CANCELLED_AND_NOTIFIED
+
+A future starts *unobserved*: with no condition, no waiters and no callbacks, since building those
+is most of what a standard future costs. The first that needs them (`wait`, `as_completed`,
+`add_done_callback`, ``result()`` of a call that is not done) makes it *observed*, for good, and
+from then on the inherited code rules. What must stay true:
+
+- Every change of state happens under the pool's lock; it becomes done exactly once.
+- The hand-over from unobserved to observed happens under the pool's lock.
+- An observed future becomes done under its condition too. Lock order: condition, then pool's lock.
+- A state that is done never changes, so reading ``_state`` needs no lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError, Future, InvalidStateError, TimeoutError  # noqa: A004  # not the builtin on 3.10
+
+from retrying_executor._stdlib import (
+    CANCELLED_AND_NOTIFIED,
+    DONE,
+    FINISHED,
+    LOGGER,
+    PENDING,
+    RUNNING,
+    STATE_NAMES,
+)
+from retrying_executor._value import to_seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+    from typing import Any, NoReturn, TypeAlias, TypeVar
+
+    from retrying_executor._log import UnseenFailure
+    from retrying_executor._policy import Terms
+    from retrying_executor._pool import Pool
+    from retrying_executor._value import Duration
+
+    T = TypeVar("T")
+
+    Work: TypeAlias = tuple[Callable[..., object], tuple[Any, ...], dict[str, Any], Context, Terms]
+    """Function, arguments, keyword arguments, context of the submitter, terms."""
+
+    Outcome: TypeAlias = tuple[object, BaseException | None]
+    """What an attempt ended with: a result and ``None``, or ``None`` and an exception."""
+
+
+NO_OUTCOME: Outcome = (None, None)
+
+
+class RetryingFuture(Future["T"]):
+    """The future of one call; done after the call's last attempt.
+
+    Made by ``submit()`` only. It can be used wherever a `concurrent.futures.Future` can. While the
+    call waits for its next attempt the future is pending: neither running nor done.
+    """
+
+    # These stand for the attributes of a call that has not got so far; instances grow their own.
+    _state: str = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _attempts: int = 0
+    _began_at: float = 0.0
+    _due_at: float | None = None
+    _last: Outcome = NO_OUTCOME
+    _is_last: bool = False
+    _observed: bool = False
+    _unseen: UnseenFailure | None = None
+
+    # Made on first need, see __getattr__.
+    _condition: threading.Condition
+    _waiters: list[Any]
+    _done_callbacks: list[Callable[[Future[T]], object]]
+
+    def __init__(self, pool: Pool, work: Work) -> None:
+        # Not Future.__init__: it would build what makes a future observed.
+        self._pool = pool
+        self._work: Work | None = work
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_condition":
+            self._pool.observe(self)
+            return self._condition
+        if name in ("_waiters", "_done_callbacks"):  # used under the condition only
+            setattr(self, name, [])
+            return self.__dict__[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    # -- what the call is doing ------------------------------------------------------------------
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts have started; 0 before the first."""
+        return self._attempts
+
+    @property
+    def last_exception(self) -> BaseException | None:
+        """What the latest failed attempt raised; ``None`` if none did, or once the call succeeded."""
+        return self._last[1] if self._exception is None else self._exception
+
+    @property
+    def due_at(self) -> float | None:
+        """When the next attempt is due, on the clock of `time.monotonic`; ``None`` if not in backoff."""
+        return self._due_at
+
+    def done(self) -> bool:
+        """Return whether the call was cancelled or had its last attempt."""
+        return self._state in DONE
+
+    def running(self) -> bool:
+        """Return whether an attempt is running; false in backoff."""
+        return self._state == RUNNING
+
+    def cancelled(self) -> bool:
+        """Return whether the call was cancelled."""
+        return self._state == CANCELLED_AND_NOTIFIED
+
+    def __repr__(self) -> str:
+        # Takes no lock: it may be called anywhere, while one is held too.
+        state = self._state
+        ending = ""
+        if state == FINISHED:
+            exception = self._exception
+            ending = (
+                f" returned {type(self._result).__name__}"
+                if exception is None
+                else f" raised {type(exception).__name__}"
+            )
+        return f"<{type(self).__name__} at {id(self):#x} state={STATE_NAMES[state]}{ending}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
+    # -- waiting for the outcome -----------------------------------------------------------------
+
+    def result(self, timeout: Duration | None = None) -> T:
+        """Return the result of the call, after waiting for its last attempt if need be.
+
+        Args:
+            timeout: How long to wait, in seconds; ``None``: as long as it takes.
+
+        Raises:
+            CancelledError: If the call was cancelled.
+            TimeoutError: If the call was not done in time.
+            BaseException: What the last attempt raised.
+        """
+        exception = self.exception(timeout)
+        if exception is None:
+            return self._result  # type: ignore[no-any-return]  # what fn returned
+        try:
+            raise exception
+        finally:
+            del self, exception  # the traceback refers to this frame: break the cycle
+
+    def exception(self, timeout: Duration | None = None) -> BaseException | None:
+        """Return what the last attempt raised, or ``None``; waits and raises like `result`."""
+        if self._state not in DONE and not self._wait(timeout):
+            raise TimeoutError
+        if self._state != FINISHED:
+            raise CancelledError
+        self._look()
+        return self._exception
+
+    def _wait(self, timeout: Duration | None) -> bool:
+        """Wait until the call is done, and return whether it is."""
+        with self._condition:
+            return self._condition.wait_for(self.done, None if timeout is None else to_seconds(timeout))
+
+    def _get_snapshot(self) -> Any:
+        # From Python 3.14 on, asyncio takes the outcome by this instead of exception().
+        self._look()
+        return super()._get_snapshot()  # type: ignore[misc]  # private, and not in older versions
+
+    def _look(self) -> None:
+        """Take note that somebody sees the outcome."""
+        if self._unseen is not None:
+            self._unseen.seen()
+
+    # -- changing the state from outside ---------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Cancel the call unless an attempt is running or it is done; return whether it is cancelled.
+
+        In backoff that succeeds: no further attempt is made. While an attempt runs it does not,
+        but that attempt is then the last one, whatever its outcome.
+        """
+        return self._pool.cancel(self)
+
+    def set_result(self, result: T) -> None:
+        """Make the call done with *result*, whatever becomes of it; for unit tests only.
+
+        Raises:
+            InvalidStateError: If the call is done.
+        """
+        self._set_outcome((result, None))
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Make the call done with *exception*, whatever becomes of it; for unit tests only.
+
+        Raises:
+            InvalidStateError: If the call is done.
+        """
+        self._set_outcome((None, exception))
+
+    def _set_outcome(self, outcome: Outcome) -> None:
+        if not self._pool.settle(self, outcome):
+            raise InvalidStateError(f"{self._state}: {self!r}")
+
+    # -- for the pool: changes of state, under its lock ------------------------------------------
+
+    def _begin(self, now: float) -> None:
+        """An attempt is about to run."""
+        if self._attempts:
+            self._due_at = None
+        else:
+            self._began_at = now
+        self._state = RUNNING
+
+    def _back_off(self, due_at: float) -> None:
+        """The attempt failed, and another follows."""
+        self._due_at = due_at
+        self._state = PENDING
+
+    def _finish(self, outcome: Outcome, unseen: UnseenFailure | None) -> None:
+        """The call has its outcome."""
+        self._result, self._exception = outcome
+        self._unseen = unseen
+        if self._work is not None:
+            self._release()
+        self._state = FINISHED  # last: whoever sees it sees the rest
+
+    def _cancel(self) -> None:
+        """The call is cancelled; its waiters are told at once, so there is no step in between."""
+        self._release()
+        self._state = CANCELLED_AND_NOTIFIED
+
+    def _release(self) -> None:
+        """Let go of what only a further attempt would need."""
+        self._work = None
+        if self._last is not NO_OUTCOME:
+            self._last = NO_OUTCOME
+            self._due_at = None
+
+    # -- for the pool: telling others, without its lock ------------------------------------------
+
+    def _tell_waiters(self) -> None:
+        """Wake whoever waits; under the condition."""
+        for waiter in self._waiters:
+            if self._state == CANCELLED_AND_NOTIFIED:
+                waiter.add_cancelled(self)
+            elif self._exception is None:
+                waiter.add_result(self)
+            else:
+                waiter.add_exception(self)
+        self._condition.notify_all()
+
+    def _invoke_callbacks(self) -> None:
+        """Run the done callbacks, each of them, and let go of them.
+
+        What a callback raises is logged, as the standard library does, on its logger. A
+        ``KeyboardInterrupt`` or the like is raised again when all have run.
+        """
+        interrupt = None
+        for callback in self.__dict__.pop("_done_callbacks", ()):
+            try:
+                callback(self)
+            except Exception:
+                LOGGER.exception("exception calling callback for %r", self)
+            except BaseException as exception:
+                interrupt = exception  # the others run first
+        if interrupt is not None:
+            raise interrupt
+
+    def _orphan(self, error: BaseException) -> None:
+        """In a forked child, make the call's state that of the child.
+
+        The condition may be held by a thread that is not there, and the waiters and callbacks
+        belong to the parent.
+        """
+        if self._observed:
+            self._condition = threading.Condition()
+            self._waiters = []
+            self.__dict__.pop("_done_callbacks", None)
+        if self._state not in DONE:
+            self._finish((None, error), None)

@@ -1,0 +1,75 @@
+"""The process around the pools: the end of the interpreter, and forks.
+
+``_guard`` guards ``_pools``. Lock order: ``_guard``, then the pools' locks.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+
+from retrying_executor._stdlib import register_atexit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from retrying_executor._pool import Pool
+
+_guard = threading.RLock()
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+_exiting = False
+_locked: list[Pool] = []  # between the hooks of one fork
+
+
+def register(pool: Pool) -> None:
+    """Finish the pool's calls when the interpreter ends, and see it through forks."""
+    with _guard:
+        _pools.add(pool)
+        if _exiting:
+            pool.close()
+
+
+def _finish_all() -> None:
+    """Give every accepted call its outcome before the interpreter ends."""
+    global _exiting
+    began_at = time.monotonic()
+    with _guard:
+        _exiting = True
+        pools = list(_pools)
+    for pool in pools:
+        pool.close()
+    for pool in pools:
+        left = None if pool.exit_timeout is None else began_at + pool.exit_timeout - time.monotonic()
+        pool.finish(left)
+
+
+def _before_fork() -> None:
+    _guard.acquire()
+    _locked[:] = _pools
+    for pool in _locked:
+        pool.lock_for_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for pool in _locked:
+        pool.unlock_after_fork()
+    _locked.clear()
+    _guard.release()
+
+
+def _after_fork_in_child() -> None:
+    global _guard
+    _guard = threading.RLock()
+    for pool in _locked:
+        pool.restart_in_child()
+    _locked.clear()
+
+
+register_atexit(_finish_all)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

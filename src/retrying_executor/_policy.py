@@ -1,0 +1,269 @@
+"""Whether and when a failed attempt is followed by another: pure decisions, no threads, no clock."""
+
+from __future__ import annotations
+
+import math
+
+from retrying_executor._value import Value, optional_seconds, positive_int, seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import EllipsisType
+    from typing import Any, TypeAlias
+
+    from typing_extensions import TypedDict, Unpack
+
+    from retrying_executor._value import Duration
+
+    RetryOn: TypeAlias = (
+        type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], bool | Duration]
+    )
+    Policy: TypeAlias = Callable[["Attempt"], Duration | None]
+
+    class PolicyOptions(TypedDict, total=False):
+        """The options of `RetryPolicy`, for signatures that pass them on."""
+
+        max_attempts: int | None
+        initial_delay: Duration
+        multiplier: float
+        max_delay: Duration
+        jitter: bool
+        max_elapsed: Duration | None
+        retry_on: RetryOn
+        retry_result: Callable[[Any], object] | None
+        delays: Iterable[Duration] | None
+        random: Callable[[], float] | None
+
+
+_DEFAULT_MAX_ATTEMPTS = 5
+_DEFAULT_CURVE = {"initial_delay": 0.5, "multiplier": 2.0, "max_delay": 60.0}
+
+
+class Attempt(Value):
+    """A failed attempt, as a policy sees it.
+
+    Attributes:
+        number: Which attempt of its call it was; the first is 1.
+        exception: What it raised; ``None`` if it returned a result that ``retry_result`` rejected.
+        result: What it returned; ``None`` if it raised.
+        elapsed: Seconds since the first attempt of the call began.
+    """
+
+    number: int
+    exception: Exception | None
+    result: object
+    elapsed: float
+
+
+class RetryPolicy(Value):
+    """When to try again, and when to give up: exponential backoff with full jitter.
+
+    After failed attempt *n* the delay is drawn uniformly from zero to
+    ``min(max_delay, initial_delay * multiplier ** (n - 1))`` seconds. A policy is an immutable
+    value: equal options make equal policies.
+
+    Args:
+        max_attempts: How many attempts a call gets, the first included: 1 or more, or ``None`` for
+            no limit. The default is 5, or one more than there are *delays*.
+        initial_delay: Upper bound of the first delay, in seconds; 0 or more.
+        multiplier: Factor from each upper bound to the next; 1 or more.
+        max_delay: Upper bound of every delay, in seconds; *initial_delay* or more.
+        jitter: ``True``: draw each delay uniformly from zero to its bound, so that callers that
+            failed together do not come back together. ``False``: the bound is the delay. The
+            default is ``True``, or ``False`` with *delays*.
+        max_elapsed: No attempt starts later than this many seconds after the first one began;
+            0 or more, or ``None`` for no limit.
+        retry_on: Which exceptions are worth another attempt: a class, a tuple of classes, or a
+            callable from the exception to a ``bool``, or to the seconds to wait before the next
+            attempt (exactly; the limits on attempts and time still hold). Exceptions that
+            are not an `Exception`, such as ``KeyboardInterrupt``, are never retried.
+        retry_result: A predicate: the results for which it is true are failures too. When no
+            attempt is left, the last result is the call's result.
+        delays: The delays themselves, in seconds, instead of a curve; as many retries as delays.
+        random: The source of jitter: a callable that returns uniform samples from ``[0, 1)``;
+            the default is `random.random`.
+
+    Raises:
+        TypeError: If an argument has the wrong type, or *delays* comes with an option of the curve.
+        ValueError: If an argument is out of its range.
+
+    References:
+        M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 (full jitter).
+    """
+
+    max_attempts: int | None
+    initial_delay: float
+    multiplier: float
+    max_delay: float
+    jitter: bool
+    max_elapsed: float | None
+    retry_on: RetryOn
+    retry_result: Callable[[Any], object] | None
+    delays: tuple[float, ...] | None
+    random: Callable[[], float] | None
+
+    def __init__(
+        self,
+        *,
+        max_attempts: int | EllipsisType | None = ...,
+        initial_delay: Duration = 0.5,
+        multiplier: float = 2.0,
+        max_delay: Duration = 60.0,
+        jitter: bool | EllipsisType = ...,
+        max_elapsed: Duration | None = 3600.0,
+        retry_on: RetryOn = Exception,
+        retry_result: Callable[[Any], object] | None = None,
+        delays: Iterable[Duration] | None = None,
+        random: Callable[[], float] | None = None,
+    ) -> None:
+        curve = {
+            "initial_delay": seconds("initial_delay", initial_delay),
+            "multiplier": _checked_multiplier(multiplier),
+            "max_delay": seconds("max_delay", max_delay),
+        }
+        if curve["max_delay"] < curve["initial_delay"]:
+            raise ValueError(
+                f"max_delay must be {initial_delay!r} (initial_delay) or more, not {max_delay!r}"
+            )
+        if delays is not None:
+            delays = tuple(seconds(f"delays[{index}]", delay) for index, delay in enumerate(delays))
+            if curve != _DEFAULT_CURVE:
+                raise TypeError(f"delays stands instead of {', '.join(curve)}: give either, not both")
+        if max_attempts is ...:
+            max_attempts = _DEFAULT_MAX_ATTEMPTS if delays is None else len(delays) + 1
+        elif max_attempts is not None:
+            positive_int("max_attempts", max_attempts)
+        if delays is not None and (max_attempts is None or max_attempts > len(delays) + 1):
+            raise ValueError(
+                f"max_attempts must be {len(delays) + 1} or less with {len(delays)} delays, not {max_attempts!r}"
+            )
+        if jitter is ...:
+            jitter = delays is None
+        elif not isinstance(jitter, bool):
+            raise TypeError(f"jitter must be True or False, not {jitter!r}")
+        super().__init__(
+            **curve,
+            max_attempts=max_attempts,
+            jitter=jitter,
+            max_elapsed=optional_seconds("max_elapsed", max_elapsed),
+            retry_on=_checked_retry_on(retry_on),
+            retry_result=_checked_callable("retry_result", retry_result),
+            delays=delays,
+            random=_checked_callable("random", random),
+        )
+
+    def replace(self, **changes: Unpack[PolicyOptions]) -> RetryPolicy:
+        """Return a policy with the given options changed; the options and errors of the class.
+
+        Changing from a curve to *delays*, or back, also resets ``max_attempts`` and ``jitter`` to
+        their defaults, unless they are given too.
+        """
+        options = dict(self.__dict__)
+        if "delays" in changes or (self.delays is not None and not _DEFAULT_CURVE.keys().isdisjoint(changes)):
+            for name in (*_DEFAULT_CURVE, "delays", "max_attempts", "jitter"):
+                del options[name]
+        return RetryPolicy(**{**options, **changes})
+
+    __replace__ = replace  # for copy.replace()
+
+    def __call__(self, attempt: Attempt) -> float | None:
+        """Return the seconds to wait before the next attempt, or ``None`` to give up."""
+        if self.max_attempts is not None and attempt.number >= self.max_attempts:
+            return None
+        worth = True if attempt.exception is None else self._is_worth_retrying(attempt.exception)
+        if worth is False:
+            return None
+        delay = self._delay_after(attempt.number) if worth is True else worth
+        if self.max_elapsed is not None and attempt.elapsed + delay > self.max_elapsed:
+            return None
+        return delay
+
+    def _is_worth_retrying(self, exception: Exception) -> bool | float:
+        if isinstance(self.retry_on, (type, tuple)):
+            return isinstance(exception, self.retry_on)
+        answer = self.retry_on(exception)
+        return answer if isinstance(answer, bool) else seconds("what retry_on returns", answer)
+
+    def _delay_after(self, number: int) -> float:
+        if self.delays is not None:
+            bound = self.delays[number - 1]
+        else:
+            bound = backoff(number, base=self.initial_delay, multiplier=self.multiplier, cap=self.max_delay)
+        if not self.jitter:
+            return bound
+        return bound * (_random() if self.random is None else self.random())
+
+
+def backoff(number: int, *, base: float, multiplier: float, cap: float) -> float:
+    """Return the upper bound of the delay after a failed attempt: seconds in ``[0, cap]``.
+
+    Args:
+        number: The attempt that failed; the first is 1.
+        base: The bound after the first attempt, in seconds; 0 or more.
+        multiplier: Factor from each bound to the next; 1 or more.
+        cap: Upper bound of all bounds, in seconds; *base* or more.
+    """
+    try:
+        return min(cap, base * multiplier ** (number - 1))
+    except OverflowError:
+        return cap if base else 0.0
+
+
+class Terms:
+    """On what terms calls are retried: a policy, taken apart once for all calls submitted under it."""
+
+    __slots__ = ("_max_elapsed", "policy", "rejects")
+
+    def __init__(self, policy: Policy | None) -> None:
+        self.policy = policy
+        own = policy if isinstance(policy, RetryPolicy) else None
+        self.rejects = None if own is None else own.retry_result
+        self._max_elapsed = math.inf if own is None or own.max_elapsed is None else own.max_elapsed
+
+    def is_too_late(self, elapsed: float) -> bool:
+        """Return whether no attempt may start *elapsed* seconds after the first one began."""
+        return elapsed > self._max_elapsed
+
+
+def checked_policy(retry: object) -> Policy | None:
+    """Return *retry* if it can serve as the ``retry`` option.
+
+    Raises:
+        TypeError: If it is neither ``None`` nor callable, or is a class.
+    """
+    if isinstance(retry, type):
+        raise TypeError(f"retry must be a policy, not the class {retry!r}: call it")
+    policy: Policy | None = _checked_callable("retry", retry)
+    return policy
+
+
+def _random() -> float:
+    from random import random  # dear to import, and not every program retries
+
+    return random()
+
+
+def _checked_multiplier(multiplier: object) -> float:
+    if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
+        raise TypeError(f"multiplier must be a number, not {multiplier!r}")
+    if not 1.0 <= multiplier < math.inf:
+        raise ValueError(f"multiplier must be finite and 1 or more, not {multiplier!r}")
+    return float(multiplier)
+
+
+def _checked_callable(name: str, value: Any) -> Any:
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable or None, not {value!r}")
+    return value
+
+
+def _checked_retry_on(retry_on: RetryOn) -> RetryOn:
+    classes = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+    for one in classes:
+        is_exception = isinstance(one, type) and issubclass(one, BaseException)
+        if not is_exception and (isinstance(one, type) or isinstance(retry_on, tuple) or not callable(one)):
+            raise TypeError(
+                f"retry_on must be an exception class, a tuple of them, or a callable, not {retry_on!r}"
+            )
+    return retry_on

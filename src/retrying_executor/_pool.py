@@ -1,0 +1,499 @@
+"""The calls of one executor and the threads that make them.
+
+``_lock`` guards the schedule, the crew, the counters and the state of every call. While it is free:
+
+- every accepted call is waiting (in the schedule), running (in a worker's hands) or done, and
+  exactly one of these;
+- if a call waits, there is a worker; if it is ready and a worker rests or may be started, one is on
+  its way; if it is in backoff and a worker rests or may be started, one leads or is on its way;
+- a call becomes done once, by whoever took it out of the schedule or ran its last attempt.
+
+No other lock is taken while ``_lock`` is held, but for those inside ``Thread.start``; no user code
+runs, and no waiter is told. ``_lock`` is reentrant for the sake of destructors and signal
+handlers, which may submit or cancel wherever they interrupt. So everywhere the order is: publish
+first (that a worker rests, that it left), then look once more whether there is something to do.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import weakref
+from concurrent.futures.thread import BrokenThreadPool
+from contextlib import suppress
+
+from retrying_executor import _attempt, _log
+from retrying_executor._crew import Crew, Worker
+from retrying_executor._errors import ForkedFutureError, PendingLimitError
+from retrying_executor._schedule import Schedule
+from retrying_executor._stats import Stats
+from retrying_executor._stdlib import PENDING, RUNNING
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeAlias
+
+    from retrying_executor._future import Outcome
+    from retrying_executor._schedule import Call
+
+    Finish: TypeAlias = tuple[Outcome, _log.UnseenFailure | None]
+
+_AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
+_AT_EXIT = "cannot schedule new futures after interpreter shutdown"
+_BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
+
+
+class Pool:
+    """What an executor, its views and its futures share; lives as long as there is something to do.
+
+    Args:
+        max_workers: How many threads there may be; 1 or more.
+        thread_name_prefix: What the threads' names begin with.
+        initializer: Called by every thread before its first call, or ``None``.
+        initargs: The arguments of *initializer*.
+        idle_timeout: How long a thread with nothing to do stays, in seconds; ``None``: for ever.
+        exit_timeout: How long the end of the interpreter waits, in seconds; ``None``: for ever.
+        max_pending: How many calls may be accepted and not done; ``None``: no limit.
+        wait_when_full: Whether ``submit()`` waits for room instead of raising.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_workers: int,
+        thread_name_prefix: str,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        idle_timeout: float | None,
+        exit_timeout: float | None,
+        max_pending: int | None,
+        wait_when_full: bool,
+    ) -> None:
+        self._max_workers = max_workers
+        self._thread_name_prefix = thread_name_prefix
+        self._initializer = initializer
+        self._initargs = initargs
+        self._idle_timeout = idle_timeout
+        self.exit_timeout = exit_timeout
+        self._max_pending = max_pending
+        self._wait_when_full = wait_when_full
+        self._refusal: Exception | None = None  # what submit() raises, once it does
+        self._halted = False  # no attempt starts any more
+        self._abandoned = False  # the executor is gone; set without the lock
+        self._reset()
+
+    def _reset(self) -> None:
+        """Start with nothing: no call, no thread, counters at zero."""
+        self._lock = threading.RLock()
+        self._room = threading.Condition(self._lock)  # a call became done while max_pending were not
+        self._schedule = Schedule()
+        self._crew = Crew(
+            size=self._max_workers,
+            name=self._thread_name_prefix,
+            daemon=self.exit_timeout is not None,  # the interpreter joins the others, however long it takes
+        )
+        self._observed: set[weakref.ref[Call]] = set()
+        self._running = 0
+        self._initializing = 0
+        self._succeeded = 0
+        self._failed = 0
+        self._cancelled = 0
+        self._retried = 0
+
+    # -- calls come in ---------------------------------------------------------------------------
+
+    def submit(self, call: Call) -> None:
+        """Accept a call, or raise: then it never runs.
+
+        Raises:
+            RuntimeError: After shutdown, or if there is no thread and none can be started.
+            BrokenThreadPool: If the initializer failed.
+            PendingLimitError: If there is no room and waiting is not asked for, or is impossible.
+        """
+        with self._lock:
+            if self._max_pending is not None:
+                self._make_room(self._max_pending)
+            if self._refusal is not None:
+                raise type(self._refusal)(*self._refusal.args)
+            self._schedule.add(call)
+            if self._crew.can_summon:
+                try:
+                    error = self._call_for_help(time.monotonic())
+                    if error is not None and not self._crew.members:
+                        raise error  # nobody would run it; all accepted before have had somebody
+                except BaseException:
+                    call._cancel()
+                    self._schedule.discard(call, retried=False)
+                    raise
+
+    def _make_room(self, limit: int) -> None:
+        """Return when fewer than *limit* calls are accepted and not done, or none are accepted."""
+        while self._refusal is None and len(self._schedule) + self._running >= limit:
+            if not self._wait_when_full:
+                raise PendingLimitError(f"max_pending={limit} calls are accepted and not done yet")
+            if self._crew.includes_current_thread():
+                raise PendingLimitError(
+                    f"max_pending={limit} calls are accepted and not done yet, and the executor's own "
+                    "threads cannot wait for that: they might wait for themselves"
+                )
+            self._room.wait()
+
+    def _call_for_help(self, now: float) -> Exception | None:
+        """Wake or start one more worker if it would find something to do; with the lock, if one can be.
+
+        Returns:
+            Why a thread could not be started. That is no harm where others are at work.
+        """
+        crew, schedule = self._crew, self._schedule
+        if self._initializing:  # these will see to one call each, and to the retries
+            needed = schedule.count_ready(now) > self._initializing
+        else:
+            needed = schedule.is_ready(now) or (not crew.has_leader and schedule.first_due_at() is not None)
+        if needed:
+            try:
+                crew.summon(self._work)
+            except Exception as error:
+                return error
+        return None
+
+    # -- what a worker does ----------------------------------------------------------------------
+
+    def _work(self, worker: Worker) -> None:
+        """The whole life of a worker."""
+        if self._initialize(worker):
+            while True:
+                try:
+                    call = self._next(worker)
+                    if call is None:
+                        break
+                    worker.outcome = self._attempt(call)
+                except BaseException as error:
+                    self._rescue(worker, error)
+                call = None
+        if self._halted:
+            try:
+                self._clear()
+            except BaseException as error:
+                _log.worker_interrupted(error)
+
+    def _initialize(self, worker: Worker) -> bool:
+        """Run the initializer, if there is one; where it fails, break the pool and return ``False``."""
+        if self._initializer is None:
+            return True
+        with self._lock:
+            self._crew.arrive(worker)
+            self._initializing += 1
+            if self._crew.can_summon:
+                self._call_for_help(time.monotonic())
+        try:
+            self._initializer(*self._initargs)
+        except BaseException as error:
+            _log.initializer_failed(error)
+            with self._lock:
+                self._refusal = BrokenThreadPool(_BROKEN)
+                self._halted = True
+                self._room.notify_all()
+                self._crew.wake_all()
+        with self._lock:
+            self._initializing -= 1
+        return True
+
+    def _next(self, worker: Worker) -> Call | None:
+        """Finish the worker's call, if it has its outcome, and return the next one, when there is one.
+
+        One critical section does both for a call that nobody observes, which is most of them.
+
+        Returns:
+            A call whose attempt is to run; ``None`` if the worker is to leave.
+        """
+        timed_out = False
+        while True:
+            last, outcome = worker.call, worker.outcome
+            if last is not None and outcome is not None and last._observed:
+                worker.outcome = None
+                self._change(last, self._finish, *outcome)
+                outcome = None
+            with self._lock:
+                if last is not None and outcome is not None:
+                    if last._observed:  # since a moment ago
+                        continue
+                    self._finish(last, *outcome)
+                worker.call = worker.outcome = None
+                crew = self._crew
+                if worker not in crew.members:  # of a forked child; or its start was interrupted
+                    return None
+                crew.arrive(worker)
+                now = time.monotonic()
+                if self._take_up(worker, now):
+                    return worker.call
+                lead_until = None if self._halted or crew.has_leader else self._schedule.first_due_at()
+                gate = crew.rest(worker, leading=lead_until is not None)  # publish first,
+                if self._take_up(worker, now):  # then look once more
+                    return worker.call
+                if lead_until is not None:
+                    patience = lead_until - now
+                elif not (timed_out or self._idle_timeout == 0 or self._abandoned or self._refusal):
+                    patience = -1.0 if self._idle_timeout is None else self._idle_timeout
+                elif crew.leave(worker):
+                    return None
+                else:
+                    continue
+            del last, outcome  # not earlier: destructors must not run under the lock
+            timed_out = not gate.acquire(timeout=min(patience, threading.TIMEOUT_MAX))
+
+    def _take_up(self, worker: Worker, now: float) -> bool:
+        """Put the next call in the worker's hands, if one is ready; call the next worker, if one is needed."""
+        call = None if self._halted else self._schedule.take(now)
+        if call is None:
+            return False
+        call._begin(now)
+        worker.call = call
+        self._running += 1
+        self._crew.arrive(worker)
+        if self._crew.can_summon:
+            self._call_for_help(now)
+        return True
+
+    def _attempt(self, call: Call) -> Finish | None:
+        """Run an attempt, unless it is too late for it, and decide what follows.
+
+        Returns:
+            What to finish the call with; ``None`` if it has another attempt, or is done already.
+        """
+        work, outcome = call._work, call._last
+        if work is None:  # somebody else set the outcome
+            return None
+        terms = work[4]
+        policy = terms.policy
+        if not (call._attempts and terms.is_too_late(time.monotonic() - call._began_at)):
+            call._attempts += 1
+            outcome = _attempt.run(work, outcome[1])
+            failed = outcome[1] is not None or terms.rejects is not None  # or has to be judged
+            if failed and policy is not None and not call._is_last:
+                elapsed = time.monotonic() - call._began_at
+                delay, outcome = _attempt.judge(policy, terms, call._attempts, elapsed, outcome)
+                if delay is not None:
+                    call._last = outcome
+                    _log.retry_scheduled(work, call._attempts, outcome, delay)
+                    if self._back_off(call, delay):
+                        return None
+        unseen = None
+        if outcome[1] is not None:
+            if policy is not None:
+                _attempt.add_note(outcome[1], call._attempts, time.monotonic() - call._began_at)
+            unseen = _log.UnseenFailure(_log.call_name(work[0]), call._attempts, outcome[1])
+        call._release()  # before anybody is told: once a call is done, nothing refers to its arguments
+        return outcome, unseen
+
+    def _back_off(self, call: Call, delay: float) -> bool:
+        """Put a call whose attempt failed in backoff; return ``False`` if that was the last attempt."""
+        with self._lock:
+            if call._is_last or call.done() or self._halted:
+                return False
+            due_at = time.monotonic() + delay
+            call._back_off(due_at)
+            self._running -= 1
+            self._retried += 1
+            if self._schedule.add_retry(call, due_at):
+                self._crew.wake_leader()
+            return True
+
+    def _rescue(self, worker: Worker, error: BaseException) -> None:
+        """Keep the worker alive: *error* was raised by a done callback, or asynchronously."""
+        _log.worker_interrupted(error)
+        call, worker.outcome = worker.call, None
+        if call is not None:
+            with suppress(BaseException):  # of its callbacks; its state is changed before they run
+                self.settle(call, (None, error))
+
+    # -- calls become done -----------------------------------------------------------------------
+
+    def settle(self, call: Call, outcome: Outcome) -> bool:
+        """Make a call done with *outcome*; return ``False`` if it is done already."""
+        work, (_, exception) = call._work, outcome
+        unseen = None
+        if exception is not None and work is not None:
+            unseen = _log.UnseenFailure(_log.call_name(work[0]), call._attempts, exception)
+        return self._change(call, self._finish, outcome, unseen)
+
+    def cancel(self, call: Call) -> bool:
+        """Cancel a call that waits; of one that is running, make this attempt the last."""
+        return self._change(call, self._cancel) or call.cancelled()
+
+    def _finish(self, call: Call, outcome: Outcome, unseen: _log.UnseenFailure | None) -> bool:
+        if call.done():
+            if unseen is not None:
+                unseen.seen()
+            return False
+        waiting = call._state == PENDING
+        call._finish(outcome, unseen)
+        if outcome[1] is None:
+            self._succeeded += 1
+        else:
+            self._failed += 1
+        self._strike_off(call, waiting)
+        return True
+
+    def _cancel(self, call: Call) -> bool:
+        if call._state == RUNNING:
+            call._is_last = True
+        if call._state != PENDING:
+            return False
+        call._cancel()
+        self._cancelled += 1
+        self._strike_off(call, waiting=True)
+        return True
+
+    def _strike_off(self, call: Call, waiting: bool) -> None:
+        """Take a call that has just become done out of where it was."""
+        if waiting:
+            self._schedule.discard(call, retried=call._attempts > 0)
+            if self._schedule.first_due_at() is None:
+                self._crew.wake_leader()  # there is nothing to wait for any more
+        else:
+            self._running -= 1
+        if self._max_pending is not None:
+            self._room.notify()
+
+    def _change(self, call: Call, change: Callable[..., bool], *args: Any) -> bool:
+        """Apply *change*, which makes the call done or returns ``False``, and tell whoever observes it."""
+        kept = call._work, call._last  # so that no destructor runs under a lock
+        with self._lock:
+            if not call._observed:
+                return change(call, *args)
+        with call._condition:
+            with self._lock:
+                changed = change(call, *args)
+            if changed:
+                call._tell_waiters()
+        del kept
+        if changed:
+            call._invoke_callbacks()
+        return changed
+
+    def observe(self, call: Call) -> None:
+        """Give a call what its observers need; see `RetryingFuture`."""
+        condition = threading.Condition()
+        with self._lock:
+            if not call._observed:
+                call._condition = condition
+                call._observed = True
+                self._observed.add(weakref.ref(call, self._observed.discard))
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def shutdown(self, *, wait: bool, cancel_futures: bool, timeout: float | None) -> None:
+        """Refuse calls from now on, and see to those that were accepted; see `RetryingExecutor`."""
+        self.close(_AFTER_SHUTDOWN)
+        if cancel_futures:
+            self._halt()
+        if wait and not self._is_own_thread():
+            self.finish(timeout)
+
+    def close(self, reason: str = _AT_EXIT) -> None:
+        """Refuse calls from now on; threads leave when nothing is left to do."""
+        with self._lock:
+            if self._refusal is None:
+                self._refusal = RuntimeError(reason)
+            self._room.notify_all()
+            self._crew.wake_all()
+
+    def abandon(self) -> None:
+        """The executor is gone: threads leave when nothing is left to do. Takes no lock."""
+        self._abandoned = True
+        self._crew.wake_all()
+
+    def finish(self, timeout: float | None) -> None:
+        """Wait until all threads have ended; past *timeout* seconds, cancel what does not run."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._lock:
+                threads = self._crew.threads()
+            if not threads:
+                return
+            patience = deadline - time.monotonic()
+            if patience <= 0:
+                break
+            threads[0].join(None if timeout is None else min(patience, threading.TIMEOUT_MAX))
+        self._halt()
+        with self._lock:
+            running = self._running_calls()
+        if running:
+            _log.still_running(running)
+
+    def drain(self, timeout: float | None) -> bool:
+        """Wait until every call accepted so far is done; return whether they all are."""
+        if self._is_own_thread():
+            raise RuntimeError("drain() in one of the executor's own threads would wait for itself")
+        with self._lock:
+            calls = [*self._running_calls(), *self._schedule.waiting()]
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return all(call._wait(None if deadline is None else deadline - time.monotonic()) for call in calls)
+
+    def _halt(self) -> None:
+        """Start no attempt any more, and cancel every call that waits."""
+        with self._lock:
+            self._halted = True
+            self._crew.wake_all()
+        self._clear()
+
+    def _clear(self) -> None:
+        """Make every call done that waits for an attempt that will not be."""
+        with self._lock:
+            calls = self._schedule.waiting()
+        for call in calls:
+            if isinstance(self._refusal, BrokenThreadPool):
+                self.settle(call, (None, BrokenThreadPool(_BROKEN)))
+            else:
+                self.cancel(call)
+
+    def _running_calls(self) -> list[Call]:
+        calls = [worker.call for worker in self._crew.members]
+        return [call for call in calls if call is not None and call.running()]
+
+    def _is_own_thread(self) -> bool:
+        with self._lock:
+            return self._crew.includes_current_thread()
+
+    # -- around a fork ---------------------------------------------------------------------------
+
+    def lock_for_fork(self) -> None:
+        """Before: no other thread is in the middle of anything here."""
+        self._lock.acquire()
+
+    def unlock_after_fork(self) -> None:
+        """After, in the parent: go on."""
+        self._lock.release()
+
+    def restart_in_child(self) -> None:
+        """After, in the child: start empty. The calls are the parent's, and so are the threads."""
+        error = "the call belongs to the process that this one was forked from"
+        calls = {*self._running_calls(), *self._schedule.waiting()}
+        calls.update(call for ref in self._observed if (call := ref()) is not None)
+        self._reset()
+        for call in calls:
+            call._orphan(ForkedFutureError(error))
+
+    # -- what can be seen from outside -----------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Return a consistent snapshot."""
+        with self._lock:
+            schedule = self._schedule
+            waiting = len(schedule)
+            ready = schedule.count_ready(time.monotonic())
+            done = self._succeeded + self._failed + self._cancelled
+            return Stats(
+                threads=len(self._crew.members),
+                running=self._running,
+                ready=ready,
+                in_backoff=waiting - ready,
+                submitted=done + waiting + self._running,
+                succeeded=self._succeeded,
+                failed=self._failed,
+                cancelled=self._cancelled,
+                retried=self._retried,
+                next_due_at=schedule.first_due_at(),
+            )

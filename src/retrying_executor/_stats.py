@@ -1,0 +1,36 @@
+"""What an executor is doing, in numbers."""
+
+from __future__ import annotations
+
+from retrying_executor._value import Value
+
+
+class Stats(Value):
+    """A consistent snapshot of an executor: ``submitted`` is always the sum of what became of it.
+
+    ``submitted == running + ready + in_backoff + succeeded + failed + cancelled``
+
+    Attributes:
+        threads: Threads that are at work, resting or being started.
+        running: Calls whose attempt is running.
+        ready: Calls that could start now, were a worker free.
+        in_backoff: Calls that wait for the delay before their next attempt to be over.
+        submitted: Calls accepted so far.
+        succeeded: Calls that returned a result.
+        failed: Calls that are done with an exception.
+        cancelled: Calls that were cancelled.
+        retried: Attempts that failed and were, or will be, followed by another.
+        next_due_at: When the first retry is due, in seconds on the clock of `time.monotonic`;
+            ``None`` if no call waits for a retry.
+    """
+
+    threads: int
+    running: int
+    ready: int
+    in_backoff: int
+    submitted: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    retried: int
+    next_due_at: float | None

@@ -1,0 +1,43 @@
+"""Private names of the standard library, all of them, each with the reason why it is needed.
+
+- A future's states: `concurrent.futures.wait` and `as_completed`, and asyncio from 3.15 on, read
+  ``_state`` directly, so it must hold exactly these.
+- ``LOGGER``: where the standard library logs what a done callback raises.
+- ``_register_atexit``: the interpreter joins threads before it runs `atexit`, and refuses to
+  start new ones from then on. This hook runs before; it is how the standard executor ends too.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures._base import (
+    _STATE_TO_DESCRIPTION_MAP as STATE_NAMES,
+)
+from concurrent.futures._base import (
+    CANCELLED,
+    CANCELLED_AND_NOTIFIED,
+    FINISHED,
+    LOGGER,
+    PENDING,
+    RUNNING,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
+
+__all__ = [
+    "CANCELLED_AND_NOTIFIED",
+    "DONE",
+    "FINISHED",
+    "LOGGER",
+    "PENDING",
+    "RUNNING",
+    "STATE_NAMES",
+    "register_atexit",
+]
+
+register_atexit: Callable[[Callable[[], None]], None]
+register_atexit = threading._register_atexit  # type: ignore[attr-defined]  # private
