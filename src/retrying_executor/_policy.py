@@ -136,7 +136,7 @@ class RetryPolicy(Value):
             positive_int("max_attempts", max_attempts)
         if delays is not None and (max_attempts is None or max_attempts > len(delays) + 1):
             raise ValueError(
-                f"max_attempts must be {len(delays) + 1} or less with {len(delays)} delays, not {max_attempts!r}"
+                f"max_attempts must be at most {len(delays) + 1} ({len(delays)} delays), not {max_attempts!r}"
             )
         if jitter is ...:
             jitter = delays is None

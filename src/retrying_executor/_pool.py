@@ -244,7 +244,7 @@ class Pool:
             timed_out = not gate.acquire(timeout=min(patience, threading.TIMEOUT_MAX))
 
     def _take_up(self, worker: Worker, now: float) -> bool:
-        """Put the next call in the worker's hands, if one is ready; call the next worker, if one is needed."""
+        """Put the next call, if one is ready, in the worker's hands, and call for help with the rest."""
         call = None if self._halted else self._schedule.take(now)
         if call is None:
             return False

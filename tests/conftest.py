@@ -1,0 +1,37 @@
+"""What every test gets: an executor, and the check that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from retrying_executor import RetryingExecutor, RetryPolicy
+
+TIMEOUT = 60.0
+"""How long a test waits for what is sure to happen, in seconds; generous, for loaded machines."""
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Iterator[None]:
+    """Every thread that a test started, directly or not, ends."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:
+        thread.join(TIMEOUT)
+    assert not [thread for thread in left if thread.is_alive()]
+
+
+@pytest.fixture
+def policy() -> RetryPolicy:
+    """Five attempts, and no time lost in between."""
+    return RetryPolicy(delays=(0, 0, 0, 0))
+
+
+@pytest.fixture
+def executor(policy: RetryPolicy) -> Iterator[RetryingExecutor]:
+    """An executor with four workers that retries at once, up to five attempts."""
+    with RetryingExecutor(4, retry=policy) as executor:
+        yield executor
