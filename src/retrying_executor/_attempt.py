@@ -71,7 +71,7 @@ def judge(
         delay = policy(Attempt(number=number, exception=exception, result=result, elapsed=elapsed))
         return None if delay is None else seconds("what the retry policy returns", delay), outcome
     except BaseException as error:
-        if error is not exception:
+        if exception is not None and error is not exception:
             BaseException.__setattr__(error, "__cause__", exception)  # whatever its class overrides
         return None, (None, error)
     finally:
@@ -84,7 +84,10 @@ def add_note(exception: BaseException, attempts: int, elapsed: float) -> None:
     An exception that is raised again and again, by one call or by many, keeps the latest note only.
     """
     try:
-        notes = [note for note in getattr(exception, "__notes__", ()) if not str(note).startswith(_NOTE)]
+        notes = getattr(exception, "__notes__", [])
+        if not isinstance(notes, list):
+            return
+        notes = [note for note in notes if not str(note).startswith(_NOTE)]
         notes.append(f"{_NOTE}{attempts} attempt{'s' if attempts > 1 else ''} in {elapsed:.3g} s")
         exception.__notes__ = notes  # type: ignore[attr-defined]  # known from Python 3.11 on
     except Exception:  # an exception that takes no notes goes without

@@ -15,6 +15,7 @@ it out. The pool's lock guards all of it; methods that need no lock say so. What
 from __future__ import annotations
 
 import threading
+from itertools import count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class Worker:
     """A thread, the call it runs, what to finish that with, and the gate at which it rests."""
 
-    __slots__ = ("call", "gate", "index", "outcome", "thread")
+    __slots__ = ("arrival", "call", "gate", "index", "outcome", "thread")
 
     thread: threading.Thread
 
@@ -37,6 +38,8 @@ class Worker:
         self.call: RetryingFuture[Any] | None = None
         self.outcome: tuple[Outcome, UnseenFailure | None] | None = None
         self.gate: threading.Lock | None = None
+        self.arrival: threading.Lock | None = threading.Lock()  # held until it arrives for the first time
+        self.arrival.acquire()
 
     def wake(self) -> None:
         """Open the gate; for whoever took the worker out of ``_resting``."""
@@ -85,29 +88,34 @@ class Crew:
         try:
             worker = self._resting.pop()
         except IndexError:
-            worker = self._start(work)
+            self._start(work)
         else:
             worker.wake()
-        self.on_the_way = worker  # last: were it wrongly set, nobody else would be called
+            self.on_the_way = worker  # not before: were it wrongly set, nobody else would be called
 
-    def _start(self, work: Callable[[Worker], None]) -> Worker:
+    def _start(self, work: Callable[[Worker], None]) -> None:
         taken = {worker.index for worker in self.members}
-        worker = Worker(next(index for index in range(self.size) if index not in taken))
+        index = next(index for index in count() if index not in taken)
+        worker = Worker(index)
         worker.thread = threading.Thread(
-            target=work, args=(worker,), name=f"{self._name}_{worker.index}", daemon=self._daemon
+            target=work, args=(worker,), name=f"{self._name}_{index}", daemon=self._daemon
         )
         self.members.add(worker)
         try:
-            worker.thread.start()
-        except BaseException:
-            self.members.discard(worker)
-            raise
-        return worker
+            if len(self.members) <= self.size:  # else a destructor that submits got in between
+                worker.thread.start()
+                self.on_the_way = worker
+        finally:
+            if self.on_the_way is not worker:
+                self.members.discard(worker)
 
     def arrive(self, worker: Worker) -> None:
         """Take note that a worker is awake and looks for something to do."""
         if self.on_the_way is worker:
             self.on_the_way = None
+        if worker.arrival is not None:
+            worker.arrival.release()
+            worker.arrival = None
         if worker.gate is not None:
             self._claim(worker)
             worker.gate = None

@@ -175,7 +175,7 @@ class RetryingFuture(Future["T"]):
             return self._condition.wait_for(self.done, None if timeout is None else to_seconds(timeout))
 
     def _get_snapshot(self) -> Any:
-        # From Python 3.14 on, asyncio takes the outcome by this instead of exception().
+        # From Python 3.15 on, asyncio takes the outcome by this instead of exception().
         self._look()
         return super()._get_snapshot()  # type: ignore[misc]  # private, and not in older versions
 
@@ -216,13 +216,16 @@ class RetryingFuture(Future["T"]):
 
     # -- for the pool: changes of state, under its lock ------------------------------------------
 
-    def _begin(self, now: float) -> None:
-        """An attempt is about to run."""
+    def _begin(self, now: float) -> bool:
+        """An attempt is about to run, unless the call is done; return whether that is so."""
+        if self._state != PENDING:
+            return False
+        self._state = RUNNING  # from here on it cannot be cancelled
         if self._attempts:
             self._due_at = None
         else:
             self._began_at = now
-        self._state = RUNNING
+        return True
 
     def _back_off(self, due_at: float) -> None:
         """The attempt failed, and another follows."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+
+from retrying_executor._stdlib import LOGGER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,27 +36,26 @@ def describe(outcome: object, exception: BaseException | None) -> str:
 
 
 def retry_scheduled(work: Work, number: int, outcome: Outcome, delay: float) -> None:
+    """An attempt failed, and another follows."""
     if logger.isEnabledFor(logging.INFO):
-        logger.info(
-            "%s: attempt %d failed (%s); the next one in %.3g s",
-            call_name(work[0]),
-            number,
-            describe(*outcome),
-            delay,
-        )
+        message = "%s: attempt %d failed (%s); the next one in %.3g s"
+        _log(logging.INFO, message, call_name(work[0]), number, describe(*outcome), delay)
 
 
 def initializer_failed(error: BaseException) -> None:
-    logger.critical("the initializer of a worker thread failed", exc_info=error)
+    """The executor is broken; said where the standard executor says it."""
+    _log(logging.CRITICAL, "Exception in initializer:", exc_info=error, to=LOGGER)
 
 
 def worker_interrupted(error: BaseException) -> None:
-    logger.error("a done callback, or another thread, raised this in a worker thread", exc_info=error)
+    """Something that is not an outcome was raised in a worker thread."""
+    _log(logging.ERROR, "a done callback, or another thread, raised in a worker thread", exc_info=error)
 
 
 def still_running(calls: Iterable[Call]) -> None:
+    """Time is up, and these calls are left alone."""
     names = sorted(call_name(work[0]) for call in calls if (work := call._work) is not None)
-    logger.warning("time is up, but %d calls are still running: %s", len(names), ", ".join(names))
+    _log(logging.WARNING, "time is up, but %d calls are still running: %s", len(names), ", ".join(names))
 
 
 class UnseenFailure:
@@ -67,13 +69,23 @@ class UnseenFailure:
         self._exception: BaseException | None = exception
 
     def seen(self) -> None:
+        """Somebody looked."""
         self._exception = None
 
     def __del__(self) -> None:
         if self._exception is not None:
-            logger.error(
-                "%s failed after %d attempts, and nobody looked at its outcome",
-                self._name,
-                self._attempts,
-                exc_info=self._exception,
-            )
+            message = "%s failed after %d attempts, and nobody looked at its outcome"
+            _log(logging.ERROR, message, self._name, self._attempts, exc_info=self._exception)
+
+
+def _log(
+    level: int,
+    message: str,
+    *args: object,
+    exc_info: BaseException | None = None,
+    to: logging.Logger = logger,
+) -> None:
+    # Logging would ask the exception for its truth value. And a handler that raises hurts no call.
+    details = None if exc_info is None else (type(exc_info), exc_info, exc_info.__traceback__)
+    with suppress(Exception):
+        to.log(level, message, *args, exc_info=details)

@@ -160,10 +160,12 @@ class RetryPolicy(Value):
         their defaults, unless they are given too.
         """
         options = dict(self.__dict__)
-        if "delays" in changes or (self.delays is not None and not _DEFAULT_CURVE.keys().isdisjoint(changes)):
-            for name in (*_DEFAULT_CURVE, "delays", "max_attempts", "jitter"):
+        waits = {*_DEFAULT_CURVE, "delays"}
+        has_delays = self.delays is not None or changes.get("delays") is not None
+        if has_delays and not waits.isdisjoint(changes):
+            for name in (*waits, "max_attempts", "jitter"):
                 del options[name]
-        return RetryPolicy(**{**options, **changes})
+        return type(self)(**{**options, **changes})
 
     __replace__ = replace  # for copy.replace()
 

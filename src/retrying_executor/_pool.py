@@ -26,6 +26,7 @@ from contextlib import suppress
 from retrying_executor import _attempt, _log
 from retrying_executor._crew import Crew, Worker
 from retrying_executor._errors import ForkedFutureError, PendingLimitError
+from retrying_executor._future import RetryingFuture
 from retrying_executor._schedule import Schedule
 from retrying_executor._stats import Stats
 from retrying_executor._stdlib import PENDING, RUNNING
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 _AT_EXIT = "cannot schedule new futures after interpreter shutdown"
+_ARRIVAL = 0.05  # seconds
 _BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
 
 
@@ -118,6 +120,7 @@ class Pool:
             if self._refusal is not None:
                 raise type(self._refusal)(*self._refusal.args)
             self._schedule.add(call)
+            arrival = None
             if self._crew.can_summon:
                 try:
                     error = self._call_for_help(time.monotonic())
@@ -127,6 +130,13 @@ class Pool:
                     call._cancel()
                     self._schedule.discard(call, retried=False)
                     raise
+                if self._crew.on_the_way is not None:
+                    arrival = self._crew.on_the_way.arrival
+        if arrival is not None:
+            # A new thread takes up its first call before submit() returns, as with the standard
+            # executor: programs cancel or fork right after it. Bounded, since a destructor or a
+            # signal handler may get here while it interrupts a critical section of this thread.
+            arrival.acquire(timeout=_ARRIVAL)
 
     def _make_room(self, limit: int) -> None:
         """Return when fewer than *limit* calls are accepted and not done, or none are accepted."""
@@ -162,26 +172,21 @@ class Pool:
 
     def _work(self, worker: Worker) -> None:
         """The whole life of a worker."""
-        if self._initialize(worker):
-            while True:
-                try:
-                    call = self._next(worker)
-                    if call is None:
-                        break
-                    worker.outcome = self._attempt(call)
-                except BaseException as error:
-                    self._rescue(worker, error)
-                call = None
-        if self._halted:
+        self._initialize(worker)
+        while True:
             try:
-                self._clear()
+                call = self._next(worker)
+                if call is None:
+                    return
+                worker.outcome = self._attempt(worker, call)
             except BaseException as error:
-                _log.worker_interrupted(error)
+                self._rescue(worker, error)
+            call = None
 
-    def _initialize(self, worker: Worker) -> bool:
-        """Run the initializer, if there is one; where it fails, break the pool and return ``False``."""
+    def _initialize(self, worker: Worker) -> None:
+        """Run the initializer, if there is one; where it fails, break the pool."""
         if self._initializer is None:
-            return True
+            return
         with self._lock:
             self._crew.arrive(worker)
             self._initializing += 1
@@ -198,7 +203,6 @@ class Pool:
                 self._crew.wake_all()
         with self._lock:
             self._initializing -= 1
-        return True
 
     def _next(self, worker: Worker) -> Call | None:
         """Finish the worker's call, if it has its outcome, and return the next one, when there is one.
@@ -210,6 +214,8 @@ class Pool:
         """
         timed_out = False
         while True:
+            if self._halted:
+                self._clear()
             last, outcome = worker.call, worker.outcome
             if last is not None and outcome is not None and last._observed:
                 worker.outcome = None
@@ -245,10 +251,9 @@ class Pool:
 
     def _take_up(self, worker: Worker, now: float) -> bool:
         """Put the next call, if one is ready, in the worker's hands, and call for help with the rest."""
-        call = None if self._halted else self._schedule.take(now)
+        call = None if self._halted else self._schedule.take(now, RetryingFuture._begin)
         if call is None:
             return False
-        call._begin(now)
         worker.call = call
         self._running += 1
         self._crew.arrive(worker)
@@ -256,44 +261,47 @@ class Pool:
             self._call_for_help(now)
         return True
 
-    def _attempt(self, call: Call) -> Finish | None:
+    def _attempt(self, worker: Worker, call: Call) -> Finish | None:
         """Run an attempt, unless it is too late for it, and decide what follows.
 
         Returns:
             What to finish the call with; ``None`` if it has another attempt, or is done already.
         """
-        work, outcome = call._work, call._last
-        if work is None:  # somebody else set the outcome
-            return None
-        terms = work[4]
-        policy = terms.policy
-        if not (call._attempts and terms.is_too_late(time.monotonic() - call._began_at)):
-            call._attempts += 1
-            outcome = _attempt.run(work, outcome[1])
-            failed = outcome[1] is not None or terms.rejects is not None  # or has to be judged
-            if failed and policy is not None and not call._is_last:
-                elapsed = time.monotonic() - call._began_at
-                delay, outcome = _attempt.judge(policy, terms, call._attempts, elapsed, outcome)
-                if delay is not None:
-                    call._last = outcome
-                    _log.retry_scheduled(work, call._attempts, outcome, delay)
-                    if self._back_off(call, delay):
-                        return None
-        unseen = None
-        if outcome[1] is not None:
-            if policy is not None:
-                _attempt.add_note(outcome[1], call._attempts, time.monotonic() - call._began_at)
-            unseen = _log.UnseenFailure(_log.call_name(work[0]), call._attempts, outcome[1])
-        call._release()  # before anybody is told: once a call is done, nothing refers to its arguments
-        return outcome, unseen
+        work, outcome, unseen = call._work, call._last, None
+        try:
+            if work is None:  # somebody else set the outcome
+                return None
+            terms = work[4]
+            policy = terms.policy
+            if not (call._attempts and terms.is_too_late(time.monotonic() - call._began_at)):
+                call._attempts += 1
+                outcome = _attempt.run(work, outcome[1])
+                failed = outcome[1] is not None or terms.rejects is not None  # or has to be judged
+                if failed and policy is not None and not (call._is_last or self._halted):
+                    elapsed = time.monotonic() - call._began_at
+                    delay, outcome = _attempt.judge(policy, terms, call._attempts, elapsed, outcome)
+                    if delay is not None:
+                        call._last = outcome
+                        _log.retry_scheduled(work, call._attempts, outcome, delay)
+                        if self._back_off(worker, call, delay):
+                            return None
+            if outcome[1] is not None:
+                if policy is not None:
+                    _attempt.add_note(outcome[1], call._attempts, time.monotonic() - call._began_at)
+                unseen = _log.UnseenFailure(_log.call_name(work[0]), call._attempts, outcome[1])
+            call._release()  # before anybody is told: a call that is done refers to no arguments
+            return outcome, unseen
+        finally:
+            del call, work, outcome, unseen  # the exception's traceback keeps this frame
 
-    def _back_off(self, call: Call, delay: float) -> bool:
+    def _back_off(self, worker: Worker, call: Call, delay: float) -> bool:
         """Put a call whose attempt failed in backoff; return ``False`` if that was the last attempt."""
         with self._lock:
             if call._is_last or call.done() or self._halted:
                 return False
             due_at = time.monotonic() + delay
             call._back_off(due_at)
+            worker.call = None
             self._running -= 1
             self._retried += 1
             if self._schedule.add_retry(call, due_at):
@@ -355,7 +363,7 @@ class Pool:
         else:
             self._running -= 1
         if self._max_pending is not None:
-            self._room.notify()
+            self._room.notify_all()
 
     def _change(self, call: Call, change: Callable[..., bool], *args: Any) -> bool:
         """Apply *change*, which makes the call done or returns ``False``, and tell whoever observes it."""

@@ -21,6 +21,7 @@ from itertools import count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, TypeAlias
 
     from retrying_executor._future import RetryingFuture
@@ -50,7 +51,7 @@ class Schedule:
         self._fresh.append(call)
 
     def add_retry(self, call: Call, due_at: float) -> bool:
-        """Put a call in backoff until *due_at*; return whether it is now the first to become due."""
+        """Put a call in backoff until *due_at*; return whether it is now the first of them."""
         heappush(self._retries, (due_at, self._ticket(), call))
         return self._retries[0][2] is call
 
@@ -67,25 +68,35 @@ class Schedule:
             self._gone_fresh += 1
         self._drop_gone()
 
-    def take(self, now: float) -> Call | None:
-        """Return the call whose turn it is, no longer in the schedule; ``None`` if none is ready."""
+    def take(self, now: float, claim: Callable[[Call, float], bool]) -> Call | None:
+        """Return the call whose turn it is, no longer in the schedule; ``None`` if none is ready.
+
+        Args:
+            now: What time it is.
+            claim: Given a call and *now*, makes it one that does not wait any more, or returns
+                ``False`` if it is done. Until then it can be cancelled, so it stays in its place.
+        """
         self._busy = True
         try:
             while True:
                 if self._retries and self._retries[0][0] <= now:
-                    call = heappop(self._retries)[2]
-                    if not (self._gone_retries and call.done()):
-                        return call
-                    self._gone_retries -= 1
+                    call = self._retries[0][2]
+                    claimed = claim(call, now)
+                    heappop(self._retries)
+                    self._gone_retries -= not claimed
                 elif self._fresh:
-                    call = self._fresh.popleft()
-                    if not (self._gone_fresh and call.done()):
-                        return call
-                    self._gone_fresh -= 1
+                    call = self._fresh[0]
+                    claimed = claim(call, now)
+                    self._fresh.popleft()
+                    self._gone_fresh -= not claimed
                 else:
                     return None
+                if claimed:
+                    return call
         finally:
             self._busy = False
+            if self._gone_fresh or self._gone_retries:
+                self._drop_gone()
 
     def is_ready(self, now: float) -> bool:
         """Return whether `take` would return a call."""
@@ -141,8 +152,9 @@ class Schedule:
         live: list[Call] = []
         try:
             for _ in range(len(self._fresh)):
+                is_gone = self._fresh[0].done()
                 call = self._fresh.popleft()
-                if call.done():
+                if is_gone:
                     self._gone_fresh -= 1
                 else:
                     live.append(call)

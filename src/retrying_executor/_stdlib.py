@@ -2,7 +2,7 @@
 
 - A future's states: `concurrent.futures.wait` and `as_completed`, and asyncio from 3.15 on, read
   ``_state`` directly, so it must hold exactly these.
-- ``LOGGER``: where the standard library logs what a done callback raises.
+- ``LOGGER``: where the standard library logs what a done callback or an initializer raises.
 - ``_register_atexit``: the interpreter joins threads before it runs `atexit`, and refuses to
   start new ones from then on. This hook runs before; it is how the standard executor ends too.
 """

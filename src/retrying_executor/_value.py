@@ -28,8 +28,9 @@ class Value:
 
     def __init__(self, **fields: object) -> None:
         cls = type(self)
-        if fields.keys() != cls.__annotations__.keys():
-            raise TypeError(f"{cls.__name__} takes {', '.join(cls.__annotations__)}, not {', '.join(fields)}")
+        known = {name for base in cls.__mro__ for name in getattr(base, "__annotations__", ())}
+        if fields.keys() != known:
+            raise TypeError(f"{cls.__name__} takes {', '.join(sorted(known))}, not {', '.join(fields)}")
         self.__dict__.update(fields)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:

@@ -1,0 +1,47 @@
+"""How the documentation is built: `sphinx-build -W --keep-going -n -b html docs docs/_build`."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from sphinx.application import Sphinx
+
+project = "retrying-executor"
+author = "The retrying-executor maintainers"
+copyright = "the retrying-executor maintainers"  # noqa: A001  # the name that Sphinx reads
+release = version = metadata.version("retrying-executor")
+language = "en_GB"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = project
+
+myst_heading_anchors = 3
+
+# Docstrings: Google style; a name in single backticks is a reference.
+default_role = "py:obj"
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the aliases exist for type checkers only
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+# The standard library is named, not linked: a build needs no network.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(concurrent|contextvars|random|time)(\..*)?"),
+    (r"py:.*", r"ThreadPoolExecutor|[A-Za-z]*(Error|Exception)|BrokenThreadPool"),
+]
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-signature", _spell_out_the_default_policy)
+
+
+def _spell_out_the_default_policy(*event: Any) -> tuple[str, str] | None:
+    """Show the default of ``retry`` by what makes it, not by the name of a private constant."""
+    *_, signature, returns = event
+    return signature and (signature.replace("_DEFAULT_POLICY", "RetryPolicy()"), returns)

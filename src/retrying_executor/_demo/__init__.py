@@ -1,0 +1,1 @@
+"""What ``python -m retrying_executor`` shows; the library itself does not use it."""

@@ -1,0 +1,120 @@
+"""The service that webhooks are delivered to: busy, unreliable, and down for a while.
+
+``_lock`` guards ``_requests`` and the changes of ``ledger``: requests are handled in threads of
+their own. Only the thread of `Service.running` opens and closes the listening socket.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from retrying_executor._demo.scenario import Scenario
+
+HOST = "127.0.0.1"
+WORK = 0.02
+"""How long the service works on each request, in seconds."""
+
+
+class Service:
+    """A service that fails requests decided by the seed, and goes down once, as *scenario* has it.
+
+    Attributes:
+        ledger: The ids of the webhooks that were accepted, each once however often it came.
+        is_up: Whether the service can be reached.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.ledger: set[str] = set()
+        self.is_up = False
+        self._scenario = scenario
+        self._requests: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._outage_begins = threading.Event()
+        self._closing = threading.Event()
+
+    def receive(self, webhook_id: str) -> HTTPStatus:
+        """Accept a webhook or fail, and return how to answer the request."""
+        time.sleep(WORK)
+        with self._lock:
+            self._requests[webhook_id] += 1
+            fate = random.Random(f"{self._scenario.seed}/{webhook_id}/{self._requests[webhook_id]}")
+            if fate.random() < self._scenario.failures:
+                return HTTPStatus.SERVICE_UNAVAILABLE
+            self.ledger.add(webhook_id)
+            if len(self.ledger) >= self._scenario.outage_after:
+                self._outage_begins.set()
+            return HTTPStatus.OK
+
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        """Run as long as the ``with`` block does, which is given the URL to post webhooks to."""
+        server = self._bind(port=0)
+        server.server_activate()
+        self.is_up = True
+        # A daemon, lest it keep the process alive when Ctrl-C comes right after the start.
+        thread = threading.Thread(target=self._run, args=(server,), name="service", daemon=True)
+        thread.start()
+        try:
+            yield f"http://{HOST}:{server.server_address[1]}/webhooks"
+        finally:
+            self._closing.set()
+            self._outage_begins.set()  # if it has not come yet, it need not come any more
+            thread.join()
+
+    def _run(self, server: _Server) -> None:
+        server.serve(until=self._outage_begins)
+        self.is_up = False
+        server = self._bind(
+            server.server_address[1]
+        )  # keeps the port; refuses connections: it does not listen
+        self._closing.wait(self._scenario.outage)
+        server.server_activate()
+        self.is_up = True
+        server.serve(until=self._closing)
+
+    def _bind(self, port: int) -> _Server:
+        server = _Server((HOST, port), partial(_Handler, self), bind_and_activate=False)
+        server.server_bind()
+        return server
+
+
+class _Server(ThreadingTCPServer):
+    """Handles each request in a thread; listens from ``server_activate()`` until it is closed."""
+
+    allow_reuse_address = True  # connections that have just ended do not keep the port
+    request_queue_size = 128  # so many connections may wait to be accepted
+    timeout = 0.05  # seconds until handle_request() returns without a request
+
+    def serve(self, *, until: threading.Event) -> None:
+        """Handle requests until the event is set; close, and answer those that have begun."""
+        with self:
+            while not until.is_set():
+                self.handle_request()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = 5.0  # seconds that a silent client is waited for
+
+    def __init__(self, service: Service, *args: Any) -> None:
+        self._service = service
+        super().__init__(*args)  # handles the request
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(self._service.receive(self.headers["Idempotency-Key"]))
+        self.end_headers()
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Keep quiet."""

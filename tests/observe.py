@@ -1,0 +1,31 @@
+"""How tests see what has no event of its own: a thread that ends, a worker that comes to rest."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from conftest import TIMEOUT
+
+from retrying_executor import RetryingExecutor
+
+_never = threading.Event()
+
+
+def eventually(condition: Callable[[], object]) -> bool:
+    """Look until *condition* is true; return whether it ever was, within `TIMEOUT`."""
+    deadline = time.monotonic() + TIMEOUT
+    while not (met := condition()) and time.monotonic() < deadline:
+        _never.wait(0.0002)
+    return bool(met)
+
+
+def resting(executor: RetryingExecutor) -> int:
+    """Return how many workers rest, at a gate of their own."""
+    return len(executor._pool._crew._resting)
+
+
+def threads_named(prefix: str) -> list[threading.Thread]:
+    """Return the live threads whose name begins with *prefix*."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith(prefix)]

@@ -1,0 +1,197 @@
+"""The command ``python -m retrying_executor``, as it is run."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
+from itertools import repeat
+from urllib.error import URLError
+
+import pytest
+
+from conftest import TIMEOUT
+from retrying_executor.__main__ import main
+from retrying_executor._demo.scenario import parse
+from retrying_executor._demo.service import Service
+from retrying_executor._demo.webhooks import deliver
+
+COMMAND = (sys.executable, "-m", "retrying_executor")
+SMALL = ("--calls", "10", "--workers", "2", "--outage", "0")
+
+
+def run(*options: str) -> tuple[int, str, str]:
+    """Run the command; return its exit status, and what it wrote to stdout and stderr."""
+    done = subprocess.run([*COMMAND, *options], capture_output=True, timeout=TIMEOUT, check=False)
+    out, err = (written.decode("ascii").replace(os.linesep, "\n") for written in (done.stdout, done.stderr))
+    return done.returncode, out, err
+
+
+def columns(out: str) -> list[dict[str, str]]:
+    """Return for each executor the cells of its column, by the labels of the rows; its name is "name"."""
+    head, _, *rows = [re.split(r" {2,}", line) for line in out.split("\n\n")[1].splitlines()]
+    return [{"name": head[index], **{row[0]: row[index] for row in rows}} for index in (1, 2)]
+
+
+def test_all_webhooks_arrive_and_the_figures_agree() -> None:
+    """The ledger shows all of them; every attempt is a first one or a retry (B10, G4)."""
+    status, out, err = run("--calls", "40", "--workers", "4", "--failures", "0.3", "--outage", "0.5")
+    assert (0, "") == (status, err)
+    assert "\r" not in out, "a progress line where there is no terminal"
+    assert out.endswith("\n\nThe RetryingExecutor delivered every webhook.\n")
+    assert 80 > max(map(len, out.splitlines()))
+    plain, retrying = columns(out)
+    delivered = "delivered (by the service's ledger)"
+    at_peak, at_rest = "threads at the peak", "threads 2 s after the last call"
+
+    assert "ThreadPoolExecutor" == plain["name"]
+    assert 40 > int(plain["lost"]) > 0
+    assert 40 == int(plain[delivered]) + int(plain["lost"])
+    assert ("40", "0") == (plain["attempts"], plain["retries"])
+    assert 4 >= int(plain[at_peak]) == int(plain[at_rest]) > 0
+
+    assert "RetryingExecutor" == retrying["name"]
+    assert ("40", "0") == (retrying[delivered], retrying["lost"])
+    assert int(retrying["attempts"]) == 40 + int(retrying["retries"]) > 40
+    assert 4 >= int(retrying[at_peak]) >= int(retrying[at_rest])
+
+
+def test_a_lost_webhook_is_a_failure() -> None:
+    """When the executor that retries gives webhooks up, the status is 1, and the last error is shown (B3)."""
+    status, out, err = run(*SMALL, "--failures", "1", "--max-elapsed", "0")
+    assert (1, "") == (status, err)
+    assert out.endswith(" lost 10 webhooks; the last error: HTTP Error 503: Service Unavailable\n")
+    for column in columns(out):
+        assert ("10", "10", "0") == (column["lost"], column["attempts"], column["retries"])
+
+
+@pytest.mark.parametrize(
+    ("option", "allowed", "values"),
+    [
+        ("--calls", "an integer from 10 to 2000", ["9", "2001", "1e2", "many"]),
+        ("--workers", "an integer from 1 to 64", ["0", "65", "-1", ""]),
+        ("--seed", "an integer from 0 to 4294967295", ["-1", "4294967296", "0.5"]),
+        ("--failures", "a number from 0 to 1", ["-0.1", "1.1", "nan", "20%"]),
+        ("--outage", "a number from 0 to 30", ["-1", "30.5", "inf", "2s"]),
+        ("--max-elapsed", "a number from 0 to 3600", ["-1", "3601", "nan", "x\ny"]),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line(
+    option: str, allowed: str, values: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line says which option, which value, and what is allowed; the status is 2."""
+    line = f"python -m retrying_executor: argument {option}: must be {allowed}, not "
+    assert (2, "", f"{line}{values[0]!r}\n") == run(option, values[0])
+    for value in values:
+        with pytest.raises(SystemExit, match="2"):
+            main([option, value])
+        assert ("", f"{line}{value!r}\n") == capsys.readouterr()
+
+
+def test_an_unknown_option_is_named_in_one_line() -> None:
+    """The status is 2, as for a wrong value."""
+    assert (2, "", "python -m retrying_executor: unrecognized arguments: --call\n") == run("--call")
+
+
+def test_help_explains_every_option() -> None:
+    """Each option is there with its range and its default, and so are the exit statuses."""
+    status, out, err = run("--help")
+    assert (0, "") == (status, err)
+    text = " ".join(out.split())
+    for name, default in vars(parse([])).items():
+        assert re.search(rf"--{name.replace('_', '-')} N [^;]+; \d+ to \d+, default {default}", text)
+    assert "Exit status: 0 " in text
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """A pseudo-terminal: the ends to read what is shown, and to be written to by a child process."""
+    pty = pytest.importorskip("pty", reason="there are no pseudo-terminals on Windows")
+    screen, inside = pty.openpty()
+    yield screen, inside
+    os.close(screen)
+
+
+@pytest.fixture
+def _sigint_is_not_ignored() -> Iterator[None]:
+    """A child process ignores the signals that its parent ignores, as shells make background jobs do."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def start(inside: int, *options: str) -> subprocess.Popen[bytes]:
+    """Run the command in the terminal, which is 60 columns wide."""
+    environment = {**os.environ, "COLUMNS": "60"}
+    process = subprocess.Popen([*COMMAND, *options], stdout=inside, stderr=subprocess.PIPE, env=environment)
+    os.close(inside)
+    return process
+
+
+def read(screen: int) -> bytes:
+    """Return what is shown next; nothing when the command has ended."""
+    assert select.select([screen], [], [], TIMEOUT)[0]
+    with suppress(OSError):  # how Linux says that there is no other end any more
+        return os.read(screen, 65536)
+    return b""
+
+
+def test_a_terminal_shows_a_line_that_lives(terminal: tuple[int, int]) -> None:
+    """It is rewritten in place, within the width of the terminal, and blank in the end."""
+    screen, inside = terminal
+    process = start(inside, *SMALL)
+    shown = b"".join(iter(partial(read, screen), b"")).decode("ascii").replace("\r\n", "\n")
+    assert b"" == process.communicate(timeout=TIMEOUT)[1]
+    assert 0 == process.returncode
+    _, *lines, rest = [line for line in shown.split("\r") if line]
+    assert {59} == {len(line) for line in lines}
+    names = [line.split(" [")[0].strip() for line in lines]
+    assert ["ThreadPoolExecutor", "", "RetryingExecutor"] == list(dict.fromkeys(names))
+    assert "" == names[-1]
+    assert rest.startswith(" ")  # the head of the table
+
+
+@pytest.mark.usefixtures("_sigint_is_not_ignored")
+def test_ctrl_c_ends_it_at_once(terminal: tuple[int, int]) -> None:
+    """With calls in backoff for an hour to come: one line, status 130 (F2)."""
+    screen, inside = terminal
+    process = start(inside, *SMALL, "--failures", "1", "--max-elapsed", "3600")
+    assert next(shown for shown in iter(partial(read, screen), b"") if b"RetryingExecutor" in shown)
+    process.send_signal(signal.SIGINT)
+    last = b"".join(iter(partial(read, screen), b"")).decode("ascii")
+    assert b"interrupted\n" == process.communicate(timeout=TIMEOUT)[1]
+    assert 130 == process.returncode
+    assert last.endswith(" \r")  # the progress line is gone
+
+
+def test_the_service_is_down_in_the_middle() -> None:
+    """From the outage on, which begins when a third is accepted, connections are refused."""
+    service = Service(parse(["--calls", "30", "--failures", "0", "--outage", "30"]))
+    with service.running() as url:
+        with pytest.raises(OSError, match=r"refused|reset|closed"):
+            list(map(deliver, repeat(url), map(str, range(30))))
+        with pytest.raises(URLError) as refused:
+            deliver(url, "one more")
+    assert isinstance(refused.value.reason, ConnectionRefusedError)
+    assert 10 <= len(service.ledger) <= 12  # the last connection may have been open already
+
+
+def test_the_same_seed_makes_the_same_service() -> None:
+    """What a request gets depends on the seed, the webhook and how often it came, and on nothing else."""
+    first, second = (Service(parse(["--seed", "7", "--failures", "0.5"])) for _ in range(2))
+    requests = [f"webhook-{number}" for number in (1, 2, 3, 4) * 3]
+    answers = [first.receive(webhook_id) for webhook_id in requests]
+    assert {HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE} == set(answers)
+    in_another_order = {
+        webhook_id: [second.receive(webhook_id) for _ in range(3)] for webhook_id in requests[:4]
+    }
+    assert in_another_order == {
+        webhook_id: answers[index::4] for index, webhook_id in enumerate(requests[:4])
+    }

@@ -1,0 +1,133 @@
+"""The documentation: its examples run, its links lead somewhere, and every promise names its tests."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import retrying_executor
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLE = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+
+GUARANTEES = ROOT / "docs" / "guarantees.md"
+HOW_MANY = {"A": 5, "B": 11, "C": 7, "D": 3, "E": 2, "F": 7, "G": 5}
+PROMISES = [f"{section}{n}" for section, count in HOW_MANY.items() for n in range(1, count + 1)] + ["H"]
+PROMISE = re.compile(r"^### ([A-Z]\d*)\. .*\n((?:(?!#).*\n)*)", re.MULTILINE)
+CHECKED_BY = re.compile(r"^- `(tests/[^`]+)`$", re.MULTILINE)
+
+
+def relative(page: Path) -> str:
+    """Return a page's name for the report."""
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture
+def _logging_as_before() -> Iterator[None]:
+    logger = logging.getLogger("retrying_executor")
+    level, handlers = logger.level, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+
+
+@pytest.mark.usefixtures("_logging_as_before")
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if EXAMPLE.search(page.read_text("utf-8"))], ids=relative
+)
+def test_examples_on_a_page_do_what_it_says(page: Path) -> None:
+    """The examples of a page are one program: statements run, sessions print what they show."""
+    text = page.read_text("utf-8")
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    complaints: list[str] = []
+    for example in EXAMPLE.finditer(text):
+        lines_above = text.count("\n", 0, example.start(2))
+        if example[1] == "python":
+            source = "\n" * lines_above + example[2]
+            exec(compile(source, page, "exec", dont_inherit=True), namespace)
+        else:
+            session = doctest.DocTestParser().get_doctest(
+                example[2], namespace, page.name, str(page), lines_above
+            )
+            session.globs = namespace  # not a copy: functions defined above assign to it
+            doctest.DocTestRunner().run(session, out=complaints.append, clear_globs=False)
+    assert [] == complaints
+
+
+@pytest.mark.parametrize("name", retrying_executor.__all__)
+def test_public_names_are_documented_and_their_examples_work(name: str) -> None:
+    """Every public name has a docstring, and what a docstring shows is what happens."""
+    thing = getattr(retrying_executor, name)
+    complaints: list[str] = []
+    for session in doctest.DocTestFinder().find(thing, name):
+        doctest.DocTestRunner().run(session, out=complaints.append)
+    assert thing.__doc__
+    assert [] == complaints
+
+
+def leads_somewhere(page: Path, target: str, anchor: str) -> bool:
+    """Return whether a link on *page* names a file that exists and, if any, a heading in it."""
+    file = page.parent / target if target else page
+    if not anchor:
+        return file.exists()
+    headings = HEADING.findall(file.read_text("utf-8"))
+    return anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_within_the_project_lead_somewhere(page: Path) -> None:
+    """A link to a file or a heading names one that exists."""
+    links = LINK.findall(page.read_text("utf-8"))
+    assert [] == [link for link in links if not leads_somewhere(page, *link)]
+
+
+def exists(test: str) -> bool:
+    """Return whether *test* names a test, as ``file::name``, or a file or directory of them."""
+    path, _, name = test.partition("::")
+    file = ROOT / path
+    if not name:
+        return file.is_file() or any(file.rglob("*.py"))
+    if not file.is_file():
+        return False
+    nodes = ast.walk(ast.parse(file.read_text("utf-8")))
+    return name in {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+
+
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [
+        ("tests/test_docs.py::test_names_of_tests_are_looked_up", True),
+        ("tests/test_docs.py", True),
+        ("tests", True),
+        ("tests/test_docs.py::test_that_is_not_there", False),
+        ("tests/test_nothing.py::test_names_of_tests_are_looked_up", False),
+        ("tests/test_nothing.py", False),
+        ("tests/nothing", False),
+    ],
+)
+def test_names_of_tests_are_looked_up(test: str, expected: bool) -> None:
+    """The check that follows notices a test, a file or a directory that is not there."""
+    assert expected == exists(test)
+
+
+def test_guarantees_page_lists_every_promise() -> None:
+    """Each promise has a heading of its own, in order."""
+    assert PROMISES == [number for number, _ in PROMISE.findall(GUARANTEES.read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("number", PROMISES)
+def test_promise_is_checked_by_tests_that_exist(number: str) -> None:
+    """A promise without a test is none; neither is one whose test has gone."""
+    tests = CHECKED_BY.findall(dict(PROMISE.findall(GUARANTEES.read_text("utf-8")))[number])
+    assert tests
+    assert [] == [test for test in tests if not exists(test)]

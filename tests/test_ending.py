@@ -1,0 +1,466 @@
+"""Shutting down, draining, and dropping: every order, from everywhere, with calls in every state."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, wait
+from dataclasses import dataclass, field
+from threading import Barrier, Event, Thread
+from typing import Any
+
+import pytest
+from conftest import TIMEOUT
+from observe import eventually, resting, threads_named
+
+from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
+
+NEVER_DUE = 3600.0
+
+
+class FailOnce:
+    """A call whose first attempt fails."""
+
+    def __init__(self) -> None:
+        self.attempts = 0
+
+    def __call__(self) -> int:
+        self.attempts += 1
+        if self.attempts == 1:
+            raise ValueError
+        return self.attempts
+
+
+@dataclass
+class Load:
+    """An executor with one worker, and calls in every state: running, ready, in backoff for *delay*."""
+
+    delay: float
+    idle_timeout: float | None = None
+    release: Event = field(default_factory=Event)
+    ran: list[str] = field(default_factory=list)
+    executor: RetryingExecutor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.executor = RetryingExecutor(1, "load", retry=lambda _: self.delay, idle_timeout=self.idle_timeout)
+        running = Event()
+
+        def run() -> str:
+            running.set()
+            assert self.release.wait(TIMEOUT)
+            return "ran"
+
+        self.flaky = FailOnce()
+        self.in_backoff = self.executor.submit(self.flaky)
+        assert eventually(lambda: self.in_backoff.due_at or self.in_backoff.done())
+        self.running = self.executor.submit(run)
+        assert running.wait(TIMEOUT)
+        self.ready = self.executor.submit(self.ran.append, "ready")
+        self.futures: list[RetryingFuture[Any]] = [self.in_backoff, self.running, self.ready]
+
+    def is_cancelled(self) -> bool:
+        """Return whether what did not run is cancelled and never ran again, and what ran stands."""
+        return (
+            self.in_backoff.cancelled()
+            and self.ready.cancelled()
+            and "ran" == self.running.result(TIMEOUT)
+            and [] == self.ran
+            and 1 == self.flaky.attempts
+        )
+
+    def is_complete(self) -> bool:
+        """Return whether everything had its outcome, retries included."""
+        return (
+            2 == self.in_backoff.result(TIMEOUT)
+            and self.ready.result(TIMEOUT) is None
+            and "ran" == self.running.result(TIMEOUT)
+            and ["ready"] == self.ran
+        )
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    """What the library logs as a warning or worse."""
+    with caplog.at_level(logging.WARNING, "retrying_executor"):
+        yield caplog
+
+
+# -- shutdown (F1, F2) -----------------------------------------------------------------------------
+
+
+def test_shutdown_waits_for_every_outcome_and_every_thread() -> None:
+    """When shutdown() returns, calls that were running, ready and in backoff are done, threads ended (F1)."""
+    load = Load(delay=0.05)
+    load.release.set()
+    load.executor.shutdown()
+    assert all(future.done() for future in load.futures)
+    assert [] == threads_named("load")
+    assert load.is_complete()
+    assert 0 == load.executor.stats().threads
+
+
+def test_shutdown_without_waiting_returns_at_once_and_the_calls_go_on() -> None:
+    """With wait=False nothing is waited for and nothing is cancelled, retries included (F1)."""
+    load = Load(delay=0.05)
+    load.executor.shutdown(wait=False)
+    assert not load.running.done()
+    load.release.set()
+    assert load.is_complete()
+    assert eventually(lambda: not threads_named("load"))
+
+
+@pytest.mark.parametrize("idle_timeout", [0, None])
+@pytest.mark.parametrize("waits", [True, False])
+def test_shutdown_may_cancel_what_is_not_running(waits: bool, idle_timeout: float | None) -> None:
+    """cancel_futures cancels ready calls and those in backoff at once; the running one finishes (F2)."""
+    load = Load(delay=NEVER_DUE, idle_timeout=idle_timeout)
+    load.in_backoff.add_done_callback(lambda _: load.release.set())  # called although nothing runs it
+    load.executor.shutdown(wait=waits, cancel_futures=True)
+    assert load.in_backoff.cancelled()
+    assert load.is_cancelled()
+    assert eventually(lambda: not threads_named("load"))
+
+
+def test_a_running_attempt_that_fails_after_cancel_futures_is_the_last() -> None:
+    """Its own error is the outcome; no retry follows, and shutdown() does not wait for one (F2)."""
+    running, release = Event(), Event()
+
+    def run() -> None:
+        running.set()
+        assert release.wait(TIMEOUT)
+        raise KeyError
+
+    executor = RetryingExecutor(1, retry=lambda _: NEVER_DUE)
+    future = executor.submit(run)
+    assert running.wait(TIMEOUT)
+    executor.shutdown(wait=False, cancel_futures=True)
+    release.set()
+    assert isinstance(future.exception(TIMEOUT), KeyError)
+    assert 1 == future.attempts
+    executor.shutdown()
+
+
+def test_shutdown_cancels_in_time(log: pytest.LogCaptureFixture) -> None:
+    """Past the timeout what is not running is cancelled, and what runs is reported by name (F3)."""
+    load = Load(delay=NEVER_DUE)
+    began_at = time.monotonic()
+    load.executor.shutdown(timeout=0.05)
+    assert time.monotonic() - began_at >= 0.05
+    assert load.in_backoff.cancelled()
+    assert load.ready.cancelled()
+    assert not load.running.done()
+    (record,) = log.records
+    assert logging.WARNING == record.levelno
+    assert "Load.__post_init__.<locals>.run" in record.getMessage()
+    load.release.set()
+    assert load.is_cancelled()
+    assert eventually(lambda: not threads_named("load"))
+
+
+def test_shutdown_in_time_waits_no_longer_than_needed(log: pytest.LogCaptureFixture) -> None:
+    """If everything is done before, nothing is cancelled and nothing reported (F3)."""
+    load = Load(delay=0.02)
+    load.release.set()
+    load.executor.shutdown(timeout=TIMEOUT)
+    assert load.is_complete()
+    assert [] == threads_named("load")
+    assert [] == log.records
+
+
+def test_no_time_at_all_cancels_at_once(log: pytest.LogCaptureFixture) -> None:
+    """timeout=0 is a shutdown that waits for nothing and cancels what does not run (F3)."""
+    load = Load(delay=NEVER_DUE)
+    load.executor.shutdown(timeout=0)
+    load.release.set()
+    assert load.is_cancelled()
+    assert 1 == len(log.records)
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "wait": {},
+    "no wait": {"wait": False},
+    "cancel": {"cancel_futures": True},
+    "cancel, no wait": {"wait": False, "cancel_futures": True},
+    "in time": {"timeout": TIMEOUT},
+    "at once": {"timeout": 0},
+}
+
+
+@pytest.mark.parametrize(("first", "second"), [*itertools.product(WAYS, repeat=2)])
+def test_shutdown_may_be_repeated_in_any_way(first: str, second: str, log: pytest.LogCaptureFixture) -> None:
+    """Any way after any other: every call gets done, waiting ways wait, nothing hangs (F1, F2, F3, G1)."""
+    load = Load(delay=0.01)
+    load.release.set()
+    load.executor.shutdown(**WAYS[first])
+    load.executor.shutdown(**WAYS[second])
+    load.executor.shutdown()
+    assert [] == threads_named("load")
+    assert all(future.done() for future in load.futures)
+    assert "ran" == load.running.result(0)
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        load.executor.submit(int)
+
+
+def test_shutdown_may_come_from_several_threads_at_once() -> None:
+    """One waits, one cancels, one has no time: all return, and everything is done (F1, F2, F3)."""
+    load = Load(delay=NEVER_DUE)
+    together = Barrier(len(WAYS) + 1)
+
+    def shut_down(way: dict[str, Any]) -> None:
+        together.wait(TIMEOUT)
+        load.executor.shutdown(**way)
+
+    threads = [Thread(target=shut_down, args=(way,)) for way in WAYS.values()]
+    for thread in threads:
+        thread.start()
+    together.wait(TIMEOUT)
+    load.release.set()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert not any(thread.is_alive() for thread in threads)
+    assert all(future.done() for future in load.futures)
+    assert load.in_backoff.cancelled()
+    assert [] == threads_named("load")
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("where", ["call", "callback", "policy"])
+def test_shutdown_may_come_from_inside(where: str, way: str) -> None:
+    """In a worker thread shutdown() never waits; the calls end as they would otherwise (F1, F2, F7)."""
+    executor = RetryingExecutor(1, "inside", idle_timeout=None)
+    submitted = Event()
+    returned: list[bool] = []
+
+    def shut_down(*_: object) -> int:
+        assert submitted.wait(TIMEOUT)
+        executor.shutdown(**WAYS[way])
+        returned.append(True)
+        return 0
+
+    flaky = FailOnce()
+    parked = executor.with_options(retry=lambda _: 0.02).submit(FailOnce())
+    if where == "call":
+        future = executor.submit(shut_down)
+    elif where == "callback":
+        future = executor.submit(submitted.wait, TIMEOUT)
+        future.add_done_callback(shut_down)
+    else:
+        future = executor.with_options(retry=shut_down).submit(flaky)
+    ready = executor.submit(int)
+    submitted.set()
+    assert not wait([future, parked, ready], TIMEOUT).not_done
+    assert eventually(lambda: not threads_named("inside"))
+    assert [True] == returned
+    assert ("cancel" in way) == ready.cancelled()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.submit(int)
+
+
+def test_a_timeout_needs_a_wait() -> None:
+    """wait=False with a timeout is a contradiction, and a negative timeout makes no sense (F3)."""
+    executor = RetryingExecutor()
+    for arguments in ({"wait": False, "timeout": 1}, {"timeout": -1}, {"timeout": float("nan")}):
+        with pytest.raises(ValueError, match="timeout must be"):
+            executor.shutdown(**arguments)
+    assert 0 == executor.submit(int).result(TIMEOUT)
+    executor.shutdown()
+
+
+def test_submit_racing_with_shutdown_is_accepted_or_refused_and_never_both() -> None:
+    """What submit() refuses never runs; what it accepts gets its outcome (F4, G1)."""
+    for round_ in range(50):
+        executor = RetryingExecutor(2, retry=RetryPolicy(delays=(0,)), idle_timeout=0)
+        together = Barrier(4)
+        ran: list[tuple[int, int]] = []
+        accepted: list[tuple[int, int]] = []
+        futures: list[RetryingFuture[Any]] = []
+
+        def submit(
+            who: int,
+            executor: RetryingExecutor = executor,
+            together: Barrier = together,
+            ran: list[tuple[int, int]] = ran,
+            accepted: list[tuple[int, int]] = accepted,
+            futures: list[RetryingFuture[Any]] = futures,
+        ) -> None:
+            together.wait(TIMEOUT)
+            for number in itertools.count():  # pragma: no branch  # until it is refused
+                try:
+                    futures.append(executor.submit(ran.append, (who, number)))
+                except RuntimeError:
+                    return
+                accepted.append((who, number))
+
+        threads = [Thread(target=submit, args=(who,)) for who in range(3)]
+        for thread in threads:
+            thread.start()
+        together.wait(TIMEOUT)
+        executor.shutdown(wait=bool(round_ % 2))
+        for thread in threads:
+            thread.join(TIMEOUT)
+        executor.shutdown()
+        assert all(future.done() for future in futures)
+        assert sorted(accepted) == sorted(ran)
+
+
+# -- drain (F3) ------------------------------------------------------------------------------------
+
+
+def test_drain_waits_for_everything_submitted_so_far() -> None:
+    """It returns True once every call is done, retries included, and the executor goes on (F3)."""
+    load = Load(delay=0.02)
+    load.release.set()
+    assert load.executor.drain()
+    assert all(future.done() for future in load.futures)
+    assert 0 == load.executor.submit(int).result(TIMEOUT)
+    load.executor.shutdown()
+    assert load.is_complete()
+
+
+def test_drain_gives_up_in_time_and_cancels_nothing() -> None:
+    """Past the timeout it returns False, and the calls go on as if nothing had been (F3)."""
+    load = Load(delay=0.02)
+    began_at = time.monotonic()
+    assert not load.executor.drain(0.05)
+    assert time.monotonic() - began_at >= 0.05
+    assert not load.executor.drain(0)
+    load.release.set()
+    assert load.executor.drain(TIMEOUT)
+    load.executor.shutdown()
+    assert load.is_complete()
+
+
+def test_drain_does_not_wait_for_calls_submitted_later() -> None:
+    """A call that is submitted while drain() waits is none of its business (F3)."""
+    running, release, later_running, hold = Event(), Event(), Event(), Event()
+    drained: list[bool] = []
+
+    def run() -> None:
+        running.set()
+        assert release.wait(TIMEOUT)
+
+    def run_later() -> None:
+        later_running.set()
+        assert hold.wait(TIMEOUT)
+
+    with RetryingExecutor(1) as executor:
+        first = executor.submit(run)
+        assert running.wait(TIMEOUT)
+        thread = Thread(target=lambda: drained.append(executor.drain(TIMEOUT)))
+        thread.start()
+        assert eventually(lambda: first._observed)  # drain() has begun to wait
+        later = executor.submit(run_later)
+        release.set()
+        thread.join(TIMEOUT)
+        assert [True] == drained
+        assert not later.done()
+        hold.set()
+
+
+def test_drain_counts_cancelled_calls_as_done() -> None:
+    """A call that is cancelled while drain() waits does not hold it up (E1, F3)."""
+    with RetryingExecutor(1, retry=lambda _: NEVER_DUE) as executor:
+        future = executor.submit(FailOnce())
+        assert eventually(lambda: future.due_at)
+        canceller = Thread(target=lambda: eventually(lambda: future._observed) and future.cancel())
+        canceller.start()
+        assert executor.drain(TIMEOUT)
+        canceller.join(TIMEOUT)
+        assert future.cancelled()
+
+
+def test_drain_works_after_shutdown() -> None:
+    """After shutdown(wait=False) it waits for what is left (F3)."""
+    load = Load(delay=0.02)
+    load.executor.shutdown(wait=False)
+    load.release.set()
+    assert load.executor.drain(TIMEOUT)
+    assert load.is_complete()
+
+
+# -- dropped without shutdown (F5) -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("idle_timeout", [0, None, NEVER_DUE])
+def test_a_dropped_executor_finishes_its_calls_and_then_its_threads_go(idle_timeout: float | None) -> None:
+    """Calls running, ready and in backoff get their outcome, and no thread stays on after that (F5)."""
+    load = Load(delay=0.02, idle_timeout=idle_timeout)
+    del load.executor
+    gc.collect()
+    load.release.set()
+    assert load.is_complete()
+    assert eventually(lambda: not threads_named("load"))
+
+
+@pytest.mark.parametrize("in_backoff", [True, False])
+def test_threads_at_rest_go_at_once_when_the_executor_is_dropped(in_backoff: bool) -> None:
+    """With idle_timeout=None too, and the one that waits for a retry goes after that (F5, C2)."""
+    executor = RetryingExecutor(3, "resting", retry=lambda _: 0.05, idle_timeout=None)
+    together = Barrier(3)
+    assert not wait([executor.submit(together.wait, TIMEOUT) for _ in range(3)], TIMEOUT).not_done
+    futures = [executor.submit(FailOnce()) for _ in range(in_backoff)]
+    assert eventually(lambda: resting(executor) == 3)
+    del executor
+    gc.collect()
+    assert [2] * in_backoff == [future.result(TIMEOUT) for future in futures]
+    assert eventually(lambda: not threads_named("resting"))
+
+
+def test_a_dropped_executor_whose_last_call_is_cancelled_is_gone() -> None:
+    """Nobody waits for an hour for nothing (E1, F5)."""
+    executor = RetryingExecutor(1, "dropped", retry=lambda _: NEVER_DUE, idle_timeout=None)
+    future = executor.submit(FailOnce())
+    assert eventually(lambda: future.due_at)
+    del executor
+    gc.collect()
+    assert threads_named("dropped")
+    assert future.cancel()
+    assert eventually(lambda: not threads_named("dropped"))
+
+
+def test_a_view_keeps_its_executor_alive() -> None:
+    """As long as there is a view, calls can be submitted and threads stay (B9, F5)."""
+    executor = RetryingExecutor(1, "viewed", idle_timeout=None)
+    view = executor.with_options(max_attempts=1).with_options(max_attempts=2)
+    thread = view.submit(threading.current_thread).result(TIMEOUT)
+    del executor
+    gc.collect()
+    assert thread is view.submit(threading.current_thread).result(TIMEOUT)
+    del view
+    gc.collect()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+
+
+def test_a_running_call_may_hold_the_last_reference_to_its_executor() -> None:
+    """The executor goes away in its own worker thread, which notices (F5, F7)."""
+    box: list[RetryingExecutor] = [RetryingExecutor(1, "last", idle_timeout=None)]
+    dropped = Event()
+
+    def call(executor: RetryingExecutor) -> str:
+        assert dropped.wait(TIMEOUT)
+        return "done"
+
+    future = box[0].submit(call, box[0])
+    box.clear()
+    dropped.set()
+    assert "done" == future.result(TIMEOUT)
+    assert eventually(lambda: not threads_named("last"))
+
+
+def test_results_of_a_dropped_executor_can_still_be_cancelled_and_waited_for() -> None:
+    """A future needs no executor: wait(), cancel() and result() go on working (E1, F5)."""
+    load = Load(delay=NEVER_DUE)
+    del load.executor
+    gc.collect()
+    assert load.in_backoff.cancel()
+    assert load.ready.cancel()
+    load.release.set()
+    assert load.is_cancelled()
+    with pytest.raises(CancelledError):
+        load.ready.result(TIMEOUT)
+    assert eventually(lambda: not threads_named("load"))

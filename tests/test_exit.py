@@ -1,0 +1,288 @@
+"""The end of the interpreter, in real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import TIMEOUT
+
+import retrying_executor
+
+PROLOGUE = """
+import os, sys, threading, time
+from retrying_executor import RetryingExecutor, RetryPolicy
+
+def say(*words):
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")  # in one piece, from whatever thread
+    sys.stdout.flush()
+
+class Flaky:
+    def __init__(self, name, failures):
+        self.name, self.failures = name, failures
+
+    def __call__(self):
+        if self.failures:
+            self.failures -= 1
+            raise ValueError(self.name)
+        say(self.name)
+
+POLICY = RetryPolicy(delays=(0.05,) * 4)
+"""
+
+
+@contextmanager
+def started(script: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a Python that runs *script*, and see that it is gone in the end."""
+    source = str(Path(retrying_executor.__file__).parent.parent)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PROLOGUE + textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])},
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def run(script: str) -> tuple[int, list[str], str]:
+    """Run *script*; return the exit code, the lines of the output in alphabetical order, and the errors."""
+    with started(script) as process:
+        output, errors = process.communicate(timeout=TIMEOUT)
+    return process.returncode, sorted(output.splitlines()), errors
+
+
+EVERYTHING = """
+    executor.submit(Flaky("in backoff", 2))
+    executor.submit(lambda: (time.sleep(0.1), say("running")))
+    for number in range(3):
+        executor.submit(say, "ready", number)
+"""
+ITS_OUTPUT = ["in backoff", "ready 0", "ready 1", "ready 2", "running"]
+
+
+@pytest.mark.parametrize("max_workers", [1, 3])
+@pytest.mark.parametrize("exit_timeout", [None, 60])
+@pytest.mark.parametrize("idle_timeout", [0, None])
+def test_the_interpreter_ends_when_every_call_has_its_outcome(
+    max_workers: int, exit_timeout: float | None, idle_timeout: float | None
+) -> None:
+    """Calls running, ready and in backoff are finished first, and nothing is said about it (F4)."""
+    arguments = f"{max_workers}, retry=POLICY, exit_timeout={exit_timeout}, idle_timeout={idle_timeout}"
+    assert (0, ITS_OUTPUT, "") == run(f"executor = RetryingExecutor({arguments})\n{textwrap.dedent(EVERYTHING)}")
+
+
+ENDINGS = {
+    "shut down without waiting": ("executor.shutdown(wait=False)", 0, ""),
+    "dropped": ("del executor", 0, ""),
+    "exits": ("sys.exit(3)", 3, ""),
+    "exits with a message": ("sys.exit('a message')", 1, "a message"),
+    "fails": ("raise KeyError('unhandled')", 1, "KeyError: 'unhandled'"),
+    "views it": ("executor = executor.with_options(max_attempts=2)", 0, ""),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_however_the_script_ends_the_calls_are_finished(ending: str) -> None:
+    """An exit code, an unhandled exception and a dropped executor change nothing for the calls (F4, F5)."""
+    last_line, code, error = ENDINGS[ending]
+    script = f"executor = RetryingExecutor(2, retry=POLICY)\n{textwrap.dedent(EVERYTHING)}\n{last_line}"
+    returned, output, errors = run(script)
+    assert (code, ITS_OUTPUT) == (returned, output)
+    assert errors.rstrip().endswith(error)
+    assert bool(error) == bool(errors)
+
+
+def test_an_executor_in_a_function_is_finished_too() -> None:
+    """Nobody has a reference any more, neither to the executor nor to the futures (F4, F5)."""
+    script = f"""
+def main():
+    executor = RetryingExecutor(2, retry=POLICY)
+{EVERYTHING}
+main()
+"""
+    assert (0, ITS_OUTPUT, "") == run(script)
+
+
+def test_several_executors_are_finished_also_when_they_use_each_other() -> None:
+    """Each finishes its calls; a call of one may wait for another's that was submitted before (F4)."""
+    script = """
+    executors = [RetryingExecutor(1, retry=POLICY) for _ in range(5)]
+    first = executors[0].submit(Flaky("first", 2))
+    def after(before, name):
+        before.result()
+        say(name)
+    second = executors[3].submit(after, first, "second")
+    third = executors[1].submit(after, second, "third")
+    """
+    assert (0, ["first", "second", "third"], "") == run(script)
+
+
+def test_os_exit_waits_for_nothing() -> None:
+    """os._exit() ends the process on the spot, as it always does (F4)."""
+    code, output, errors = run(
+        """
+        executor = RetryingExecutor(1, retry=lambda _: 3600)
+        executor.submit(Flaky("never", 1))
+        say("end")
+        os._exit(7)
+        """
+    )
+    assert (7, ["end"], "") == (code, output, errors)
+
+
+@pytest.mark.parametrize("late", ["executor", "view", "RetryingExecutor(1)"])
+def test_submit_at_exit_is_refused(late: str) -> None:
+    """Once the interpreter finishes the executors, submit() raises the standard error (F4, G1)."""
+    script = f"""
+    executor = RetryingExecutor(1)
+    view = executor.with_options(retry=None)
+
+    def submit_until_refused():
+        try:
+            while True:
+                {late}.submit(list)
+                time.sleep(0.001)
+        except RuntimeError as error:
+            say(error)
+
+    RetryingExecutor(1).submit(submit_until_refused)
+    """
+    assert (0, ["cannot schedule new futures after interpreter shutdown"], "") == run(script)
+
+
+def test_submit_from_atexit_is_refused() -> None:
+    """Functions of `atexit` run when the executors are finished; none is left waiting (F4)."""
+    script = """
+    import atexit
+    executor = RetryingExecutor(1)
+
+    @atexit.register
+    def late():
+        for late in (executor, RetryingExecutor(1)):
+            try:
+                late.submit(say, "ran")
+            except RuntimeError as error:
+                say(error)
+
+    executor.submit(say, "in time")
+    """
+    refusal = "cannot schedule new futures after interpreter shutdown"
+    assert (0, [refusal, refusal, "in time"], "") == run(script)
+
+
+def test_exit_is_bounded_although_a_call_hangs() -> None:
+    """Past exit_timeout what waits is cancelled, what hangs is reported and cut off (F4, F3)."""
+    began_at = time.monotonic()
+    code, output, errors = run(
+        """
+        executor = RetryingExecutor(2, retry=lambda _: 3600, exit_timeout=0.3)
+        def hang():
+            threading.Event().wait()
+        executor.submit(hang)
+        executor.submit(say, "done")
+        executor.submit(Flaky("never", 1)).add_done_callback(lambda future: say("cancelled", future.cancelled()))
+        """
+    )
+    assert time.monotonic() - began_at >= 0.3
+    assert (0, ["cancelled True", "done"]) == (code, output)
+    assert "time is up, but 1 calls are still running: __main__.hang" == errors.strip()
+
+
+def test_the_exit_timeout_of_one_executor_does_not_bound_another() -> None:
+    """Each executor has its own bound; without one the interpreter waits as long as it takes (F4)."""
+    script = """
+    bounded = RetryingExecutor(1, retry=lambda _: 3600, exit_timeout=0)
+    patient = RetryingExecutor(1, retry=POLICY)
+    parked = bounded.submit(Flaky("never", 1))
+    parked.add_done_callback(lambda future: say("cancelled", future.cancelled()))
+    patient.submit(Flaky("in the end", 4))
+    """
+    assert (0, ["cancelled True", "in the end"], "") == run(script)
+
+
+def test_exit_does_not_wait_for_an_idle_executor() -> None:
+    """Threads at rest go at once, with idle_timeout=None too, and with a view of it around (F4)."""
+    script = """
+    executor = RetryingExecutor(3, idle_timeout=None)
+    view = executor.with_options(max_attempts=2)
+    print(list(view.map(abs, range(-3, 0))))
+    """
+    assert (0, ["[3, 2, 1]"], "") == run(script)
+
+
+def test_a_call_may_start_threads_and_use_the_standard_executor_until_it_is_done() -> None:
+    """While calls are finished at exit, retries may start worker threads (F4)."""
+    script = """
+    executor = RetryingExecutor(4, retry=POLICY, idle_timeout=0)
+    release = threading.Event()
+    def together(barrier=threading.Barrier(4)):
+        barrier.wait()
+        say("together")
+    executor.submit(Flaky("alone", 1))
+    flaky = [Flaky("flaky", 1) for _ in range(4)]
+    def call(flaky):
+        flaky()
+        together()
+    for one in flaky:
+        executor.submit(call, one)
+    """
+    assert (0, sorted(["alone"] + ["flaky"] * 4 + ["together"] * 4), "") == run(script)
+
+
+def test_asyncio_gets_its_results_and_ends() -> None:
+    """run_in_executor, as default executor and by name; asyncio.run() shuts the default one down (A5, F4)."""
+    script = """
+    import asyncio
+    async def main():
+        loop = asyncio.get_running_loop()
+        executor = RetryingExecutor(2, retry=POLICY)
+        loop.set_default_executor(RetryingExecutor(2, retry=POLICY))
+        await asyncio.gather(
+            loop.run_in_executor(executor, Flaky("by name", 2)),
+            loop.run_in_executor(None, Flaky("default", 2)),
+        )
+        executor.submit(Flaky("afterwards", 2))
+    asyncio.run(main())
+    say("end")
+    """
+    assert (0, ["afterwards", "by name", "default", "end"], "") == run(script)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to one process on Windows")
+@pytest.mark.parametrize("exit_timeout", [None, 3600])
+def test_an_interrupt_while_the_interpreter_waits_ends_the_process(exit_timeout: float | None) -> None:
+    """Ctrl-C at exit is not swallowed: as with the standard executor, the process does not go on waiting (F4)."""
+    script = f"""
+        executor = RetryingExecutor(1, retry=lambda _: 3600, exit_timeout={exit_timeout})
+        executor.submit(Flaky("never", 1))
+        other = RetryingExecutor(1)
+        def tell():
+            try:
+                while True:
+                    other.submit(list)
+                    time.sleep(0.001)
+            except RuntimeError:
+                say("waiting")
+        threading.Thread(target=tell, daemon=True).start()
+        """
+    with started(script) as process:
+        assert process.stdout is not None
+        assert "waiting\n" == process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=TIMEOUT)
+    assert "" == output
+    assert "KeyboardInterrupt" in errors

@@ -1,0 +1,460 @@
+"""What is logged, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, as_completed, wait
+from threading import Event
+from typing import Any, NoReturn
+
+import pytest
+
+from conftest import TIMEOUT
+from retrying_executor import Attempt, RetryingExecutor, RetryingFuture
+from retrying_executor._log import UnseenFailure, call_name, describe
+
+LOGGER = logging.getLogger("retrying_executor")
+needs_gil = pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="without the GIL an object that threads share goes no sooner than its own thread gets to it",
+)
+
+
+class HostileError(Exception):
+    """Raises whatever it is asked."""
+
+    def refuse(self, *_: object) -> NoReturn:
+        """Raise."""
+        raise LookupError("a hostile exception was asked")
+
+    __str__ = __repr__ = __bool__ = __len__ = __eq__ = __setattr__ = refuse  # type: ignore[assignment]
+    __hash__ = Exception.__hash__
+
+
+class FalsyError(Exception):
+    """A container of errors that happens to be empty."""
+
+    def __len__(self) -> int:
+        """Say that it is empty, hence false."""
+        return 0
+
+
+class Interrupt(BaseException):
+    """Not an Exception."""
+
+
+def fail(exception: BaseException | None = None) -> NoReturn:
+    """Raise *exception*, by default a ValueError."""
+    raise ValueError("no") if exception is None else exception
+
+
+class Callback:
+    """A callable object without a name of its own."""
+
+    __call__ = fail
+
+
+class Nameless(Callback):
+    """A callable object that raises when asked for its name."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Raise."""
+        raise LookupError(name)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Whatever happens, nothing is printed (G3)."""
+    yield
+    assert ("", "") == capfd.readouterr()
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[int], list[str]]:
+    """Return a function that returns the messages of a level that were logged so far."""
+    caplog.set_level(logging.DEBUG)
+
+    def messages(level: int) -> list[str]:
+        gc.collect()
+        for record in caplog.records:
+            assert record.name in ("retrying_executor", "concurrent.futures", "asyncio")
+        return [
+            record.getMessage()
+            for record in caplog.records
+            if record.levelno == level and record.name == "retrying_executor"
+        ]
+
+    return messages
+
+
+Logged = Callable[[int], list[str]]
+
+FAILED = f"{__name__}.fail failed after 5 attempts, and nobody looked at its outcome"
+
+
+def run_to_the_end(
+    executor: RetryingExecutor, fn: Callable[..., object], *args: object
+) -> RetryingFuture[Any]:
+    """Return the future of a call that is done, without having looked at its outcome."""
+    done = Event()
+    future = executor.submit(fn, *args)
+    future.add_done_callback(lambda _: done.set())
+    assert done.wait(TIMEOUT)
+    executor.shutdown()  # a worker may hold a call for a moment after it is done
+    return future
+
+
+# -- names and descriptions ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fn", "expected"),
+    [
+        (fail, f"{__name__}.fail"),
+        (Callback, f"{__name__}.Callback"),
+        (Callback().__call__, f"{__name__}.fail"),
+        (len, "builtins.len"),
+        (functools.partial(fail), "functools.partial"),
+        (Callback(), f"{__name__}.Callback"),
+        (Nameless(), f"{__name__}.Nameless"),
+    ],
+    ids=range(7),
+)
+def test_a_call_is_named_after_its_function(fn: object, expected: str) -> None:
+    """A line says which call it is about; without a name, the type's serves (G3)."""
+    assert expected == call_name(fn)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        ((None, ValueError("no")), "ValueError: no"),
+        ((None, HostileError()), "HostileError"),
+        (("secret", None), "rejected result of type str"),
+        ((HostileError(), None), "rejected result of type HostileError"),
+    ],
+)
+def test_an_outcome_is_described_in_a_line(outcome: Any, expected: str) -> None:
+    """Exceptions by type and text, results by type alone; nothing hostile gets through (B8, G3)."""
+    assert expected == describe(*outcome)
+
+
+# -- retries -------------------------------------------------------------------------------------
+
+
+def test_every_retry_is_logged(executor: RetryingExecutor, logged: Logged) -> None:
+    """Each retry is one line at INFO: which call, which attempt, what happened, what follows (G3)."""
+    assert isinstance(executor.submit(fail).exception(TIMEOUT), ValueError)
+    assert [
+        f"{__name__}.fail: attempt {number} failed (ValueError: no); the next one in 0 s"
+        for number in range(1, 5)
+    ] == logged(logging.INFO)
+
+
+def test_the_logging_of_retries_can_be_turned_off(
+    executor: RetryingExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Above INFO no retry is logged (G3)."""
+    caplog.set_level(logging.WARNING, LOGGER.name)
+    assert isinstance(executor.submit(fail).exception(TIMEOUT), ValueError)
+    assert [] == caplog.records
+
+
+def test_a_rejected_result_is_logged_by_its_type(executor: RetryingExecutor, logged: Logged) -> None:
+    """Results may be confidential: the log tells their type alone (G3)."""
+    view = executor.with_options(retry_result=lambda _: True, max_attempts=2)
+    assert "secret" == view.submit(lambda: "secret").result(TIMEOUT)
+    [line] = logged(logging.INFO)
+    assert "attempt 1 failed (rejected result of type str); the next one in 0 s" in line
+    assert "secret" not in line
+
+
+def test_a_call_that_succeeds_at_once_logs_nothing(executor: RetryingExecutor, logged: Logged) -> None:
+    """No news is good news (G3)."""
+    assert 1 == executor.submit(int, 1).result(TIMEOUT)
+    assert [] == [line for level in (10, 20, 30, 40, 50) for line in logged(level)]
+
+
+# -- failures that nobody looked at --------------------------------------------------------------
+
+
+def test_an_unseen_failure_is_logged_when_its_future_goes_away(
+    executor: RetryingExecutor, logged: Logged, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, with the exception, and not as long as somebody may still look at it (G3)."""
+    future = run_to_the_end(executor, fail)
+    assert [] == logged(logging.ERROR)
+    del future
+    assert [FAILED] == logged(logging.ERROR)
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.exc_info is not None
+    assert ValueError is record.exc_info[0]
+    assert "gave up after 5 attempts" in " ".join(getattr(record.exc_info[1], "__notes__", ()))
+
+
+@needs_gil
+def test_a_call_that_is_not_kept_is_logged_when_it_fails(executor: RetryingExecutor) -> None:
+    """Fire and forget: the failure comes out at once, without help from the garbage collector (G2, G3)."""
+    came_out = Event()
+
+    class Signal(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            assert FAILED == record.getMessage()
+            came_out.set()
+
+    handler = Signal(logging.ERROR)
+    LOGGER.addHandler(handler)
+    gc.collect()
+    gc.disable()
+    try:
+        executor.submit(fail)
+        assert came_out.wait(TIMEOUT)
+    finally:
+        gc.enable()
+        LOGGER.removeHandler(handler)
+
+
+async def _await(future: RetryingFuture[Any]) -> None:
+    with pytest.raises(ValueError, match="no"):
+        await asyncio.wrap_future(future)
+
+
+def _ask_result(future: RetryingFuture[Any]) -> None:
+    with pytest.raises(ValueError, match="no"):
+        future.result()
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        _ask_result,
+        lambda future: future.exception(),
+        lambda future: [_ask_result(done) for done in as_completed([future])],
+        lambda future: [_ask_result(done) for done in wait([future], return_when=FIRST_EXCEPTION).done],
+        lambda future: future.add_done_callback(lambda done: done.exception()),
+        lambda future: asyncio.run(_await(future)),
+    ],
+    ids=["result", "exception", "as_completed", "wait", "callback", "wrap_future"],
+)
+def test_a_failure_that_somebody_looked_at_is_not_logged(
+    executor: RetryingExecutor, logged: Logged, look: Callable[[RetryingFuture[Any]], object]
+) -> None:
+    """Whichever way its outcome was taken, it was seen (G3)."""
+    look(run_to_the_end(executor, fail))
+    assert [] == logged(logging.ERROR)
+
+
+def test_a_failure_that_run_in_executor_delivers_is_seen(executor: RetryingExecutor, logged: Logged) -> None:
+    """What asyncio takes while the call runs, and after, is seen (A3, G3)."""
+
+    async def main() -> None:
+        with pytest.raises(ValueError, match="no"):
+            await asyncio.get_running_loop().run_in_executor(executor, fail)
+
+    asyncio.run(main())
+    executor.shutdown()
+    assert [] == logged(logging.ERROR)
+
+
+@pytest.mark.parametrize(
+    "glance",
+    [
+        lambda future: future.done(),
+        lambda future: repr(future),
+        lambda future: wait([future]),
+        lambda future: list(as_completed([future])),
+        lambda future: future.add_done_callback(repr),
+    ],
+    ids=["done", "repr", "wait", "as_completed", "callback"],
+)
+def test_waiting_for_a_failure_is_not_looking_at_it(
+    executor: RetryingExecutor, logged: Logged, glance: Callable[[RetryingFuture[Any]], object]
+) -> None:
+    """Only who takes the outcome has seen it (G3)."""
+    glance(run_to_the_end(executor, fail))
+    assert [FAILED] == logged(logging.ERROR)
+
+
+def test_neither_success_nor_cancellation_is_a_failure(executor: RetryingExecutor, logged: Logged) -> None:
+    """What did not fail needs no log, looked at or not (G3)."""
+    started, release = Event(), Event()
+    calls = [executor.submit(lambda: (started.set(), release.wait(TIMEOUT))) for _ in range(4)]
+    assert started.wait(TIMEOUT)
+    assert executor.submit(int).cancel()
+    release.set()
+    del calls
+    run_to_the_end(executor, int)
+    assert [] == logged(logging.ERROR)
+
+
+def test_an_outcome_that_came_too_late_is_no_unseen_failure(
+    executor: RetryingExecutor, logged: Logged
+) -> None:
+    """When somebody else set the outcome meanwhile, that of the attempt does not count (A3, G3)."""
+    started, release = Event(), Event()
+
+    def call() -> NoReturn:
+        started.set()
+        assert release.wait(TIMEOUT)
+        raise ValueError("too late")
+
+    future = executor.with_options(retry=None).submit(call)
+    assert started.wait(TIMEOUT)
+    future.set_result("set")
+    release.set()
+    assert executor.drain(TIMEOUT)
+    del future
+    executor.shutdown()
+    assert [] == logged(logging.ERROR)
+
+
+@pytest.mark.parametrize(("outcome", "count"), [(ValueError("set"), 1), (None, 0)], ids=["failure", "none"])
+def test_an_exception_set_from_outside_is_logged_too(
+    executor: RetryingExecutor, logged: Logged, outcome: Exception | None, count: int
+) -> None:
+    """A failure is a failure, whoever said so (G3)."""
+    started, release = Event(), Event()
+    future: Any = executor.submit(lambda: (started.set(), release.wait(TIMEOUT)))
+    assert started.wait(TIMEOUT)
+    future.set_exception(outcome)
+    release.set()
+    del future
+    executor.shutdown()
+    assert count == len(logged(logging.ERROR))
+
+
+@pytest.mark.parametrize("exception", [HostileError, FalsyError, Interrupt], ids=lambda cls: cls.__name__)
+def test_an_unseen_failure_may_be_hostile(
+    executor: RetryingExecutor,
+    logged: Logged,
+    caplog: pytest.LogCaptureFixture,
+    exception: type[BaseException],
+) -> None:
+    """Whatever the exception, it is logged with its type and traceback, and nothing is raised (B8, G3)."""
+    caplog.handler.setFormatter(logging.Formatter("%(message)s"))
+    executor.with_options(max_attempts=1).submit(fail, exception())
+    executor.shutdown()
+    assert [FAILED.replace("5", "1")] == logged(logging.ERROR)
+    assert isinstance(caplog.records[-1].exc_info, tuple)
+    assert exception is caplog.records[-1].exc_info[0]
+
+
+def test_an_unseen_failure_is_logged_once() -> None:
+    """Seen failures keep quiet, and let go of the exception (G2, G3)."""
+    failure = UnseenFailure("call", 1, ValueError())
+    failure.seen()
+    assert failure._exception is None
+
+
+# -- what goes wrong in the executor's own threads -----------------------------------------------
+
+
+def test_an_initializer_that_fails_is_logged(logged: Logged) -> None:
+    """It is critical: no call will run (C6, G3)."""
+    with RetryingExecutor(1, initializer=fail) as executor:
+        assert executor.submit(int).exception(TIMEOUT) is not None
+    assert ["the initializer of a worker thread failed"] == logged(logging.CRITICAL)
+
+
+@pytest.mark.parametrize("interrupt", [Interrupt(), SystemExit(), KeyboardInterrupt()], ids=repr)
+def test_a_callback_that_interrupts_a_worker_is_logged(
+    executor: RetryingExecutor, logged: Logged, interrupt: BaseException
+) -> None:
+    """The worker stays, the others go on, and the log tells what happened (B8, G3)."""
+    release = Event()
+    future = executor.submit(release.wait, TIMEOUT)
+    future.add_done_callback(lambda _: fail(interrupt))
+    release.set()
+    assert future.result(TIMEOUT)
+    executor.shutdown()
+    assert ["a done callback, or another thread, raised in a worker thread"] == logged(logging.ERROR)
+
+
+def test_calls_that_outlast_a_shutdown_are_reported(executor: RetryingExecutor, logged: Logged) -> None:
+    """What still runs when the time is up is named; threads cannot be killed (F3)."""
+    started, release = Event(), Event()
+
+    def straggler() -> bool:
+        started.set()
+        return release.wait(TIMEOUT)
+
+    future = executor.submit(straggler)
+    assert started.wait(TIMEOUT)
+    executor.shutdown(timeout=0)
+    name = f"{straggler.__module__}.{straggler.__qualname__}"
+    assert [f"time is up, but 1 calls are still running: {name}"] == logged(logging.WARNING)
+    release.set()
+    assert future.result(TIMEOUT)
+
+
+class _RaisingFilter(logging.Filter):
+    """A user's own filter with a bug."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        raise LookupError("a filter with a bug")
+
+
+@pytest.fixture
+def _raising_filter(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level(logging.DEBUG)
+    bug = _RaisingFilter()
+    LOGGER.addFilter(bug)
+    yield
+    LOGGER.removeFilter(bug)
+
+
+@pytest.mark.usefixtures("_raising_filter")
+def test_a_log_filter_that_raises_changes_no_outcome(executor: RetryingExecutor) -> None:
+    """A hook's error changes nothing: the call is retried, and its outcome is its own (B8)."""
+    outcomes = iter([ValueError("no"), None])
+
+    def call() -> int:
+        outcome = next(outcomes)
+        if outcome is not None:
+            raise outcome
+        return 42
+
+    assert 42 == executor.submit(call).result(TIMEOUT)
+
+
+@pytest.mark.usefixtures("_raising_filter")
+def test_a_log_filter_that_raises_kills_no_worker() -> None:
+    """After a callback that raised, with a filter that raises, other calls still run (B8, G1)."""
+    with RetryingExecutor(1, retry=None) as executor:
+        release = Event()
+        future = executor.submit(release.wait, TIMEOUT)
+        future.add_done_callback(lambda _: fail(Interrupt()))
+        release.set()
+        assert future.result(TIMEOUT)
+        assert 1 == executor.submit(int, 1).result(TIMEOUT)
+
+
+def test_an_interrupt_that_is_hostile_kills_no_worker() -> None:
+    """Even what cannot be logged leaves the worker alive (B8, G1)."""
+
+    class HostileInterrupt(Interrupt):
+        def __bool__(self) -> NoReturn:
+            raise LookupError("a hostile exception was asked")
+
+    with RetryingExecutor(1, retry=None) as executor:
+        release = Event()
+        future = executor.submit(release.wait, TIMEOUT)
+        future.add_done_callback(lambda _: fail(HostileInterrupt()))
+        release.set()
+        assert future.result(TIMEOUT)
+        assert 1 == executor.submit(int, 1).result(TIMEOUT)
+
+
+def test_a_policy_that_is_asked_is_not_logged(executor: RetryingExecutor, logged: Logged) -> None:
+    """Giving up is no retry: what follows is the caller's to see (G3)."""
+
+    def give_up(attempt: Attempt) -> None:
+        return None
+
+    assert isinstance(executor.with_options(retry=give_up).submit(fail).exception(TIMEOUT), ValueError)
+    assert [] == logged(logging.INFO) == logged(logging.ERROR)

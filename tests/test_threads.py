@@ -1,0 +1,520 @@
+"""The worker threads: when they start, when they leave, and that no call is lost in between."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import wait
+from concurrent.futures.thread import BrokenThreadPool
+from itertools import count
+from threading import Barrier, Event, Lock, Thread
+from typing import Any
+
+import pytest
+from conftest import TIMEOUT
+from observe import eventually, resting, threads_named
+
+from retrying_executor import RetryingExecutor, RetryPolicy
+
+AT_ONCE = RetryPolicy(delays=(0, 0, 0, 0))
+NEVER_DUE = 3600.0
+
+
+class Interrupt(BaseException):
+    """What another thread raises in a worker."""
+
+
+def fail() -> None:
+    """A call that fails."""
+    raise ValueError
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Keep what the library logs about broken initializers and interrupts from the output."""
+    logger = logging.getLogger("retrying_executor")
+    logger.propagate = False
+    handler = logging.NullHandler()
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    logger.propagate = True
+
+
+# -- lazily started, and gone again (C1, C2) -----------------------------------------------------
+
+
+def test_no_thread_is_started_before_the_first_call() -> None:
+    """An executor that nobody used has no thread, and neither has one after views and questions (C1)."""
+    with RetryingExecutor(2, "unused") as executor:
+        executor.with_options(max_attempts=3)
+        executor.stats()
+        assert executor.drain(TIMEOUT)
+        assert [] == threads_named("unused")
+        assert 0 == executor.stats().threads
+
+
+def test_a_call_is_given_to_a_thread_that_rests() -> None:
+    """No thread is started while one is idle, however many calls come one after the other (C1)."""
+    seen = set()
+    with RetryingExecutor(8) as executor:
+        for _ in range(50):
+            seen.add(executor.submit(threading.get_ident).result(TIMEOUT))
+            assert eventually(lambda: resting(executor))
+        assert 1 == executor.stats().threads
+    assert 1 == len(seen)
+
+
+@pytest.mark.parametrize("max_workers", [1, 2, 5])
+def test_there_are_as_many_threads_as_work_but_never_more_than_max_workers(max_workers: int) -> None:
+    """With more calls than workers every worker is started and none beyond (C1)."""
+    release = Event()
+    together = Barrier(max_workers + 1)
+
+    def call() -> None:
+        together.wait(TIMEOUT)
+        assert release.wait(TIMEOUT)
+
+    with RetryingExecutor(max_workers, "counted") as executor:
+        first = [executor.submit(call) for _ in range(max_workers)]
+        together.wait(TIMEOUT)
+        others = [executor.submit(int) for _ in range(20)]
+        assert max_workers == executor.stats().threads
+        assert max_workers == len(threads_named("counted"))
+        assert {f"counted_{i}" for i in range(max_workers)} == {t.name for t in threads_named("counted")}
+        release.set()
+        assert not wait(first + others, TIMEOUT).not_done
+
+
+@pytest.mark.parametrize("idle_timeout", [0, 0.01])
+def test_threads_leave_when_they_were_idle_for_long_enough(idle_timeout: float) -> None:
+    """The process is back at zero threads without shutdown(), and the next call starts one again (C2)."""
+    with RetryingExecutor(3, "leaving", retry=AT_ONCE, idle_timeout=idle_timeout) as executor:
+        for _ in range(3):
+            futures = [executor.submit(int) for _ in range(10)]
+            assert not wait(futures, TIMEOUT).not_done
+            assert eventually(lambda: not threads_named("leaving"))
+            assert 0 == executor.stats().threads
+
+
+def test_a_thread_does_not_leave_before_the_idle_timeout() -> None:
+    """An idle thread stays for at least idle_timeout seconds (C2)."""
+    with RetryingExecutor(1, "patient", idle_timeout=0.2) as executor:
+        executor.submit(int).result(TIMEOUT)
+        idle_at = time.monotonic()
+        assert eventually(lambda: not threads_named("patient"))
+        assert time.monotonic() - idle_at > 0.15
+
+
+def test_without_an_idle_timeout_threads_stay_until_the_shutdown() -> None:
+    """With idle_timeout=None an idle thread waits without a limit, and shutdown() ends it (C2, F1)."""
+    with RetryingExecutor(1, "staying", idle_timeout=None) as executor:
+        thread = executor.submit(threading.current_thread).result(TIMEOUT)
+        assert eventually(lambda: resting(executor))
+        assert thread.is_alive()
+        assert thread is executor.submit(threading.current_thread).result(TIMEOUT)
+    assert not thread.is_alive()
+
+
+# -- in backoff (C3, C4) -------------------------------------------------------------------------
+
+
+def test_calls_in_backoff_keep_one_thread_parked_that_uses_no_cpu() -> None:
+    """While calls are only in backoff, the others leave and the one that stays sleeps (C3)."""
+    with RetryingExecutor(4, "parked", retry=lambda _: NEVER_DUE, idle_timeout=0) as executor:
+        futures = [executor.submit(fail) for _ in range(200)]
+        assert eventually(lambda: executor.stats().in_backoff == 200)
+        assert eventually(lambda: executor.stats().threads == 1)
+        assert eventually(lambda: len(threads_named("parked")) == 1)
+        assert eventually(lambda: resting(executor) == 1)
+        used = time.process_time()
+        assert not Event().wait(0.5)  # nothing runs in the meantime
+        assert time.process_time() - used < 0.1
+        assert all(future.cancel() for future in futures)
+        assert eventually(lambda: not threads_named("parked"))
+
+
+def test_the_thread_of_a_call_in_backoff_leaves_when_the_call_is_cancelled() -> None:
+    """Nobody waits for a due time that nothing has any more, whatever the order of cancelling (C2, E1)."""
+    with RetryingExecutor(2, "parked", retry=lambda _: NEVER_DUE, idle_timeout=0) as executor:
+        futures = [executor.submit(fail) for _ in range(3)]
+        assert eventually(lambda: executor.stats().in_backoff == 3)
+        for future in reversed(futures):
+            assert threads_named("parked")
+            assert future.cancel()
+        assert eventually(lambda: not threads_named("parked"))
+
+
+@pytest.mark.parametrize("idle_timeout", [0, None])
+@pytest.mark.parametrize("slow_first", [True, False])
+def test_a_slow_call_delays_nobody_that_becomes_due(slow_first: bool, idle_timeout: float | None) -> None:
+    """A retry that is known to a busy worker only is run by another one, at rest or not started yet (C4)."""
+    release, started = Event(), Event()
+    attempts = count(1)
+
+    def flaky() -> int:
+        if (number := next(attempts)) < 3:
+            raise ValueError
+        return number
+
+    def slow() -> None:
+        started.set()
+        assert release.wait(TIMEOUT)
+
+    policy = RetryPolicy(delays=(0.02, 0.02))
+    with RetryingExecutor(2, retry=policy, idle_timeout=idle_timeout) as executor:
+        calls = [slow, flaky] if slow_first else [flaky, slow]
+        futures = {call: executor.submit(call) for call in calls}
+        assert started.wait(TIMEOUT)
+        assert 3 == futures[flaky].result(TIMEOUT)
+        assert not futures[slow].done()
+        release.set()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_call_in_backoff_is_not_forgotten_when_the_thread_that_waited_gets_busy(others: int) -> None:
+    """The leader is given a slow call: whoever is left, or started, waits for the retry instead (C4)."""
+    release, failed = Event(), Event()
+    attempts = count(1)
+
+    def flaky() -> int:
+        if (number := next(attempts)) < 2:
+            failed.set()
+            raise ValueError
+        return number
+
+    def slow() -> None:
+        assert release.wait(TIMEOUT)
+
+    with RetryingExecutor(2 + others, retry=RetryPolicy(delays=(0.05,)), idle_timeout=None) as executor:
+        retried = executor.submit(flaky)
+        assert failed.wait(TIMEOUT)
+        assert eventually(lambda: resting(executor) or retried.done())
+        blocked = [executor.submit(slow) for _ in range(1 + others)]
+        assert 2 == retried.result(TIMEOUT)
+        assert not any(future.done() for future in blocked)
+        release.set()
+
+
+def test_a_sooner_retry_wakes_the_thread_that_waits_for_a_later_one() -> None:
+    """A call in backoff for an hour does not hide one that is due at once (C4, D2)."""
+    release = Event()
+    attempts = count(1)
+
+    def flaky() -> int:
+        if (number := next(attempts)) == 1:
+            assert release.wait(TIMEOUT)
+            raise ValueError
+        return number
+
+    with RetryingExecutor(2, idle_timeout=None) as executor:
+        soon = executor.with_options(retry=lambda _: 0).submit(flaky)
+        late = executor.with_options(retry=lambda _: NEVER_DUE).submit(fail)
+        assert eventually(lambda: late.due_at and resting(executor))
+        release.set()
+        assert 2 == soon.result(TIMEOUT)
+        assert late.cancel()
+
+
+# -- no lost call (C5) -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_workers", [1, 3])
+def test_no_call_is_lost_between_a_thread_that_leaves_and_a_submitter(max_workers: int) -> None:
+    """Threads that leave at once meet submitters that come one call at a time (C5)."""
+    rounds, submitters = 2_000, 4
+    done = count(1)
+
+    def call() -> int:
+        return next(done)
+
+    def submit() -> None:
+        for _ in range(rounds):
+            results.append(executor.submit(call).result(TIMEOUT))
+
+    results: list[int] = []
+    executor = RetryingExecutor(max_workers, "losing", idle_timeout=0)
+    threads = [Thread(target=submit) for _ in range(submitters)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT * 4)
+    assert list(range(1, rounds * submitters + 1)) == sorted(results)
+    assert eventually(lambda: not threads_named("losing"))
+
+
+def test_no_call_of_many_is_lost() -> None:
+    """Of 200,000 calls from four threads each gets done once (C5, G1)."""
+    runs = count(1)
+    submitters, each = 4, 50_000
+
+    def call(number: int) -> int:
+        next(runs)
+        return number
+
+    def submit(offset: int) -> None:
+        futures[offset] = [executor.submit(call, offset + n) for n in range(each)]
+
+    futures: dict[int, list[Any]] = {}
+    executor = RetryingExecutor(3, "many", idle_timeout=0)
+    threads = [Thread(target=submit, args=(n * each,)) for n in range(submitters)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT * 4)
+    assert executor.drain(TIMEOUT * 4)
+    total = submitters * each
+    assert list(range(total)) == [future.result(0) for n in sorted(futures) for future in futures[n]]
+    assert total + 1 == next(runs)
+    assert (total, total) == (executor.stats().submitted, executor.stats().succeeded)
+    assert eventually(lambda: not threads_named("many"))
+
+
+# -- initializers (C6) -----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("idle_timeout", [0, None])
+def test_a_failing_initializer_breaks_the_executor(idle_timeout: float | None) -> None:
+    """If the first thread cannot be initialized, pending and later calls fail with BrokenThreadPool (C6)."""
+    submitted = Event()
+    ran = Event()
+
+    def initializer(expected: str) -> None:
+        assert "argument" == expected
+        assert submitted.wait(TIMEOUT)
+        raise ValueError
+
+    with RetryingExecutor(
+        2, initializer=initializer, initargs=("argument",), idle_timeout=idle_timeout
+    ) as executor:
+        futures = [executor.submit(ran.set) for _ in range(5)]
+        submitted.set()
+        for future in futures:
+            assert isinstance(future.exception(TIMEOUT), BrokenThreadPool)
+        with pytest.raises(BrokenThreadPool):
+            executor.submit(ran.set)
+        with pytest.raises(BrokenThreadPool):
+            executor.with_options(retry=None).submit(ran.set)
+    assert not ran.is_set()
+    assert 5 == executor.stats().failed
+
+
+@pytest.mark.usefixtures("quiet")
+def test_an_initializer_that_fails_later_breaks_what_waits_and_spares_what_runs() -> None:
+    """The second thread fails: calls ready and in backoff are broken, a running attempt's outcome stands (C6)."""
+    release, running, submitted = Event(), Event(), Event()
+    threads = count(1)
+
+    def initializer() -> None:
+        if next(threads) == 2:
+            assert submitted.wait(TIMEOUT)
+            raise ValueError
+
+    def run() -> str:
+        running.set()
+        assert release.wait(TIMEOUT)
+        return "stands"
+
+    with RetryingExecutor(2, initializer=initializer, retry=lambda _: NEVER_DUE) as executor:
+        in_backoff = executor.submit(fail)
+        assert eventually(lambda: in_backoff.due_at and resting(executor))
+        stands = executor.submit(run)
+        assert running.wait(TIMEOUT)
+        ready = executor.submit(int)
+        submitted.set()
+        assert isinstance(ready.exception(TIMEOUT), BrokenThreadPool)
+        assert isinstance(in_backoff.exception(TIMEOUT), BrokenThreadPool)
+        release.set()
+        assert "stands" == stands.result(TIMEOUT)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_an_attempt_that_fails_in_a_broken_executor_is_the_last() -> None:
+    """Its own error stands; it is not retried, and it does not hang (C6, G1)."""
+    threads, started, broken = count(1), Event(), Event()
+
+    def initializer() -> None:
+        if next(threads) == 2:
+            raise ValueError
+
+    def run_and_fail() -> None:
+        started.set()
+        assert broken.wait(TIMEOUT)
+        raise KeyError
+
+    with RetryingExecutor(2, initializer=initializer, retry=AT_ONCE) as executor:
+        failing = executor.submit(run_and_fail)
+        assert started.wait(TIMEOUT)
+        assert isinstance(executor.submit(int).exception(TIMEOUT), BrokenThreadPool)
+        broken.set()
+        assert isinstance(failing.exception(TIMEOUT), KeyError)
+        assert 1 == failing.attempts
+
+
+def test_a_slow_initializer_starts_no_more_threads_than_there_is_work() -> None:
+    """A thread that is still being initialized will see to a call: no other is started for it (C1, C6)."""
+    initializing, release = Event(), Event()
+
+    def initializer() -> None:
+        initializing.set()
+        assert release.wait(TIMEOUT)
+
+    with RetryingExecutor(8, initializer=initializer) as executor:
+        futures = [executor.submit(int)]
+        assert initializing.wait(TIMEOUT)
+        assert 1 == executor.stats().threads
+        futures.append(executor.submit(int))
+        assert eventually(lambda: executor._pool._initializing == 2)
+        assert 2 == executor.stats().threads
+        release.set()
+        assert not wait(futures, TIMEOUT).not_done
+
+
+def test_a_thread_in_its_initializer_delays_no_call_that_another_can_take() -> None:
+    """A worker at rest takes the next call, however long a new one is busy with its initializer (C4)."""
+    threads, second, release, running = count(1), Event(), Event(), Event()
+
+    def initializer() -> None:
+        if next(threads) == 2:
+            second.set()
+            assert release.wait(TIMEOUT)
+
+    def run() -> None:
+        running.set()
+        assert second.wait(TIMEOUT)
+
+    with RetryingExecutor(2, initializer=initializer) as executor:
+        futures = [executor.submit(run)]
+        assert running.wait(TIMEOUT)
+        futures.append(executor.submit(int))
+        assert second.wait(TIMEOUT)
+        assert not wait(futures, TIMEOUT).not_done  # both by the first thread
+        assert eventually(lambda: resting(executor))
+        late = executor.submit(int)
+        try:
+            assert wait([late], TIMEOUT / 20).done
+        finally:
+            release.set()
+
+
+# -- threads that cannot be started, and threads that are interrupted (C7, G1) -------------------
+
+
+class Refusal:
+    """Stands for `Thread.start`, and says that it cannot as often as it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.start = Thread.start
+        self.which: set[int] = set()
+        self.asked = count(1)
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: self(thread))
+
+    def __call__(self, thread: Thread) -> None:
+        if next(self.asked) in self.which:
+            raise RuntimeError("can't start new thread")
+        self.start(thread)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_a_call_for_which_no_thread_can_be_started_is_refused(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """With no thread at all submit() raises, the call never runs, and later ones do (C7, G1)."""
+    ran: list[int] = []
+
+    def refuse(_: object) -> None:
+        raise error("can't start new thread")
+
+    with RetryingExecutor(2, "refused", idle_timeout=0) as executor:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            for number in range(3):
+                with pytest.raises(error, match="can't start new thread"):
+                    executor.submit(ran.append, number)
+        assert 0 == executor.stats().submitted
+        executor.submit(ran.append, 3).result(TIMEOUT)
+        assert eventually(lambda: not threads_named("refused"))
+        assert [3] == ran
+
+
+@pytest.mark.parametrize("max_workers", [1, 2, 3])
+@pytest.mark.parametrize("which", [{1}, {2}, {3}, {2, 3}, {1, 3}])
+def test_no_accepted_call_is_lost_when_a_thread_cannot_be_started(
+    monkeypatch: pytest.MonkeyPatch, which: set[int], max_workers: int
+) -> None:
+    """Whichever start fails, a refused call never runs and all accepted ones do (C7)."""
+    refusal = Refusal(monkeypatch)
+    refusal.which = which
+    ran: list[int] = []
+    accepted: list[int] = []
+    futures = []
+    lock = Lock()
+    attempted: set[int] = set()
+
+    def call(number: int) -> None:
+        with lock:
+            first = number not in attempted
+            attempted.add(number)
+        if first:
+            raise ValueError
+        ran.append(number)
+
+    with RetryingExecutor(max_workers, retry=RetryPolicy(delays=(0.01,)), idle_timeout=0) as executor:
+        for number in range(12):
+            try:
+                futures.append(executor.submit(call, number))
+                accepted.append(number)
+            except RuntimeError as error:
+                assert "can't start new thread" == str(error)
+            if number % 3 == 2:
+                assert not wait(futures, TIMEOUT).not_done
+        assert all(future.exception(TIMEOUT) is None for future in futures)
+    assert accepted == sorted(ran)
+    assert set(accepted) == attempted
+    assert len(accepted) == executor.stats().submitted
+
+
+def raise_in(thread: Thread) -> None:
+    """Have `Interrupt` raised in a thread, at its next bytecode instruction."""
+    assert thread.ident is not None
+    ident = ctypes.c_ulong(thread.ident)
+    assert 1 == ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(Interrupt))
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("in_backoff", [True, False])
+def test_an_exception_raised_in_a_thread_at_rest_loses_no_call(in_backoff: bool) -> None:
+    """The thread takes note of it when it is woken, and goes on (G1)."""
+    with RetryingExecutor(1, retry=lambda _: NEVER_DUE, idle_timeout=None) as executor:
+        thread = executor.submit(threading.current_thread).result(TIMEOUT)
+        parked = [executor.submit(fail) for _ in range(in_backoff)]
+        assert eventually(lambda: executor.stats().in_backoff == in_backoff and resting(executor))
+        raise_in(thread)
+        assert [1] * 5 == [executor.submit(int, 1).result(TIMEOUT) for _ in range(5)]
+        assert all(future.cancel() for future in parked)
+        assert 1 == executor.stats().threads
+
+
+@pytest.mark.usefixtures("quiet")
+def test_an_exception_raised_in_a_running_call_is_its_outcome() -> None:
+    """It is not an Exception, so it is not retried; the calls after it run (B4, G1)."""
+    running = Event()
+    never = False
+
+    def run() -> None:
+        running.set()
+        while not never:
+            time.sleep(0)
+
+    with RetryingExecutor(1, retry=AT_ONCE) as executor:
+        future = executor.submit(run)
+        others = [executor.submit(int, n) for n in range(3)]
+        assert running.wait(TIMEOUT)
+        (thread,) = executor._pool._crew.threads()
+        raise_in(thread)
+        assert isinstance(future.exception(TIMEOUT), Interrupt)
+        assert [0, 1, 2] == [other.result(TIMEOUT) for other in others]

@@ -1,0 +1,244 @@
+"""What type checkers see: every public signature. Checked by mypy and pyright, never run (H)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
+from datetime import timedelta
+
+from typing_extensions import assert_type
+
+from retrying_executor import (
+    Attempt,
+    ForkedFutureError,
+    PendingLimitError,
+    RetryingExecutor,
+    RetryingFuture,
+    RetryPolicy,
+    Stats,
+)
+
+
+def area(width: int, height: float = 1.0, *, name: str = "") -> float:
+    """A call with all kinds of parameters."""
+    return width * height
+
+
+class Caller:
+    """A callable object."""
+
+    def __call__(self, number: int) -> bytes:
+        return bytes(number)
+
+    def method(self, *, flag: bool) -> str:
+        return str(flag)
+
+
+def constructor() -> None:
+    """Standard parameters by position, ours by keyword; what is misspelt or out of range is seen (A1, B1)."""
+    RetryingExecutor()
+    RetryingExecutor(4, "prefix", print, (1, 2))
+    RetryingExecutor(max_workers=None, thread_name_prefix="", initializer=None, initargs=())
+    RetryingExecutor(retry=None)
+    RetryingExecutor(retry=RetryPolicy())
+    RetryingExecutor(retry=lambda attempt: 1.0 if attempt.number < 3 else None)
+    RetryingExecutor(retry=lambda attempt: timedelta(seconds=attempt.elapsed))
+    RetryingExecutor(idle_timeout=None, exit_timeout=None, max_pending=None)
+    RetryingExecutor(idle_timeout=timedelta(minutes=1), exit_timeout=30, max_pending=100, when_full="wait")
+    RetryingExecutor(when_full="raise")
+    RetryingExecutor(1, "", None, (), None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    RetryingExecutor(max_worker=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    RetryingExecutor(when_full="drop")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RetryingExecutor(retry=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RetryingExecutor(retry=RetryPolicy)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RetryingExecutor(idle_timeout="5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def needs_the_standard(pool: ThreadPoolExecutor, future: Future[float]) -> None: ...
+
+
+def needs_any(pool: Executor) -> None: ...
+
+
+def drop_in(executor: RetryingExecutor) -> None:
+    """It goes where a ThreadPoolExecutor is asked for, its futures where a Future is (A3, A5)."""
+    needs_the_standard(executor, executor.submit(area, 1))
+    needs_any(executor)
+    needs_any(executor.with_options())
+    needs_the_standard(executor.with_options(), executor.submit(area, 1))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with executor as entered:
+        assert_type(entered, RetryingExecutor)
+
+
+def submit(executor: RetryingExecutor) -> None:
+    """What is submitted keeps its signature, and its result is the type of the future (A2, H)."""
+    assert_type(executor.submit(area, 2), RetryingFuture[float])
+    assert_type(executor.submit(area, 2, 3.0, name="a"), RetryingFuture[float])
+    assert_type(executor.submit(area, 2, height=3), RetryingFuture[float])
+    assert_type(executor.submit(Caller(), 3), RetryingFuture[bytes])
+    assert_type(executor.submit(Caller().method, flag=True), RetryingFuture[str])
+    assert_type(executor.submit(Caller), RetryingFuture[Caller])
+    assert_type(executor.submit(lambda: 42), RetryingFuture[int])
+    assert_type(executor.submit(pow, 2, 8).done(), bool)
+    executor.submit()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    executor.submit(area)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    executor.submit(area, "2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executor.submit(area, 2, nam="a")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    executor.submit(area, 2, 3.0, "a")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    executor.submit(fn=area)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    executor.submit(42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def one(a: int) -> str:
+    """A call with one argument."""
+    return str(a)
+
+
+def two(a: int, b: str) -> bytes:
+    """A call with two arguments."""
+    return b"%d" % a + b.encode()
+
+
+def three(a: int, b: str, c: float) -> float:
+    """A call with three arguments."""
+    return a + c + len(b)
+
+
+def four(a: int, b: str, c: float, d: bytes) -> list[int]:
+    """A call with four arguments."""
+    return [a, len(b), int(c), len(d)]
+
+
+def map_(executor: RetryingExecutor) -> None:
+    """map() keeps the signature of the function up to three iterables, its result always (A2, H)."""
+    assert_type(executor.map(one, [1]), Iterator[str])
+    assert_type(executor.map(two, [1], ["b"]), Iterator[bytes])
+    assert_type(executor.map(three, [1], ["b"], [1.0]), Iterator[float])
+    assert_type(executor.map(four, [1], ["b"], [1.0], [b""]), Iterator[list[int]])
+    assert_type(executor.map(lambda *args: len(args), [1], [2], [3], [4], [5], [6]), Iterator[int])
+    executor.map(max, *[[1, 2], [3, 4]])
+    assert_type(executor.map(lambda a: a + 1, range(3)), Iterator[int])
+    assert_type(executor.map(one, {1}, timeout=1, chunksize=2, buffersize=3), Iterator[str])
+    assert_type(executor.map(one, {1}, timeout=timedelta(1), buffersize=None), Iterator[str])
+    executor.map(one, ["1"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executor.map(one, [1], [2])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executor.map(two, [1])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executor.map(two, ["1"], ["b"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executor.map(three, [1], ["b"], ["c"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executor.map(one, 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    executor.map(one, [1], timeout="1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    executor.map(one, [1], buffersize="1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+
+
+def options(executor: RetryingExecutor) -> None:
+    """A view has the options of RetryPolicy and the signatures of the executor (B9, H)."""
+    view = executor.with_options(max_attempts=8, retry_on=(OSError, KeyError))
+    assert_type(view.submit(one, 1), RetryingFuture[str])
+    assert_type(view.map(two, [1], ["b"]), Iterator[bytes])
+    assert_type(view.with_options(retry=None).submit(one, 1), RetryingFuture[str])
+    executor.with_options(retry=RetryPolicy(), delays=[1, timedelta(2)])
+    executor.with_options(retry=lambda attempt: None)
+    executor.with_options(max_attempt=8)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    executor.with_options(max_attempts="8")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executor.with_options(8)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+    view.submit(one, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def future(executor: RetryingExecutor) -> None:
+    """A future is one of the standard library with more to read (A3, B10)."""
+    future = executor.submit(area, 2)
+    assert_type(future.result(), float)
+    assert_type(future.result(1), float)
+    assert_type(future.result(timeout=timedelta(seconds=1)), float)
+    assert_type(future.exception(timeout=1), BaseException | None)
+    assert_type(future.attempts, int)
+    assert_type(future.last_exception, BaseException | None)
+    assert_type(future.due_at, float | None)
+    assert_type(future.cancel(), bool)
+    assert_type(future.cancelled(), bool)
+    assert_type(future.running(), bool)
+    assert_type(future.done(), bool)
+    future.add_done_callback(lambda done: assert_type(done.result(), float))
+    future.attempts = 1  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    futures = [executor.submit(one, number) for number in range(3)]
+    for done in as_completed(futures):
+        assert_type(done.result(), str)
+    assert_type(wait(futures, 1).done.pop().result(), str)
+
+
+def endings(executor: RetryingExecutor) -> None:
+    """Durations are numbers or timedeltas (F1, F2, F3)."""
+    executor.shutdown()
+    executor.shutdown(False)
+    executor.shutdown(wait=True, cancel_futures=True, timeout=timedelta(seconds=30))
+    assert_type(executor.drain(), bool)
+    assert_type(executor.drain(1.5), bool)
+    assert_type(executor.drain(timeout=timedelta(1)), bool)
+    executor.shutdown(True, True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def policy() -> None:
+    """The options of a policy, and what it holds (B1)."""
+
+    def retry_on(error: Exception) -> bool | float | timedelta:
+        return isinstance(error, OSError)
+
+    policy = RetryPolicy(
+        max_attempts=8,
+        initial_delay=timedelta(seconds=1),
+        multiplier=3,
+        max_delay=60,
+        jitter=False,
+        max_elapsed=None,
+        retry_on=retry_on,
+        retry_result=lambda result: result is None,
+        random=lambda: 0.5,
+    )
+    RetryPolicy(max_attempts=None, retry_on=OSError, retry_result=None, random=None, max_elapsed=timedelta(1))
+    RetryPolicy(delays=(1, 2.5, timedelta(seconds=4)), retry_on=(OSError, KeyError))
+    RetryPolicy(retry_on=lambda error: 1.5)
+    assert_type(policy.max_attempts, int | None)
+    assert_type(policy.initial_delay, float)
+    assert_type(policy.multiplier, float)
+    assert_type(policy.max_delay, float)
+    assert_type(policy.jitter, bool)
+    assert_type(policy.max_elapsed, float | None)
+    assert_type(policy.delays, tuple[float, ...] | None)
+    assert_type(policy.replace(max_attempts=3), RetryPolicy)
+    assert_type(policy == policy, bool)
+    policy.max_attempts = 3  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    policy.replace(max_attempt=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    RetryPolicy(8)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    RetryPolicy(max_attempt=8)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    RetryPolicy(max_attempts=8.0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RetryPolicy(retry_on="OSError")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RetryPolicy(retry_on=lambda error: "yes")  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType]
+    RetryPolicy(delays=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def attempt() -> None:
+    """What a policy gets (B1)."""
+    attempt = Attempt(number=1, exception=OSError(), result=None, elapsed=0.5)
+    assert_type(attempt.number, int)
+    assert_type(attempt.exception, Exception | None)
+    assert_type(attempt.result, object)
+    assert_type(attempt.elapsed, float)
+    assert_type(RetryPolicy()(attempt), float | None)
+    attempt.number = 2  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    Attempt(number=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def stats(executor: RetryingExecutor) -> None:
+    """What the numbers are (G4)."""
+    stats = executor.stats()
+    assert_type(stats, Stats)
+    assert_type(stats.threads + stats.running + stats.ready + stats.in_backoff, int)
+    assert_type(stats.submitted + stats.succeeded + stats.failed + stats.cancelled + stats.retried, int)
+    assert_type(stats.next_due_at, float | None)
+
+
+def errors() -> None:
+    """Both errors are RuntimeErrors (F6, G5)."""
+    refused: RuntimeError = PendingLimitError()
+    forked: RuntimeError = ForkedFutureError()
+    raise refused from forked
