@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 
 from conftest import TIMEOUT
-
 from retrying_executor import RetryingExecutor
 
 _never = threading.Event()

@@ -14,9 +14,9 @@ from threading import Barrier, Event, Thread
 from typing import Any
 
 import pytest
+
 from conftest import TIMEOUT
 from observe import eventually, resting, threads_named
-
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
 
 NEVER_DUE = 3600.0
@@ -46,7 +46,9 @@ class Load:
     executor: RetryingExecutor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.executor = RetryingExecutor(1, "load", retry=lambda _: self.delay, idle_timeout=self.idle_timeout)
+        self.executor = RetryingExecutor(
+            1, "load", retry=lambda _: self.delay, idle_timeout=self.idle_timeout
+        )
         running = Event()
 
         def run() -> str:
@@ -403,7 +405,7 @@ def test_threads_at_rest_go_at_once_when_the_executor_is_dropped(in_backoff: boo
     together = Barrier(3)
     assert not wait([executor.submit(together.wait, TIMEOUT) for _ in range(3)], TIMEOUT).not_done
     futures = [executor.submit(FailOnce()) for _ in range(in_backoff)]
-    assert eventually(lambda: resting(executor) == 3)
+    assert eventually(lambda: resting(executor) == 3)  # noqa: F821  # not deleted yet
     del executor
     gc.collect()
     assert [2] * in_backoff == [future.result(TIMEOUT) for future in futures]

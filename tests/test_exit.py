@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import TIMEOUT
 
 import retrying_executor
+from conftest import TIMEOUT
 
 PROLOGUE = """
 import os, sys, threading, time
@@ -82,7 +82,9 @@ def test_the_interpreter_ends_when_every_call_has_its_outcome(
 ) -> None:
     """Calls running, ready and in backoff are finished first, and nothing is said about it (F4)."""
     arguments = f"{max_workers}, retry=POLICY, exit_timeout={exit_timeout}, idle_timeout={idle_timeout}"
-    assert (0, ITS_OUTPUT, "") == run(f"executor = RetryingExecutor({arguments})\n{textwrap.dedent(EVERYTHING)}")
+    assert (0, ITS_OUTPUT, "") == run(
+        f"executor = RetryingExecutor({arguments})\n{textwrap.dedent(EVERYTHING)}"
+    )
 
 
 ENDINGS = {
@@ -194,7 +196,8 @@ def test_exit_is_bounded_although_a_call_hangs() -> None:
             threading.Event().wait()
         executor.submit(hang)
         executor.submit(say, "done")
-        executor.submit(Flaky("never", 1)).add_done_callback(lambda future: say("cancelled", future.cancelled()))
+        never = executor.submit(Flaky("never", 1))
+        never.add_done_callback(lambda future: say("cancelled", future.cancelled()))
         """
     )
     assert time.monotonic() - began_at >= 0.3
@@ -265,7 +268,7 @@ def test_asyncio_gets_its_results_and_ends() -> None:
 @pytest.mark.skipif(os.name == "nt", reason="SIGINT cannot be sent to one process on Windows")
 @pytest.mark.parametrize("exit_timeout", [None, 3600])
 def test_an_interrupt_while_the_interpreter_waits_ends_the_process(exit_timeout: float | None) -> None:
-    """Ctrl-C at exit is not swallowed: as with the standard executor, the process does not go on waiting (F4)."""
+    """Ctrl-C at exit is not swallowed: as with the standard one, the process stops waiting (F4)."""
     script = f"""
         executor = RetryingExecutor(1, retry=lambda _: 3600, exit_timeout={exit_timeout})
         executor.submit(Flaky("never", 1))

@@ -339,10 +339,13 @@ def test_fork_at_any_moment(policy: RetryPolicy) -> None:
         check_executor_works(executor)
 
     with RetryingExecutor(3, retry=policy, idle_timeout=0, max_pending=30, when_full="wait") as executor:
-        with load(executor, futures, meddled), held(executor) as running:
+        with load(executor, futures, meddled):
             for _ in range(100):
-                in_child(check)
+                with held(executor) as running:
+                    in_child(check)
         assert executor.drain(TIMEOUT)
         stats = executor.stats()
-    assert len(futures) + 1 == stats.submitted == stats.succeeded + stats.failed + stats.cancelled
+    assert len(futures) + 100 == stats.submitted == stats.succeeded + stats.failed + stats.cancelled
     assert {0, 1, 2} == {future.result(0) for future in {*futures} - {*meddled}}
+    failed = [future for future in futures if not future.cancelled() and future.exception(0)]
+    assert len(failed) == stats.failed

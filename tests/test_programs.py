@@ -124,6 +124,8 @@ def shut_down(
     """Shut down, in one of the ways there are."""
     run.halted |= cancel_futures or timeout is not None
     executor.shutdown(wait, cancel_futures=cancel_futures, timeout=timeout)
+    if cancel_futures:
+        run.journal.append(("halted", None))
     if wait and timeout is None:
         run.journal.append(("ended", None))
 
@@ -237,6 +239,7 @@ def check_attempts(program: Program, run: Run) -> None:
     running: set[object] = set()
     left: Counter[object] = Counter()  # attempts that a call may still begin, once somebody cancelled it
     judged: set[object] = set()
+    kept: set[object] = set()  # those whose running attempt was their last
     ended = False
     for event, call in run.journal:
         if event == "begin":
@@ -255,10 +258,16 @@ def check_attempts(program: Program, run: Run) -> None:
         elif event == "kept" and call not in judged:
             left[call] = 0 if call in running else 1  # it was about to begin
             judged.add(call)
+            kept.add(call)
+        elif event == "halted":
+            left.update(dict.fromkeys(running - judged, 0))
+            judged |= running
+            kept |= running
         elif event == "ended":
             assert not running
             ended = True
     assert not running
+    assert not [call for call, future in run.accepted if future.cancelled() and call in kept]
 
 
 def check_outcomes(run: Run) -> None:

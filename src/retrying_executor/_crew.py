@@ -67,6 +67,11 @@ class Crew:
         self._departed: set[threading.Thread] = set()
 
     @property
+    def has_resting(self) -> bool:
+        """Whether somebody rests."""
+        return bool(self._resting)
+
+    @property
     def has_leader(self) -> bool:
         """Whether somebody rests until the first retry is due."""
         return bool(self._resting) and self._resting[0] is self._leader

@@ -157,7 +157,8 @@ class Pool:
             Why a thread could not be started. That is no harm where others are at work.
         """
         crew, schedule = self._crew, self._schedule
-        if self._initializing:  # these will see to one call each, and to the retries
+        if self._initializing and not crew.has_resting:
+            # Those in their initializer will see to one call each, and to the retries.
             needed = schedule.count_ready(now) > self._initializing
         else:
             needed = schedule.is_ready(now) or (not crew.has_leader and schedule.first_due_at() is not None)
@@ -234,12 +235,13 @@ class Pool:
                 now = time.monotonic()
                 if self._take_up(worker, now):
                     return worker.call
-                lead_until = None if self._halted or crew.has_leader else self._schedule.first_due_at()
-                gate = crew.rest(worker, leading=lead_until is not None)  # publish first,
+                leading = not (self._halted or crew.has_leader or self._schedule.first_due_at() is None)
+                gate = crew.rest(worker, leading=leading)  # publish first,
                 if self._take_up(worker, now):  # then look once more
                     return worker.call
-                if lead_until is not None:
-                    patience = lead_until - now
+                due_at = self._schedule.first_due_at() if leading else None
+                if due_at is not None:
+                    patience = due_at - now
                 elif not (timed_out or self._idle_timeout == 0 or self._abandoned or self._refusal):
                     patience = -1.0 if self._idle_timeout is None else self._idle_timeout
                 elif crew.leave(worker):

@@ -38,13 +38,13 @@ class Schedule:
         self._fresh: deque[Call] = deque()
         self._retries: list[tuple[float, int, Call]] = []  # a heap of (due_at, ticket, call)
         self._ticket = count().__next__
-        self._gone_fresh = 0
-        self._gone_retries = 0
+        self._gone_fresh: list[None] = []  # one entry for each: ``+= 1`` could be interrupted
+        self._gone_retries: list[None] = []
         self._busy = False
 
     def __len__(self) -> int:
         """Return the number of live calls."""
-        return len(self._fresh) - self._gone_fresh + len(self._retries) - self._gone_retries
+        return len(self._fresh) - len(self._gone_fresh) + len(self._retries) - len(self._gone_retries)
 
     def add(self, call: Call) -> None:
         """Queue a call for its first attempt."""
@@ -52,8 +52,12 @@ class Schedule:
 
     def add_retry(self, call: Call, due_at: float) -> bool:
         """Put a call in backoff until *due_at*; return whether it is now the first of them."""
-        heappush(self._retries, (due_at, self._ticket(), call))
-        return self._retries[0][2] is call
+        self._busy = True  # until then the heap is not replaced
+        try:
+            heappush(self._retries, (due_at, self._ticket(), call))
+            return self._retries[0][2] is call
+        finally:
+            self._busy = False
 
     def discard(self, call: Call, *, retried: bool) -> None:
         """Take note that a call that waits is done.
@@ -63,9 +67,9 @@ class Schedule:
             retried: Whether it came by `add_retry`.
         """
         if retried:
-            self._gone_retries += 1
+            self._gone_retries.append(None)
         else:
-            self._gone_fresh += 1
+            self._gone_fresh.append(None)
         self._drop_gone()
 
     def take(self, now: float, claim: Callable[[Call, float], bool]) -> Call | None:
@@ -81,18 +85,20 @@ class Schedule:
             while True:
                 if self._retries and self._retries[0][0] <= now:
                     call = self._retries[0][2]
-                    claimed = claim(call, now)
+                    if claim(call, now):
+                        heappop(self._retries)
+                        return call
                     heappop(self._retries)
-                    self._gone_retries -= not claimed
+                    del self._gone_retries[-1:]
                 elif self._fresh:
                     call = self._fresh[0]
-                    claimed = claim(call, now)
+                    if claim(call, now):
+                        self._fresh.popleft()
+                        return call
                     self._fresh.popleft()
-                    self._gone_fresh -= not claimed
+                    del self._gone_fresh[-1:]
                 else:
                     return None
-                if claimed:
-                    return call
         finally:
             self._busy = False
             if self._gone_fresh or self._gone_retries:
@@ -100,26 +106,31 @@ class Schedule:
 
     def is_ready(self, now: float) -> bool:
         """Return whether `take` would return a call."""
-        if self._gone_fresh or self._gone_retries:
+        if self._gone_fresh:
             self._drop_gone()
-        return bool(self._fresh) or bool(self._retries and self._retries[0][0] <= now)
+        due_at = self.first_due_at()
+        return bool(self._fresh) or (due_at is not None and due_at <= now)
 
     def count_ready(self, now: float) -> int:
         """Return how many calls could start now: in time proportional to the retries that are due."""
-        ready = len(self._fresh) - self._gone_fresh
+        ready = len(self._fresh) - len(self._gone_fresh)
+        retries = self._retries
         unseen = [0]
         while unseen:  # only below an entry of the heap that is due can another be due
             index = unseen.pop()
-            if index < len(self._retries) and self._retries[index][0] <= now:
-                ready += not self._retries[index][2].done()
-                unseen += (2 * index + 1, 2 * index + 2)
+            for due_at, _, call in retries[index : index + 1]:
+                if due_at <= now:
+                    ready += not call.done()
+                    unseen += (2 * index + 1, 2 * index + 2)
         return ready
 
     def first_due_at(self) -> float | None:
         """Return when the first retry becomes due; ``None`` if no call is in backoff."""
         if self._gone_retries:
             self._drop_gone()
-        return self._retries[0][0] if self._retries else None
+        for due_at, _, _ in self._retries[:1]:
+            return due_at
+        return None
 
     def waiting(self) -> list[Call]:
         """Return all live calls, the fresh ones first."""
@@ -132,19 +143,19 @@ class Schedule:
             return
         self._busy = True
         try:
-            if 2 * self._gone_fresh > len(self._fresh):
+            if 2 * len(self._gone_fresh) > len(self._fresh):
                 self._compact_fresh()
             while self._fresh and self._fresh[0].done():
                 self._fresh.popleft()
-                self._gone_fresh -= 1
-            if 2 * self._gone_retries > len(self._retries):
+                del self._gone_fresh[-1:]
+            if 2 * len(self._gone_retries) > len(self._retries):
                 live = [entry for entry in self._retries if not entry[2].done()]
                 heapify(live)
-                self._gone_retries -= len(self._retries) - len(live)
+                del self._gone_retries[: len(self._retries) - len(live)]
                 self._retries = live
             while self._retries and self._retries[0][2].done():
                 heappop(self._retries)
-                self._gone_retries -= 1
+                del self._gone_retries[-1:]
         finally:
             self._busy = False
 
@@ -155,7 +166,7 @@ class Schedule:
                 is_gone = self._fresh[0].done()
                 call = self._fresh.popleft()
                 if is_gone:
-                    self._gone_fresh -= 1
+                    del self._gone_fresh[-1:]
                 else:
                     live.append(call)
         finally:
