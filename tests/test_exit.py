@@ -289,3 +289,25 @@ def test_an_interrupt_while_the_interpreter_waits_ends_the_process(exit_timeout:
         output, errors = process.communicate(timeout=TIMEOUT)
     assert "" == output
     assert "KeyboardInterrupt" in errors
+
+
+def test_a_failure_that_nobody_saw_is_logged_at_the_end_at_the_latest() -> None:
+    """Its future is never dropped; a child that was forked does not log it once more (G3)."""
+    code, output, errors = run(
+        """
+        import logging
+        logging.basicConfig(stream=sys.stdout, format="%(name)s: %(message)s")
+        executor = RetryingExecutor(1, retry=None)
+        future = executor.submit(Flaky("boo", 1))
+        executor.drain()
+        if hasattr(os, "fork"):
+            import warnings
+            warnings.simplefilter("ignore")
+            child = os.fork()
+            if child:
+                os.waitpid(child, 0)
+        """
+    )
+    assert (0, "") == (code, errors)
+    assert 1 == sum(line.startswith("retrying_executor: __main__.Flaky failed") for line in output)
+    assert 1 == output.count("ValueError: boo")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import weakref
 from contextlib import suppress
 
 from retrying_executor._stdlib import LOGGER
@@ -59,23 +61,45 @@ def still_running(calls: Iterable[Call]) -> None:
 
 
 class UnseenFailure:
-    """Kept by a failed future alone: when that goes away before somebody looked, it is logged."""
+    """Kept by a failed future alone: when that goes away before somebody looked, it is logged.
 
-    __slots__ = ("_attempts", "_exception", "_name")
+    At the end of the interpreter it is logged while logging still works.
+    """
+
+    __slots__ = ("__weakref__", "_attempts", "_exception", "_name")
 
     def __init__(self, name: str, attempts: int, exception: BaseException) -> None:
         self._name = name
         self._attempts = attempts
         self._exception: BaseException | None = exception
+        _unseen.add(weakref.ref(self, _unseen.discard))
 
     def seen(self) -> None:
         """Somebody looked."""
         self._exception = None
 
-    def __del__(self) -> None:
-        if self._exception is not None:
+    def report(self) -> None:
+        """Log the failure, unless it was seen or logged."""
+        exception, self._exception = self._exception, None
+        if exception is not None:
             message = "%s failed after %d attempts, and nobody looked at its outcome"
-            _log(logging.ERROR, message, self._name, self._attempts, exc_info=self._exception)
+            _log(logging.ERROR, message, self._name, self._attempts, exc_info=exception)
+
+    __del__ = report
+
+
+_unseen: set[weakref.ref[UnseenFailure]] = set()
+
+
+def all_unseen() -> list[UnseenFailure]:
+    """Return the failures that nobody looked at, as far as their futures still exist."""
+    return [failure for ref in _unseen.copy() if (failure := ref()) is not None]
+
+
+@atexit.register
+def _report_all() -> None:
+    for failure in all_unseen():
+        failure.report()
 
 
 def _log(

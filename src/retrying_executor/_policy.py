@@ -89,7 +89,7 @@ class RetryPolicy(Value):
         ValueError: If an argument is out of its range.
 
     References:
-        M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 (full jitter).
+        Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 (full jitter).
     """
 
     max_attempts: int | None
