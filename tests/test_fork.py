@@ -45,7 +45,7 @@ def in_child(check: Callable[[], object], patience: float = TIMEOUT) -> None:
     os.close(writer)
     if not select.select([reader], [], [], patience)[0]:
         os.kill(child, signal.SIGUSR1)
-    with open(reader) as pipe:
+    with open(reader, encoding="utf-8") as pipe:
         report = pipe.read()
     os.waitpid(child, 0)
     assert "" == report

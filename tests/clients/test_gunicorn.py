@@ -23,7 +23,7 @@ def serving(app: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Serve *app* by two workers on a port of the system's choice; yield the master and the port."""
     options = ["--preload", "--workers=2", "--bind=127.0.0.1:0", f"--chdir={Path(__file__).parent}"]
     command = [sys.executable, "-m", "gunicorn", *options, app]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as master:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8") as master:
         try:
             assert master.stderr is not None
             found = (re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", line) for line in master.stderr)
