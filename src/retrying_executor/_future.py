@@ -174,8 +174,8 @@ class RetryingFuture(Future["T"]):
         with self._condition:
             return self._condition.wait_for(self.done, None if timeout is None else to_seconds(timeout))
 
-    def _get_snapshot(self) -> Any:
-        # From Python 3.15 on, asyncio takes the outcome by this instead of exception().
+    def _get_snapshot(self) -> Any:  # pragma: no cover  # called by asyncio from Python 3.15 on
+        # There, asyncio takes the outcome by this instead of exception().
         self._look()
         return super()._get_snapshot()  # type: ignore[misc]  # private, and not in older versions
 
