@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from types import FrameType
 from typing import Any
 
@@ -346,41 +346,10 @@ def cancel_parked(scenario: Scenario) -> None:
         assert future.cancel() == future.cancelled()
 
 
-def cancel_observed(scenario: Scenario) -> None:
-    """Cancel what has a callback."""
-    for future in scenario.parked:
-        told = Event()
-        future.add_done_callback(lambda _, told=told: told.set())
-        assert future.cancel() == told.is_set()
-
-
 def cancel_latest(scenario: Scenario) -> None:
     """Cancel what may be waiting for its first attempt."""
     for future in scenario.accepted[-1:]:
         future.cancel()
-
-
-def ask(scenario: Scenario) -> None:
-    """Look at the statistics."""
-    for executor in scenario.box:
-        assert executor.stats().submitted >= len(scenario.accepted)
-
-
-def drop(scenario: Scenario) -> None:
-    """Drop the executor."""
-    scenario.box.clear()
-
-
-def shut_down(scenario: Scenario) -> None:
-    """Shut down, without waiting."""
-    for executor in scenario.box:
-        executor.shutdown(wait=False)
-
-
-def shut_down_and_cancel(scenario: Scenario) -> None:
-    """Shut down and cancel, without waiting."""
-    for executor in scenario.box:
-        executor.shutdown(wait=False, cancel_futures=True)
 
 
 ANYWHERE = [
@@ -415,69 +384,3 @@ def test_the_library_may_be_interrupted_anywhere(
     action(scenario)  # where it can be measured
     submit(scenario)
     scenario.check(repr(interruption), cancelled=cancelled)
-
-
-def cancel_what_another_thread_cancels(
-    scenario: Scenario, other: Callable[[Callable[[], object]], None]
-) -> None:
-    """Cancel an observed call that another thread is about to cancel as well."""
-    for future in scenario.parked:
-        future.add_done_callback(id)
-        other(future.cancel)
-        future.cancel()
-
-
-def drop_a_failure_while_another_thread_logs(
-    scenario: Scenario, other: Callable[[Callable[[], object]], None]
-) -> None:
-    """Drop a failed future that nobody looked at, while a logging handler submits a call."""
-    other(lambda: LOGGER.info("the handler submits"))
-    scenario.failed.clear()
-
-
-@pytest.mark.parametrize(
-    "action", [cancel_what_another_thread_cancels, drop_a_failure_while_another_thread_logs]
-)
-def test_a_destructor_that_interrupts_waits_for_no_other_thread(
-    action: Callable[[Scenario, Callable[[Callable[[], object]], None]], None],
-) -> None:
-    """Wherever it interrupts the library: another thread, about to do the same, cannot hold it up (F7)."""
-    for k in itertools.count():  # pragma: no branch  # it ends
-        scenario = Scenario(1, f"scenario-{k}-")
-        failed = scenario.box[0].with_options(retry=None).submit(FailOnce())
-        assert eventually(failed.done)
-        scenario.failed.append(failed)
-        scenario.failures = 1
-        del failed
-        others: list[Thread] = []
-
-        def other(act: Callable[[], object], others: list[Thread] = others) -> None:
-            thread = Thread(target=act, daemon=True)
-            others.append(thread)
-            thread.start()
-            thread.join(0.01)  # enough to get to the lock that the interrupted thread may hold
-
-        def emit(record: logging.LogRecord, scenario: Scenario = scenario) -> None:
-            if "the handler submits" == record.getMessage():
-                submit(scenario)
-
-        interruption = Interruption(k, lambda scenario=scenario, other=other: action(scenario, other))
-
-        def interrupted(interruption: Interruption = interruption, scenario: Scenario = scenario) -> None:
-            with interruption.of_this_thread():
-                scenario.calls()
-
-        with handling(emit):
-            thread = Thread(target=interrupted, daemon=True)
-            thread.start()
-            for one in itertools.chain([thread], others):
-                one.join(TIMEOUT)
-                assert not one.is_alive(), interruption
-            scenario.check(interruption, cancelled=False)
-        assert interruption.error is None, interruption
-        if interruption.at is None:
-            break
-    assert k > 100
-    with handling(emit):
-        action(scenario, other)  # where it can be measured
-        scenario.check(repr(interruption), cancelled=False)
