@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import select
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -319,6 +320,10 @@ def load(
     assert [] == failures
 
 
+@pytest.mark.skipif(
+    sys.gettrace() is not None and sys.version_info < (3, 12),
+    reason="on Python 3.10, seen with coverage, a traced child can hang inside os.fork() itself",
+)
 def test_fork_at_any_moment(policy: RetryPolicy) -> None:
     """A hundred forks under load: the child works, nothing inherited hangs, the parent loses nothing (F6).
 
