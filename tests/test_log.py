@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import pytest
 
 from conftest import TIMEOUT
+from observe import eventually, resting
 from retrying_executor import Attempt, RetryingExecutor, RetryingFuture
 from retrying_executor._log import UnseenFailure, call_name, describe
 
@@ -95,6 +96,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[int], list[str]]:
 Logged = Callable[[int], list[str]]
 
 FAILED = f"{__name__}.fail failed after 5 attempts, and nobody looked at its outcome"
+FAILED_ONCE = FAILED.replace("5 attempts", "1 attempt")
 
 
 def run_to_the_end(
@@ -339,7 +341,7 @@ def test_an_unseen_failure_may_be_hostile(
     caplog.handler.setFormatter(logging.Formatter("%(message)s"))
     executor.with_options(max_attempts=1).submit(fail, exception())
     executor.shutdown()
-    assert [FAILED.replace("5", "1")] == logged(logging.ERROR)
+    assert [FAILED_ONCE] == logged(logging.ERROR)
     assert isinstance(caplog.records[-1].exc_info, tuple)
     assert exception is caplog.records[-1].exc_info[0]
 
@@ -349,6 +351,30 @@ def test_an_unseen_failure_is_logged_once() -> None:
     failure = UnseenFailure("call", 1, ValueError())
     failure.seen()
     assert failure._exception is None
+
+
+@pytest.mark.parametrize("in_a_call", [True, False])
+def test_no_failure_is_logged_under_the_lock(logged: Logged, in_a_call: bool) -> None:
+    """A future that goes away in a critical section is logged after it: a log handler may submit (F7, G3).
+
+    Otherwise one thread could wait in there for the handler, and the handler for the executor.
+    """
+    futures: list[RetryingFuture[Any]] = []
+
+    def drop() -> None:
+        with executor._pool._lock:  # the garbage collector may run while it is held
+            futures.clear()
+            assert [] == logged(logging.ERROR)
+
+    with RetryingExecutor(1, retry=None, idle_timeout=None) as executor:
+        futures.append(executor.submit(fail))
+        assert eventually(lambda: futures[0].done() and resting(executor))
+        if in_a_call:
+            assert executor.submit(drop).exception(TIMEOUT) is None
+        else:
+            drop()
+        executor.submit(int)
+        assert [FAILED_ONCE] == logged(logging.ERROR)
 
 
 # -- what goes wrong in the executor's own threads -----------------------------------------------

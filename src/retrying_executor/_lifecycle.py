@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 
-from retrying_executor._log import all_unseen
+from retrying_executor._log import forget_unseen
 from retrying_executor._stdlib import register_atexit
 
 TYPE_CHECKING = False
@@ -65,8 +65,7 @@ def _after_fork_in_child() -> None:
     for pool in _locked:
         pool.restart_in_child()
     _locked.clear()
-    for failure in all_unseen():
-        failure.seen()  # the parent sees to it
+    forget_unseen()
 
 
 register_atexit(_finish_all)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import logging
 import weakref
+from collections import deque
 from contextlib import suppress
 
-from retrying_executor._stdlib import LOGGER
+from retrying_executor._stdlib import LOGGER, is_held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterable
 
     from retrying_executor._future import Outcome, Work
@@ -28,7 +30,7 @@ def call_name(fn: object) -> str:
 
 
 def describe(outcome: object, exception: BaseException | None) -> str:
-    """Return what an attempt ended with, in one line."""
+    """Return what an attempt ended with, fit for a log line."""
     if exception is None:
         return f"rejected result of type {type(outcome).__qualname__}"
     try:
@@ -82,13 +84,39 @@ class UnseenFailure:
         """Log the failure, unless it was seen or logged."""
         exception, self._exception = self._exception, None
         if exception is not None:
-            message = "%s failed after %d attempts, and nobody looked at its outcome"
-            _log(logging.ERROR, message, self._name, self._attempts, exc_info=exception)
+            overdue.append((self._name, self._attempts, exception))
+            report_overdue()
 
     __del__ = report
 
 
+overdue: deque[tuple[str, int, BaseException]] = deque()
+"""Unseen failures whose futures are gone: name of the call, attempts, exception."""
+
 _unseen: set[weakref.ref[UnseenFailure]] = set()
+_guards: set[weakref.ref[threading.RLock]] = set()
+
+
+def not_under(lock: threading.RLock) -> None:
+    """From now on, log no unseen failure in a thread that holds *lock*."""
+    _guards.add(weakref.ref(lock, _guards.discard))
+
+
+def report_overdue() -> None:
+    """Log the failures that are overdue; later, if this thread holds a pool's lock.
+
+    A future may go away anywhere: the garbage collector runs when it likes, in the middle of a
+    critical section too. There, logging could wait for a handler's lock, and whoever has that for
+    the pool's, because the handler submits. So workers and ``submit()`` look here afterwards.
+    """
+    if any(is_held(lock) for ref in _guards.copy() if (lock := ref()) is not None):
+        return
+    with suppress(IndexError):  # until there is none left
+        while True:
+            name, attempts, exception = overdue.popleft()
+            message = "%s failed after %d attempt%s, and nobody looked at its outcome"
+            plural = "s" if attempts > 1 else ""
+            _log(logging.ERROR, message, name, attempts, plural, exc_info=exception)
 
 
 def all_unseen() -> list[UnseenFailure]:
@@ -96,8 +124,16 @@ def all_unseen() -> list[UnseenFailure]:
     return [failure for ref in _unseen.copy() if (failure := ref()) is not None]
 
 
+def forget_unseen() -> None:
+    """In a forked child: leave to the parent what was not reported yet."""
+    overdue.clear()
+    for failure in all_unseen():
+        failure.seen()
+
+
 @atexit.register
 def _report_all() -> None:
+    report_overdue()
     for failure in all_unseen():
         failure.report()
 

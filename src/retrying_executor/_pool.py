@@ -1,9 +1,9 @@
 """The calls of one executor and the threads that make them.
 
-``_lock`` guards the schedule, the crew, the counters and the state of every call. While it is free:
+``_lock`` guards the ledger, the crew and the state of every call. While it is free:
 
-- every accepted call is waiting (in the schedule), running (in a worker's hands) or done, and
-  exactly one of these;
+- every accepted call is waiting (in the ledger's schedule), running (in a worker's hands) or done,
+  and exactly one of these;
 - if a call waits, there is a worker; if it is ready and a worker rests or may be started, one is on
   its way; if it is in backoff and a worker rests or may be started, one leads or is on its way;
 - a call becomes done once, by whoever took it out of the schedule or ran its last attempt.
@@ -26,10 +26,7 @@ from contextlib import suppress
 from retrying_executor import _attempt, _log
 from retrying_executor._crew import Crew, Worker
 from retrying_executor._errors import ForkedFutureError, PendingLimitError
-from retrying_executor._future import RetryingFuture
-from retrying_executor._schedule import Schedule
-from retrying_executor._stats import Stats
-from retrying_executor._stdlib import PENDING, RUNNING
+from retrying_executor._ledger import Ledger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +35,7 @@ if TYPE_CHECKING:
 
     from retrying_executor._future import Outcome
     from retrying_executor._schedule import Call
+    from retrying_executor._stats import Stats
 
     Finish: TypeAlias = tuple[Outcome, _log.UnseenFailure | None]
 
@@ -89,20 +87,16 @@ class Pool:
     def _reset(self) -> None:
         """Start with nothing: no call, no thread, counters at zero."""
         self._lock = threading.RLock()
+        _log.not_under(self._lock)
         self._room = threading.Condition(self._lock)  # a call became done while max_pending were not
-        self._schedule = Schedule()
+        self._ledger = Ledger()
         self._crew = Crew(
             size=self._max_workers,
             name=self._thread_name_prefix,
             daemon=self.exit_timeout is not None,  # the interpreter joins the others, however long it takes
         )
         self._observed: set[weakref.ref[Call]] = set()
-        self._running = 0
         self._initializing = 0
-        self._succeeded = 0
-        self._failed = 0
-        self._cancelled = 0
-        self._retried = 0
 
     # -- calls come in ---------------------------------------------------------------------------
 
@@ -119,7 +113,7 @@ class Pool:
                 self._make_room(self._max_pending)
             if self._refusal is not None:
                 raise type(self._refusal)(*self._refusal.args)
-            self._schedule.add(call)
+            self._ledger.accept(call)
             arrival = None
             if self._crew.can_summon:
                 try:
@@ -127,8 +121,7 @@ class Pool:
                     if error is not None and not self._crew.members:
                         raise error  # nobody would run it; all accepted before have had somebody
                 except BaseException:
-                    call._cancel()
-                    self._schedule.discard(call, retried=False)
+                    self._ledger.refuse(call)
                     raise
                 if self._crew.on_the_way is not None:
                     arrival = self._crew.on_the_way.arrival
@@ -137,10 +130,12 @@ class Pool:
             # executor: programs cancel or fork right after it. Bounded, since a destructor or a
             # signal handler may get here while it interrupts a critical section of this thread.
             arrival.acquire(timeout=_ARRIVAL)
+        if _log.overdue:
+            _log.report_overdue()
 
     def _make_room(self, limit: int) -> None:
         """Return when fewer than *limit* calls are accepted and not done, or none are accepted."""
-        while self._refusal is None and len(self._schedule) + self._running >= limit:
+        while self._refusal is None and self._ledger.pending >= limit:
             if not self._wait_when_full:
                 raise PendingLimitError(f"max_pending={limit} calls are accepted and not done yet")
             if self._crew.includes_current_thread():
@@ -156,7 +151,7 @@ class Pool:
         Returns:
             Why a thread could not be started. That is no harm where others are at work.
         """
-        crew, schedule = self._crew, self._schedule
+        crew, schedule = self._crew, self._ledger.schedule
         if self._initializing and not crew.has_resting:
             # Those in their initializer will see to one call each, and to the retries.
             needed = schedule.count_ready(now) > self._initializing
@@ -177,6 +172,8 @@ class Pool:
         while True:
             try:
                 call = self._next(worker)
+                if _log.overdue:
+                    _log.report_overdue()
                 if call is None:
                     return
                 worker.outcome = self._attempt(worker, call)
@@ -235,11 +232,11 @@ class Pool:
                 now = time.monotonic()
                 if self._take_up(worker, now):
                     return worker.call
-                leading = not (self._halted or crew.has_leader or self._schedule.first_due_at() is None)
+                leading = not (self._halted or crew.has_leader or self._ledger.schedule.first_due_at() is None)
                 gate = crew.rest(worker, leading=leading)  # publish first,
                 if self._take_up(worker, now):  # then look once more
                     return worker.call
-                due_at = self._schedule.first_due_at() if leading else None
+                due_at = self._ledger.schedule.first_due_at() if leading else None
                 if due_at is not None:
                     patience = due_at - now
                 elif not (timed_out or self._idle_timeout == 0 or self._abandoned or self._refusal):
@@ -253,11 +250,10 @@ class Pool:
 
     def _take_up(self, worker: Worker, now: float) -> bool:
         """Put the next call, if one is ready, in the worker's hands, and call for help with the rest."""
-        call = None if self._halted else self._schedule.take(now, RetryingFuture._begin)
+        call = None if self._halted else self._ledger.take(now)
         if call is None:
             return False
         worker.call = call
-        self._running += 1
         self._crew.arrive(worker)
         if self._crew.can_summon:
             self._call_for_help(now)
@@ -302,11 +298,8 @@ class Pool:
             if call._is_last or call.done() or self._halted:
                 return False
             due_at = time.monotonic() + delay
-            call._back_off(due_at)
             worker.call = None
-            self._running -= 1
-            self._retried += 1
-            if self._schedule.add_retry(call, due_at):
+            if self._ledger.back_off(call, due_at):
                 self._crew.wake_leader()
             return True
 
@@ -333,39 +326,18 @@ class Pool:
         return self._change(call, self._cancel) or call.cancelled()
 
     def _finish(self, call: Call, outcome: Outcome, unseen: _log.UnseenFailure | None) -> bool:
-        if call.done():
-            if unseen is not None:
-                unseen.seen()
-            return False
-        waiting = call._state == PENDING
-        call._finish(outcome, unseen)
-        if outcome[1] is None:
-            self._succeeded += 1
-        else:
-            self._failed += 1
-        self._strike_off(call, waiting)
-        return True
+        return self._ledger.finish(call, outcome, unseen) and self._make_way()
 
     def _cancel(self, call: Call) -> bool:
-        if call._state == RUNNING:
-            call._is_last = True
-        if call._state != PENDING:
-            return False
-        call._cancel()
-        self._cancelled += 1
-        self._strike_off(call, waiting=True)
-        return True
+        return self._ledger.cancel(call) and self._make_way()
 
-    def _strike_off(self, call: Call, waiting: bool) -> None:
-        """Take a call that has just become done out of where it was."""
-        if waiting:
-            self._schedule.discard(call, retried=call._attempts > 0)
-            if self._schedule.first_due_at() is None:
-                self._crew.wake_leader()  # there is nothing to wait for any more
-        else:
-            self._running -= 1
+    def _make_way(self) -> bool:
+        """A call became done: nobody waits for its due time or its place any more."""
+        if self._crew.has_leader and self._ledger.schedule.first_due_at() is None:
+            self._crew.wake_leader()
         if self._max_pending is not None:
             self._room.notify_all()
+        return True
 
     def _change(self, call: Call, change: Callable[..., bool], *args: Any) -> bool:
         """Apply *change*, which makes the call done or returns ``False``, and tell whoever observes it."""
@@ -438,7 +410,7 @@ class Pool:
         if self._is_own_thread():
             raise RuntimeError("drain() in one of the executor's own threads would wait for itself")
         with self._lock:
-            calls = [*self._running_calls(), *self._schedule.waiting()]
+            calls = [*self._running_calls(), *self._ledger.schedule.waiting()]
         deadline = None if timeout is None else time.monotonic() + timeout
         return all(call._wait(None if deadline is None else deadline - time.monotonic()) for call in calls)
 
@@ -452,7 +424,7 @@ class Pool:
     def _clear(self) -> None:
         """Make every call done that waits for an attempt that will not be."""
         with self._lock:
-            calls = self._schedule.waiting()
+            calls = self._ledger.schedule.waiting()
         for call in calls:
             if isinstance(self._refusal, BrokenThreadPool):
                 self.settle(call, (None, BrokenThreadPool(_BROKEN)))
@@ -480,7 +452,7 @@ class Pool:
     def restart_in_child(self) -> None:
         """After, in the child: start empty. The calls are the parent's, and so are the threads."""
         error = "the call belongs to the process that this one was forked from"
-        calls = {*self._running_calls(), *self._schedule.waiting()}
+        calls = {*self._running_calls(), *self._ledger.schedule.waiting()}
         calls.update(call for ref in self._observed if (call := ref()) is not None)
         self._reset()
         for call in calls:
@@ -491,19 +463,4 @@ class Pool:
     def stats(self) -> Stats:
         """Return a consistent snapshot."""
         with self._lock:
-            schedule = self._schedule
-            waiting = len(schedule)
-            ready = schedule.count_ready(time.monotonic())
-            done = self._succeeded + self._failed + self._cancelled
-            return Stats(
-                threads=len(self._crew.members),
-                running=self._running,
-                ready=ready,
-                in_backoff=waiting - ready,
-                submitted=done + waiting + self._running,
-                succeeded=self._succeeded,
-                failed=self._failed,
-                cancelled=self._cancelled,
-                retried=self._retried,
-                next_due_at=schedule.first_due_at(),
-            )
+            return self._ledger.stats(time.monotonic(), threads=len(self._crew.members))

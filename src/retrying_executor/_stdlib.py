@@ -5,6 +5,7 @@
 - ``LOGGER``: where the standard library logs what a done callback or an initializer raises.
 - ``_register_atexit``: the interpreter joins threads before it runs `atexit`, and refuses to
   start new ones from then on. This hook runs before; it is how the standard executor ends too.
+- ``RLock._is_owned``: whether this thread holds a lock; what `threading.Condition` asks too.
 """
 
 from __future__ import annotations
@@ -36,8 +37,14 @@ __all__ = [
     "PENDING",
     "RUNNING",
     "STATE_NAMES",
+    "is_held",
     "register_atexit",
 ]
 
 register_atexit: Callable[[Callable[[], None]], None]
 register_atexit = threading._register_atexit  # type: ignore[attr-defined]  # private
+
+
+def is_held(lock: threading.RLock) -> bool:
+    """Return whether this thread holds *lock*."""
+    return lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # private
