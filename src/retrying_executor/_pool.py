@@ -225,18 +225,18 @@ class Pool:
                         continue
                     self._finish(last, *outcome)
                 worker.call = worker.outcome = None
-                crew = self._crew
+                crew, schedule = self._crew, self._ledger.schedule
                 if worker not in crew.members:  # of a forked child; or its start was interrupted
                     return None
                 crew.arrive(worker)
                 now = time.monotonic()
                 if self._take_up(worker, now):
                     return worker.call
-                leading = not (self._halted or crew.has_leader or self._ledger.schedule.first_due_at() is None)
+                leading = not (self._halted or crew.has_leader or schedule.first_due_at() is None)
                 gate = crew.rest(worker, leading=leading)  # publish first,
                 if self._take_up(worker, now):  # then look once more
                     return worker.call
-                due_at = self._ledger.schedule.first_due_at() if leading else None
+                due_at = schedule.first_due_at() if leading else None
                 if due_at is not None:
                     patience = due_at - now
                 elif not (timed_out or self._idle_timeout == 0 or self._abandoned or self._refusal):
