@@ -1,13 +1,16 @@
-"""What every test gets: an executor, and the check that it leaves nothing behind."""
+"""What tests get: an executor, silence, and the check that nothing is left behind."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from retrying_executor import RetryingExecutor, RetryPolicy
+
+pytest.register_assert_rewrite("forks")
 
 TIMEOUT = 60.0
 """How long a test waits for what is sure to happen, in seconds; generous, for loaded machines."""
@@ -35,3 +38,15 @@ def executor(policy: RetryPolicy) -> Iterator[RetryingExecutor]:
     """An executor with four workers that retries at once, up to five attempts."""
     with RetryingExecutor(4, retry=policy) as executor:
         yield executor
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Keep what the library logs from the output."""
+    logger = logging.getLogger("retrying_executor")
+    logger.propagate = False
+    handler = logging.NullHandler()
+    logger.addHandler(handler)
+    yield
+    logger.removeHandler(handler)
+    logger.propagate = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import (
@@ -361,40 +360,3 @@ def test_cancel_does_not_change_what_is_done(executor: RetryingExecutor, fn: Cal
     assert before == repr(future)
     assert exception is future.exception()
     assert 0 == executor.stats().cancelled
-
-
-# -- nothing is left behind ----------------------------------------------------------------------
-
-
-def test_a_hundred_thousand_cancellations_leave_nothing_behind() -> None:
-    """Calls cancelled in backoff leave no memory behind, and the threads go (C2, E1, G2)."""
-    count = 100_000
-    with RetryingExecutor(1, retry=AN_HOUR, idle_timeout=0) as executor:
-        resource = Resource()
-        threads_before = threading.active_count()
-        assert 0 == executor.submit(int).result(TIMEOUT)
-        gc.collect()
-        tracemalloc.start()
-        try:
-            before = tracemalloc.get_traced_memory()[0]
-            futures = [executor.submit(resource) for _ in range(count)]
-            assert 0 == executor.submit(int).result(TIMEOUT)
-            full = tracemalloc.get_traced_memory()[0]
-            workers = executor._pool._crew.threads()
-            assert count == executor.stats().in_backoff
-            for future in futures:
-                assert future.cancel()
-            assert 0 == executor.stats().in_backoff
-            assert executor.stats().next_due_at is None
-            for worker in workers:
-                worker.join(TIMEOUT)
-            assert 0 == executor.stats().threads
-            assert threads_before == threading.active_count()
-            del future
-            futures.clear()
-            gc.collect()
-            after = tracemalloc.get_traced_memory()[0]
-        finally:
-            tracemalloc.stop()
-        assert after - before < (full - before) / 100
-        assert count == executor.stats().cancelled

@@ -19,6 +19,7 @@ import pytest
 
 from conftest import TIMEOUT
 from retrying_executor.__main__ import main
+from retrying_executor._demo import webhooks
 from retrying_executor._demo.scenario import parse
 from retrying_executor._demo.service import Service
 from retrying_executor._demo.webhooks import deliver
@@ -42,7 +43,7 @@ def columns(out: str) -> list[dict[str, str]]:
 
 def test_all_webhooks_arrive_and_the_figures_agree() -> None:
     """The ledger shows all of them; every attempt is a first one or a retry (B10, G4)."""
-    status, out, err = run("--calls", "40", "--workers", "4", "--failures", "0.3", "--outage", "0.5")
+    status, out, err = run("--calls", "40", "--workers", "4", "--failures", "0.3", "--outage", "0.2")
     assert (0, "") == (status, err)
     assert "\r" not in out, "a progress line where there is no terminal"
     assert out.endswith("\n\nThe RetryingExecutor delivered every webhook.\n")
@@ -63,10 +64,14 @@ def test_all_webhooks_arrive_and_the_figures_agree() -> None:
     assert 4 >= int(retrying[at_peak]) >= int(retrying[at_rest])
 
 
-def test_a_lost_webhook_is_a_failure() -> None:
+def test_a_lost_webhook_is_a_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the executor that retries gives webhooks up, the status is 1, and the last error is shown (B3)."""
-    status, out, err = run(*SMALL, "--failures", "1", "--max-elapsed", "0")
-    assert (1, "") == (status, err)
+    monkeypatch.setattr(webhooks, "REST", 0)  # how many threads stay does not matter here
+    assert 1 == main([*SMALL, "--failures", "1", "--max-elapsed", "0"])
+    out, err = capsys.readouterr()
+    assert "" == err
     assert out.endswith(" lost 10 webhooks; the last error: HTTP Error 503: Service Unavailable\n")
     for column in columns(out):
         assert ("10", "10", "0") == (column["lost"], column["attempts"], column["retries"])
@@ -88,7 +93,6 @@ def test_a_wrong_value_is_named_in_one_line(
 ) -> None:
     """The line says which option, which value, and what is allowed; the status is 2."""
     line = f"python -m retrying_executor: argument {option}: must be {allowed}, not "
-    assert (2, "", f"{line}{values[0]!r}\n") == run(option, values[0])
     for value in values:
         with pytest.raises(SystemExit, match="2"):
             main([option, value])

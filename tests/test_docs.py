@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import functools
 import logging
 import re
 from collections.abc import Iterator
@@ -91,16 +92,20 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
     assert [] == [link for link in links if not leads_somewhere(page, *link)]
 
 
+@functools.cache
+def names_in(file: Path) -> set[str]:
+    """Return the names of the functions and classes in a file."""
+    nodes = ast.walk(ast.parse(file.read_text("utf-8")))
+    return {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+
+
 def exists(test: str) -> bool:
     """Return whether *test* names a test, as ``file::name``, or a file or directory of them."""
     path, _, name = test.partition("::")
     file = ROOT / path
     if not name:
         return file.is_file() or any(file.rglob("*.py"))
-    if not file.is_file():
-        return False
-    nodes = ast.walk(ast.parse(file.read_text("utf-8")))
-    return name in {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    return file.is_file() and name in names_in(file)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ import pytest
 
 from conftest import TIMEOUT
 from observe import eventually, threads_named
-from retrying_executor import RetryingExecutor, RetryPolicy
+from retrying_executor import PendingLimitError, RetryingExecutor, RetryPolicy
 
 Create = Callable[..., ThreadPoolExecutor]
 
@@ -895,3 +895,23 @@ def test_executor_runs_in_a_loop(create: Create) -> None:
         asyncio.run(main(executor))
     with pytest.raises(RuntimeError, match=AFTER_SHUTDOWN):
         default.submit(int)
+
+
+def test_map_that_is_refused_leaves_no_call_behind() -> None:
+    """If not all calls are accepted, nobody gets their futures: they are cancelled (A2, G5)."""
+    release = threading.Event()
+    with RetryingExecutor(1, max_pending=3) as executor:
+        running = executor.submit(release.wait, TIMEOUT)
+        with pytest.raises(PendingLimitError):
+            executor.map(abs, range(3))
+        assert 2 == executor.stats().cancelled
+        release.set()
+        assert running.result(TIMEOUT)
+
+
+def test_a_policy_is_not_taken_for_a_name() -> None:
+    """Given by position it would be the thread_name_prefix, in silence (A1)."""
+    with pytest.raises(
+        TypeError, match=r"^thread_name_prefix must be a string, not RetryPolicy\(.*use retry=$"
+    ):
+        RetryingExecutor(4, RetryPolicy())  # type: ignore[arg-type]

@@ -15,24 +15,12 @@ from typing import Any
 
 import pytest
 
+from calls import Flaky
 from conftest import TIMEOUT
 from observe import eventually, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
 
 NEVER_DUE = 3600.0
-
-
-class FailOnce:
-    """A call whose first attempt fails."""
-
-    def __init__(self) -> None:
-        self.attempts = 0
-
-    def __call__(self) -> int:
-        self.attempts += 1
-        if self.attempts == 1:
-            raise ValueError
-        return self.attempts
 
 
 @dataclass
@@ -56,7 +44,7 @@ class Load:
             assert self.release.wait(TIMEOUT)
             return "ran"
 
-        self.flaky = FailOnce()
+        self.flaky = Flaky()
         self.in_backoff = self.executor.submit(self.flaky)
         assert eventually(lambda: self.in_backoff.due_at or self.in_backoff.done())
         self.running = self.executor.submit(run)
@@ -77,7 +65,7 @@ class Load:
     def is_complete(self) -> bool:
         """Return whether everything had its outcome, retries included."""
         return (
-            2 == self.in_backoff.result(TIMEOUT)
+            1 == self.in_backoff.result(TIMEOUT)
             and self.ready.result(TIMEOUT) is None
             and "ran" == self.running.result(TIMEOUT)
             and ["ready"] == self.ran
@@ -243,8 +231,8 @@ def test_shutdown_may_come_from_inside(where: str, way: str) -> None:
         returned.append(True)
         return 0
 
-    flaky = FailOnce()
-    parked = executor.with_options(retry=lambda _: 0.02).submit(FailOnce())
+    flaky = Flaky()
+    parked = executor.with_options(retry=lambda _: 0.02).submit(Flaky())
     if where == "call":
         future = executor.submit(shut_down)
     elif where == "callback":
@@ -366,7 +354,7 @@ def test_drain_does_not_wait_for_calls_submitted_later() -> None:
 def test_drain_counts_cancelled_calls_as_done() -> None:
     """A call that is cancelled while drain() waits does not hold it up (E1, F3)."""
     with RetryingExecutor(1, retry=lambda _: NEVER_DUE) as executor:
-        future = executor.submit(FailOnce())
+        future = executor.submit(Flaky())
         assert eventually(lambda: future.due_at)
         canceller = Thread(target=lambda: eventually(lambda: future._observed) and future.cancel())
         canceller.start()
@@ -404,18 +392,18 @@ def test_threads_at_rest_go_at_once_when_the_executor_is_dropped(in_backoff: boo
     executor = RetryingExecutor(3, "resting", retry=lambda _: 0.05, idle_timeout=None)
     together = Barrier(3)
     assert not wait([executor.submit(together.wait, TIMEOUT) for _ in range(3)], TIMEOUT).not_done
-    futures = [executor.submit(FailOnce()) for _ in range(in_backoff)]
+    futures = [executor.submit(Flaky()) for _ in range(in_backoff)]
     assert eventually(lambda: resting(executor) == 3)  # noqa: F821  # not deleted yet
     del executor
     gc.collect()
-    assert [2] * in_backoff == [future.result(TIMEOUT) for future in futures]
+    assert [1] * in_backoff == [future.result(TIMEOUT) for future in futures]
     assert eventually(lambda: not threads_named("resting"))
 
 
 def test_a_dropped_executor_whose_last_call_is_cancelled_is_gone() -> None:
     """Nobody waits for an hour for nothing (E1, F5)."""
     executor = RetryingExecutor(1, "dropped", retry=lambda _: NEVER_DUE, idle_timeout=None)
-    future = executor.submit(FailOnce())
+    future = executor.submit(Flaky())
     assert eventually(lambda: future.due_at)
     del executor
     gc.collect()
@@ -466,3 +454,39 @@ def test_results_of_a_dropped_executor_can_still_be_cancelled_and_waited_for() -
     with pytest.raises(CancelledError):
         load.ready.result(TIMEOUT)
     assert eventually(lambda: not threads_named("load"))
+
+
+def test_no_outcome_is_lost_to_a_callback_of_another_call() -> None:
+    """What a call returned stands, although its worker runs a callback that exits (B3, C6, G1).
+
+    The first thread finishes its call while the second one, whose initializer failed, is still
+    telling those who wait.
+    """
+    threads = itertools.count(1)
+    started, fail, release = Event(), Event(), Event()
+
+    def initializer() -> None:
+        if next(threads) == 2:
+            assert fail.wait(TIMEOUT)
+            raise ValueError("no")
+
+    def run() -> str:
+        started.set()
+        assert release.wait(TIMEOUT)
+        return "outcome"
+
+    def tell(_: object) -> None:
+        release.set()
+        wait([running], TIMEOUT)
+
+    def leave(_: object) -> None:
+        raise SystemExit
+
+    executor = RetryingExecutor(2, retry=None, initializer=initializer)
+    running = executor.submit(run)
+    assert started.wait(TIMEOUT)
+    for callback in (tell, leave):
+        executor.submit(int).add_done_callback(callback)
+    fail.set()
+    assert "outcome" == running.result(TIMEOUT)
+    executor.shutdown()

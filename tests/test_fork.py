@@ -1,115 +1,30 @@
-"""Forks: the child starts empty, what it inherited fails at once, and the parent is undisturbed.
-
-Whatever is checked in a child is checked by `in_child`, which tells the parent what failed there,
-and where a child hangs.
-"""
+"""Forks: the child starts empty, what it inherited fails at once, and the parent is undisturbed."""
 
 from __future__ import annotations
 
-import faulthandler
 import multiprocessing
 import os
-import select
-import signal
 import sys
 import threading
-import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, as_completed, wait
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import as_completed, wait
+from typing import NoReturn
 
 import pytest
 
+from calls import Flaky
 from conftest import TIMEOUT
+from forks import check_executor_works, check_orphaned, held, in_child
 from observe import eventually
-from retrying_executor import ForkedFutureError, RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor import RetryingExecutor, RetryPolicy
+from retrying_executor._pool import Pool
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows no fork")
-
-
-def in_child(check: Callable[[], object], patience: float = TIMEOUT) -> None:
-    """Fork, and assert that in the child *check* returns within *patience* seconds and raises nothing."""
-    reader, writer = os.pipe()
-    # Dumps the stacks of a child that hangs, in the hooks of the fork too, and then ends it.
-    faulthandler.register(signal.SIGUSR1, writer, chain=True)
-    child = os.fork()
-    if child == 0:
-        try:
-            check()
-        except BaseException:
-            os.write(writer, traceback.format_exc().encode())
-        finally:
-            os._exit(0)
-    faulthandler.unregister(signal.SIGUSR1)
-    os.close(writer)
-    if not select.select([reader], [], [], patience)[0]:
-        os.kill(child, signal.SIGUSR1)
-    with open(reader, encoding="utf-8") as pipe:
-        report = pipe.read()
-    os.waitpid(child, 0)
-    assert "" == report
-
-
-@dataclass
-class Flaky:
-    """A call that fails *failures* times and then returns how often that was."""
-
-    failures: int
-    attempts: int = 0
-
-    def __call__(self) -> int:
-        """Make an attempt."""
-        self.attempts += 1
-        if self.attempts <= self.failures:
-            raise ConnectionError("not yet")
-        return self.failures
 
 
 def hang() -> None:
     """Wait for what never happens."""
     threading.Event().wait()
-
-
-def check_executor_works(executor: RetryingExecutor) -> None:
-    """In a child: it is empty, and calls get through, retries included."""
-    assert 0 == executor.stats().submitted
-    futures = [executor.submit(Flaky(failures)) for failures in (0, 2, 1)]
-    assert [0, 2, 1] == [future.result(TIMEOUT) for future in futures]
-    assert 1 == executor.with_options(max_elapsed=60).submit(Flaky(1)).result(TIMEOUT)
-    assert executor.drain(TIMEOUT)
-    assert (4, 4, 4) == (executor.stats().submitted, executor.stats().succeeded, executor.stats().retried)
-
-
-def check_orphaned(*futures: RetryingFuture[Any]) -> None:
-    """In a child: the futures have failed, whoever asks and however."""
-    for future in futures:
-        assert future.done()
-        assert not future.cancel()
-        assert isinstance(future.exception(0), ForkedFutureError)
-        with pytest.raises(ForkedFutureError, match="belongs to the process"):
-            future.result(0)
-    assert set(futures) == wait(futures, 0).done
-    assert set(futures) == set(as_completed(futures, 0))
-
-
-@contextmanager
-def held(executor: RetryingExecutor) -> Iterator[RetryingFuture[bool]]:
-    """Keep one worker busy with a call; it must get through once it is let go."""
-    started, release = threading.Event(), threading.Event()
-
-    def call() -> bool:
-        started.set()
-        return release.wait(TIMEOUT)
-
-    future = executor.submit(call)
-    assert started.wait(TIMEOUT)
-    try:
-        yield future
-    finally:
-        release.set()
-    assert future.result(TIMEOUT)
 
 
 @pytest.mark.parametrize(
@@ -266,91 +181,19 @@ def test_calls_of_a_multiprocessing_child_are_finished(executor: RetryingExecuto
     assert 0 == flaky.attempts
 
 
-@contextmanager
-def load(
-    executor: RetryingExecutor, futures: list[RetryingFuture[int]], meddled: list[RetryingFuture[int]]
-) -> Iterator[None]:
-    """Keep an executor under load from several threads.
+def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler may raise in the hook before the fork, which goes on: parent and child work (F6)."""
 
-    Args:
-        executor: What to submit to.
-        futures: Where to put the futures.
-        meddled: Where to put those that somebody tries to cancel: that may cost them their retries.
-    """
-    stop = threading.Event()
-    failures: list[BaseException] = []
+    def interrupted(_: object) -> NoReturn:
+        raise KeyboardInterrupt
 
-    def submit() -> None:
-        futures.append(executor.submit(Flaky(len(futures) % 3)))
-
-    def cancel() -> None:
-        submit()
-        meddled.append(futures[-1])
-        meddled[-1].cancel()
-
-    def wait_for_one() -> None:
-        assert wait(futures[-8:], TIMEOUT, return_when="FIRST_COMPLETED").done
-
-    def wait_for_all() -> None:
-        submit()
-        assert list(as_completed(futures[-8:], TIMEOUT))
-
-    def take_result() -> None:
-        with suppress(CancelledError, ConnectionError):
-            futures[-1].result(TIMEOUT)
-
-    def repeat(step: Callable[[], None]) -> None:
-        try:
-            while not stop.is_set():
-                step()
-        except BaseException as exception:
-            failures.append(exception)
-
-    submit()
-    steps = [submit, cancel, wait_for_one, wait_for_all, take_result]
-    threads = [threading.Thread(target=repeat, args=(step,)) for step in steps]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(TIMEOUT)
-    assert [] == failures
-
-
-@pytest.mark.skipif(
-    sys.gettrace() is not None and sys.version_info < (3, 12),
-    reason="on Python 3.10, seen with coverage, a traced child can hang inside os.fork() itself",
-)
-def test_fork_at_any_moment(policy: RetryPolicy) -> None:
-    """A hundred forks under load: the child works, nothing inherited hangs, the parent loses nothing (F6).
-
-    Meanwhile other threads submit, cancel and wait in every way, so that a fork finds every lock held
-    by somebody sooner or later.
-    """
-    futures: list[RetryingFuture[int]] = []
-    meddled: list[RetryingFuture[int]] = []
-
-    def check() -> None:
-        check_orphaned(running)
-        recent = futures[-100:]
-        assert not wait(recent, TIMEOUT).not_done
-        assert len(recent) == len(list(as_completed(recent, TIMEOUT)))
-        for future in recent:
-            with suppress(CancelledError, ConnectionError, ForkedFutureError):
-                assert future.result(0) in (0, 1, 2)
-        check_executor_works(executor)
-
-    with RetryingExecutor(3, retry=policy, idle_timeout=0, max_pending=30, when_full="wait") as executor:
-        with load(executor, futures, meddled):
-            for _ in range(100):
-                with held(executor) as running:
-                    in_child(check)
-        assert executor.drain(TIMEOUT)
-        stats = executor.stats()
-    assert len(futures) + 100 == stats.submitted == stats.succeeded + stats.failed + stats.cancelled
-    assert {0, 1, 2} == {future.result(0) for future in {*futures} - {*meddled}}
-    failed = [future for future in futures if not future.cancelled() and future.exception(0)]
-    assert len(failed) == stats.failed
+    with held(executor) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr(Pool, "lock_for_fork", interrupted)
+            patch.setattr(sys, "unraisablehook", lambda _: None)  # where the interpreter reports it
+            in_child(lambda: (check_orphaned(running), check_executor_works(executor)))
+        with RetryingExecutor(1) as other:
+            assert 0 == other.submit(int).result(TIMEOUT)
+    assert 2 == executor.submit(Flaky(2)).result(TIMEOUT)

@@ -498,3 +498,11 @@ def test_a_callback_may_look_at_everything(lone: RetryingExecutor, release: Even
     release.set()
     assert has_looked.wait(TIMEOUT)
     assert ["text", repr(future), 1, False] == seen
+
+
+def test_only_the_executor_starts_a_call(executor: RetryingExecutor) -> None:
+    """What executors of one's own do to a future would lose this one's call (G1)."""
+    future = executor.submit(int)
+    with pytest.raises(InvalidStateError, match="only the executor starts"):
+        future.set_running_or_notify_cancel()
+    assert 0 == future.result(TIMEOUT)

@@ -121,11 +121,12 @@ def run_to_the_end(
         (Callback, f"{__name__}.Callback"),
         (Callback().__call__, f"{__name__}.fail"),
         (len, "builtins.len"),
-        (functools.partial(fail), "functools.partial"),
+        (functools.partial(functools.partial(fail)), f"{__name__}.fail"),
+        ([].append, "builtins.list.append"),
         (Callback(), f"{__name__}.Callback"),
         (Nameless(), f"{__name__}.Nameless"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_a_call_is_named_after_its_function(fn: object, expected: str) -> None:
     """A line says which call it is about; without a name, the type's serves (G3)."""
@@ -401,6 +402,14 @@ def test_a_callback_that_interrupts_a_worker_is_logged(
     assert ["a done callback, or another thread, raised in a worker thread"] == logged(logging.ERROR)
 
 
+def test_calls_that_a_shutdown_cuts_off_are_counted(executor: RetryingExecutor, logged: Logged) -> None:
+    """When the time is up, calls that waited are cancelled, though not in silence (F3, G3)."""
+    futures = [executor.with_options(retry=lambda _: 3600).submit(fail) for _ in range(2)]
+    assert eventually(lambda: all(future.due_at for future in futures))
+    executor.shutdown(timeout=0)
+    assert ["time is up: waiting calls cancelled: 2, calls still running: none"] == logged(logging.WARNING)
+
+
 def test_calls_that_outlast_a_shutdown_are_reported(executor: RetryingExecutor, logged: Logged) -> None:
     """What still runs when the time is up is named; threads cannot be killed (F3)."""
     started, release = Event(), Event()
@@ -413,7 +422,7 @@ def test_calls_that_outlast_a_shutdown_are_reported(executor: RetryingExecutor, 
     assert started.wait(TIMEOUT)
     executor.shutdown(timeout=0)
     name = f"{straggler.__module__}.{straggler.__qualname__}"
-    assert [f"time is up, but 1 calls are still running: {name}"] == logged(logging.WARNING)
+    assert [f"time is up: waiting calls cancelled: 0, calls still running: {name}"] == logged(logging.WARNING)
     release.set()
     assert future.result(TIMEOUT)
 

@@ -133,7 +133,7 @@ def test_durations_may_be_timedeltas() -> None:
         ),
         ({"retry_result": 1}, TypeError, "retry_result must be callable or None, not 1"),
         ({"random": 0.5}, TypeError, "random must be callable or None, not 0.5"),
-        ({"delays": 3}, TypeError, "'int' object is not iterable"),
+        ({"delays": 3}, TypeError, "delays must be an iterable of seconds, not 3"),
         (
             {"delays": (1, -1)},
             ValueError,
@@ -403,7 +403,7 @@ def test_retry_on_decides_which_exceptions_are_worth_it(
 )
 def test_retry_on_must_not_return_nonsense(answer: object, error: type[Exception]) -> None:
     """What is neither a bool nor a duration is an error that says where it came from (B8)."""
-    with pytest.raises(error, match=rf"^what retry_on returns must be .*, not {answer!r}$"):
+    with pytest.raises(error, match=rf"^what retry_on returns \(if not a bool\) must be .*, not {answer!r}$"):
         RetryPolicy(retry_on=lambda _: answer)(failed(1))  # type: ignore[arg-type, return-value]
 
 
@@ -444,8 +444,8 @@ def test_a_policy_is_anything_callable_or_none() -> None:
 @pytest.mark.parametrize(
     ("retry", "message"),
     [
-        (3, "retry must be callable or None, not 3"),
-        (False, "retry must be callable or None, not False"),
+        (3, "retry must be a RetryPolicy, a callable or None, not 3"),
+        (False, "retry must be a RetryPolicy, a callable or None, not False"),
         (RetryPolicy, f"retry must be a policy, not the class {RetryPolicy!r}: call it"),
     ],
 )

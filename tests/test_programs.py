@@ -315,7 +315,7 @@ def _threads_switch_often() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(programs)
 def test_no_program_breaks_a_promise(program: Program) -> None:
     """Whatever one or two threads do with an executor, every promise holds.
@@ -332,7 +332,7 @@ def test_no_program_breaks_a_promise(program: Program) -> None:
     check_stats(run)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(programs_in_order)
 def test_one_worker_keeps_the_order(program: Program) -> None:
     """One worker starts the calls of one thread in their order, and a retry that is due before all others.

@@ -389,13 +389,14 @@ def test_options_add_up_from_view_to_view(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"retry": 3}, TypeError, "^retry must be callable or None, not 3$"),
+        ({"retry": 3}, TypeError, "^retry must be a RetryPolicy, a callable or None, not 3$"),
         ({"retry": RetryPolicy}, TypeError, "^retry must be a policy, not the class"),
         ({"max_attempts": 0}, ValueError, "^max_attempts must be 1 or more, not 0$"),
         ({"max_attemps": 3}, TypeError, "max_attemps"),
         ({"retry": boom, "max_attempts": 3}, TypeError, r"^options \['max_attempts'\] need a RetryPolicy"),
+        ({"retry": None, "max_attempts": 3}, TypeError, r"^options .* need a RetryPolicy .*, not None$"),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_a_view_refuses_bad_options(
     executor: RetryingExecutor, options: dict[str, Any], error: type[Exception], message: str
@@ -448,6 +449,12 @@ def test_a_view_keeps_its_executor_alive() -> None:
     assert 0 == view.submit(int).result(TIMEOUT)
 
 
+def test_lazy_map_of_a_view_that_nobody_keeps(executor: RetryingExecutor) -> None:
+    """As long as results are taken, calls are submitted (A2, B9)."""
+    results = executor.with_options(max_attempts=2).map(abs, range(10), buffersize=2)
+    assert list(range(10)) == list(results)
+
+
 # -- a limit on pending calls --------------------------------------------------------------------
 
 
@@ -477,7 +484,7 @@ def test_a_full_executor_refuses_calls(release: Event) -> None:
         occupy(executor, release)
         for submit in (executor.submit, executor.with_options(retry=None).submit):
             with pytest.raises(
-                PendingLimitError, match=r"^max_pending=2 calls are accepted and not done yet$"
+                PendingLimitError, match=r"^2 calls are pending, as many as max_pending allows$"
             ):
                 submit(refused)
         assert backoff.cancel()
@@ -531,6 +538,17 @@ def test_own_threads_do_not_wait_for_room() -> None:
         known.set()
         inner: Any = calls[0].result(TIMEOUT)
         assert 7 == inner.result(TIMEOUT)
+
+
+def test_who_interrupts_the_executor_does_not_wait_for_room(release: Event) -> None:
+    """A destructor in a critical section gets the error: to wait would let others into it (G1, G5)."""
+    with limited("wait") as executor:
+        occupy(executor, release)
+        ready = executor.submit(int)
+        with executor._pool._lock, pytest.raises(PendingLimitError, match="as many as max_pending allows"):
+            executor.submit(boom)
+        release.set()
+        assert 0 == ready.result(TIMEOUT)
 
 
 def test_who_waits_for_room_is_told_of_the_shutdown(release: Event) -> None:

@@ -167,7 +167,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert not self.schedule.is_ready(self.now + 100)
 
 
-ScheduleMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+ScheduleMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestScheduleAgreesWithAModel = ScheduleMachine.TestCase
 
 

@@ -1,17 +1,13 @@
-"""The worker threads: when they start, when they leave, and that no call is lost in between."""
+"""The worker threads: when they start, when they leave, and which calls they take."""
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import wait
 from concurrent.futures.thread import BrokenThreadPool
 from itertools import count
 from threading import Barrier, Event, Lock, Thread
-from typing import Any
 
 import pytest
 
@@ -23,25 +19,9 @@ AT_ONCE = RetryPolicy(delays=(0, 0, 0, 0))
 NEVER_DUE = 3600.0
 
 
-class Interrupt(BaseException):
-    """What another thread raises in a worker."""
-
-
 def fail() -> None:
     """A call that fails."""
     raise ValueError
-
-
-@pytest.fixture
-def quiet() -> Iterator[None]:
-    """Keep what the library logs about broken initializers and interrupts from the output."""
-    logger = logging.getLogger("retrying_executor")
-    logger.propagate = False
-    handler = logging.NullHandler()
-    logger.addHandler(handler)
-    yield
-    logger.removeHandler(handler)
-    logger.propagate = True
 
 
 # -- lazily started, and gone again (C1, C2) -----------------------------------------------------
@@ -219,60 +199,6 @@ def test_a_sooner_retry_wakes_the_thread_that_waits_for_a_later_one() -> None:
         assert late.cancel()
 
 
-# -- no lost call (C5) -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("max_workers", [1, 3])
-def test_no_call_is_lost_between_a_thread_that_leaves_and_a_submitter(max_workers: int) -> None:
-    """Threads that leave at once meet submitters that come one call at a time (C5)."""
-    rounds, submitters = 2_000, 4
-    done = count(1)
-
-    def call() -> int:
-        return next(done)
-
-    def submit() -> None:
-        for _ in range(rounds):
-            results.append(executor.submit(call).result(TIMEOUT))
-
-    results: list[int] = []
-    executor = RetryingExecutor(max_workers, "losing", idle_timeout=0)
-    threads = [Thread(target=submit) for _ in range(submitters)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(TIMEOUT * 4)
-    assert list(range(1, rounds * submitters + 1)) == sorted(results)
-    assert eventually(lambda: not threads_named("losing"))
-
-
-def test_no_call_of_many_is_lost() -> None:
-    """Of 200,000 calls from four threads each gets done once (C5, G1)."""
-    runs = count(1)
-    submitters, each = 4, 50_000
-
-    def call(number: int) -> int:
-        next(runs)
-        return number
-
-    def submit(offset: int) -> None:
-        futures[offset] = [executor.submit(call, offset + n) for n in range(each)]
-
-    futures: dict[int, list[Any]] = {}
-    executor = RetryingExecutor(3, "many", idle_timeout=0)
-    threads = [Thread(target=submit, args=(n * each,)) for n in range(submitters)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(TIMEOUT * 4)
-    assert executor.drain(TIMEOUT * 4)
-    total = submitters * each
-    assert list(range(total)) == [future.result(0) for n in sorted(futures) for future in futures[n]]
-    assert total + 1 == next(runs)
-    assert (total, total) == (executor.stats().submitted, executor.stats().succeeded)
-    assert eventually(lambda: not threads_named("many"))
-
-
 # -- initializers (C6) -----------------------------------------------------------------------------
 
 
@@ -401,7 +327,7 @@ def test_a_thread_in_its_initializer_delays_no_call_that_another_can_take() -> N
             release.set()
 
 
-# -- threads that cannot be started, and threads that are interrupted (C7, G1) -------------------
+# -- threads that cannot be started (C7) ---------------------------------------------------------
 
 
 class Refusal:
@@ -476,45 +402,3 @@ def test_no_accepted_call_is_lost_when_a_thread_cannot_be_started(
     assert accepted == sorted(ran)
     assert set(accepted) == attempted
     assert len(accepted) == executor.stats().submitted
-
-
-def raise_in(thread: Thread) -> None:
-    """Have `Interrupt` raised in a thread, at its next bytecode instruction."""
-    assert thread.ident is not None
-    ident = ctypes.c_ulong(thread.ident)
-    assert 1 == ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(Interrupt))
-
-
-@pytest.mark.usefixtures("quiet")
-@pytest.mark.parametrize("in_backoff", [True, False])
-def test_an_exception_raised_in_a_thread_at_rest_loses_no_call(in_backoff: bool) -> None:
-    """The thread takes note of it when it is woken, and goes on (G1)."""
-    with RetryingExecutor(1, retry=lambda _: NEVER_DUE, idle_timeout=None) as executor:
-        thread = executor.submit(threading.current_thread).result(TIMEOUT)
-        parked = [executor.submit(fail) for _ in range(in_backoff)]
-        assert eventually(lambda: executor.stats().in_backoff == in_backoff and resting(executor))
-        raise_in(thread)
-        assert [1] * 5 == [executor.submit(int, 1).result(TIMEOUT) for _ in range(5)]
-        assert all(future.cancel() for future in parked)
-        assert 1 == executor.stats().threads
-
-
-@pytest.mark.usefixtures("quiet")
-def test_an_exception_raised_in_a_running_call_is_its_outcome() -> None:
-    """It is not an Exception, so it is not retried; the calls after it run (B4, G1)."""
-    running = Event()
-    never = False
-
-    def run() -> None:
-        running.set()
-        while not never:
-            time.sleep(0)
-
-    with RetryingExecutor(1, retry=AT_ONCE) as executor:
-        future = executor.submit(run)
-        others = [executor.submit(int, n) for n in range(3)]
-        assert running.wait(TIMEOUT)
-        (thread,) = executor._pool._crew.threads()
-        raise_in(thread)
-        assert isinstance(future.exception(TIMEOUT), Interrupt)
-        assert [0, 1, 2] == [other.result(TIMEOUT) for other in others]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrying_executor import Attempt, RetryPolicy, Stats
-from retrying_executor._value import Value, optional_seconds, positive_int, seconds, to_seconds
+from retrying_executor._value import Value, in_words, optional_seconds, positive_int, seconds, to_seconds
 
 ERROR = ValueError("no")
 FIELDS = {"number": 2, "exception": ERROR, "result": None, "elapsed": 0.5}
@@ -121,7 +121,7 @@ def test_repr_names_every_field() -> None:
 )
 def test_a_value_takes_exactly_its_fields(fields: dict[str, object]) -> None:
     """A missing, surplus or misspelt field is a TypeError that names what is taken (A1)."""
-    with pytest.raises(TypeError, match=r"^Attempt takes elapsed, exception, number, result, not "):
+    with pytest.raises(TypeError, match=r"^Attempt takes number, exception, result, elapsed, not "):
         Attempt(**fields)  # type: ignore[arg-type]
 
 
@@ -228,3 +228,26 @@ def test_positive_int_refuses_what_is_out_of_range(value: int) -> None:
     """An integer below 1 is a ValueError that names argument, value and range (B1)."""
     with pytest.raises(ValueError, match=rf"^max_attempts must be 1 or more, not {value}$"):
         positive_int("max_attempts", value)
+
+
+def test_the_order_of_the_arguments_makes_no_difference() -> None:
+    """Equal values have equal hashes, and look alike."""
+    one = Attempt(number=1, exception=None, result=2, elapsed=0.5)
+    other = Attempt(elapsed=0.5, result=2, exception=None, number=1)
+    assert (one, hash(one), repr(one)) == (other, hash(other), repr(other))
+
+
+@pytest.mark.parametrize(
+    ("duration", "words"),
+    [
+        (0, "0 s"),
+        (2.5e-5, "0 s"),
+        (0.00123456, "0.00123 s"),
+        (7.5432, "7.54 s"),
+        (999.6, "1000 s"),
+        (3600, "3600 s"),
+    ],
+)
+def test_durations_are_said_without_powers_of_ten(duration: float, words: str) -> None:
+    """Three digits are enough for a reader, and an hour is 3600 s."""
+    assert words == in_words(duration)

@@ -1,4 +1,4 @@
-"""One attempt, and the policy's verdict on it: the only room where workers run users' code.
+"""One attempt, and the policy's verdict on it: where workers run calls, policies and predicates.
 
 No lock is held here. Nothing that users' code raises gets out: it becomes an outcome.
 """
@@ -6,7 +6,7 @@ No lock is held here. Nothing that users' code raises gets out: it becomes an ou
 from __future__ import annotations
 
 from retrying_executor._policy import Attempt
-from retrying_executor._value import seconds
+from retrying_executor._value import in_words, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ def run(work: Work, previous: BaseException | None) -> Outcome:
         work: What to run.
         previous: What the attempt before it raised. If this one raises the same object again, the
             traceback of the attempt before is cut off, so that it does not grow with each attempt.
+
+    Returns:
+        What it returned or raised.
     """
     fn, args, kwargs, context, _ = work
     old = None if previous is None else previous.__traceback__
@@ -39,6 +42,7 @@ def run(work: Work, previous: BaseException | None) -> Outcome:
 
 
 def _cut(traceback: TracebackType | None, old: TracebackType | None) -> None:
+    """Cut *old* off the end of *traceback*: raising an exception again puts entries before the old ones."""
     while traceback is not None and old is not None:
         if traceback.tb_next is old:
             traceback.tb_next = None
@@ -88,7 +92,8 @@ def add_note(exception: BaseException, attempts: int, elapsed: float) -> None:
         if not isinstance(notes, list):
             return
         notes = [note for note in notes if not str(note).startswith(_NOTE)]
-        notes.append(f"{_NOTE}{attempts} attempt{'s' if attempts > 1 else ''} in {elapsed:.3g} s")
+        plural = "" if attempts == 1 else "s"
+        notes.append(f"{_NOTE}{attempts} attempt{plural} in {in_words(elapsed)}")
         exception.__notes__ = notes  # type: ignore[attr-defined]  # known from Python 3.11 on
     except Exception:  # an exception that takes no notes goes without
         return

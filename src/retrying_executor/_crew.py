@@ -4,8 +4,10 @@ What there is to do is none of their business: the pool decides, under its lock,
 it out. The pool's lock guards all of it; methods that need no lock say so. What must stay true:
 
 - At most ``size`` workers are members.
-- A resting worker waits on a gate of its own, a lock made for that one rest. Whoever takes it out
-  of ``_resting``, by a single operation of that list, has the right and the duty to open the gate.
+- A resting worker waits at a gate, a lock made for that one rest. Whoever takes the rest out of
+  ``_resting``, by a single operation of that list, has the right and the duty to open its gate.
+- ``_resting`` alone is changed without the lock too (`wake_all`), by such operations. So nobody
+  may look at its length and then at an entry.
 - At most one worker is on its way, woken or started but not arrived: it looks for what there is
   to do, and calls the next before it gets busy.
 - At most one resting worker leads: it rests until the first retry is due. It is at the bottom
@@ -22,29 +24,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from retrying_executor._future import Outcome, RetryingFuture
-    from retrying_executor._log import UnseenFailure
+    from retrying_executor._future import Ending, RetryingFuture
+
+
+class Rest:
+    """One time that a worker rests, at a gate that is shut."""
+
+    __slots__ = ("gate", "worker")
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.gate = threading.Lock()
+        self.gate.acquire()
 
 
 class Worker:
-    """A thread, the call it runs, what to finish that with, and the gate at which it rests."""
+    """A thread, the call it runs, what to finish that with, and its rest if it has one."""
 
-    __slots__ = ("arrival", "call", "gate", "index", "outcome", "thread")
+    __slots__ = ("arrival", "call", "ending", "index", "rest", "thread")
 
     thread: threading.Thread
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.call: RetryingFuture[Any] | None = None
-        self.outcome: tuple[Outcome, UnseenFailure | None] | None = None
-        self.gate: threading.Lock | None = None
+        self.ending: Ending | None = None
+        self.rest: Rest | None = None
         self.arrival: threading.Lock | None = threading.Lock()  # held until it arrives for the first time
         self.arrival.acquire()
-
-    def wake(self) -> None:
-        """Open the gate; for whoever took the worker out of ``_resting``."""
-        if self.gate is not None:  # always: it rests
-            self.gate.release()
 
 
 class Crew:
@@ -62,8 +69,8 @@ class Crew:
         self.on_the_way: Worker | None = None
         self._name = name
         self._daemon = daemon
-        self._resting: list[Worker] = []
-        self._leader: Worker | None = None
+        self._resting: list[Rest] = []
+        self._leading: Rest | None = None
         self._departed: set[threading.Thread] = set()
 
     @property
@@ -74,7 +81,7 @@ class Crew:
     @property
     def has_leader(self) -> bool:
         """Whether somebody rests until the first retry is due."""
-        return bool(self._resting) and self._resting[0] is self._leader
+        return self._leading in self._resting[:1]
 
     @property
     def can_summon(self) -> bool:
@@ -91,12 +98,12 @@ class Crew:
             RuntimeError: If a thread cannot be started.
         """
         try:
-            worker = self._resting.pop()
+            rest = self._resting.pop()
         except IndexError:
             self._start(work)
         else:
-            worker.wake()
-            self.on_the_way = worker  # not before: were it wrongly set, nobody else would be called
+            rest.gate.release()
+            self.on_the_way = rest.worker  # not before: were it wrongly set, nobody else would be called
 
     def _start(self, work: Callable[[Worker], None]) -> None:
         taken = {worker.index for worker in self.members}
@@ -121,20 +128,19 @@ class Crew:
         if worker.arrival is not None:
             worker.arrival.release()
             worker.arrival = None
-        if worker.gate is not None:
-            self._claim(worker)
-            worker.gate = None
+        if worker.rest is not None:
+            self._claim(worker.rest)
+            worker.rest = None
 
     def rest(self, worker: Worker, *, leading: bool) -> threading.Lock:
         """Publish that a worker rests from now on, and return the gate that anybody may open."""
-        worker.gate = gate = threading.Lock()
-        gate.acquire()
+        worker.rest = rest = Rest(worker)
         if leading:
-            self._leader = worker
-            self._resting.insert(0, worker)
+            self._leading = rest
+            self._resting.insert(0, rest)
         else:
-            self._resting.append(worker)
-        return gate
+            self._resting.append(rest)
+        return rest.gate
 
     def leave(self, worker: Worker) -> bool:
         """Let a resting worker go; return ``False`` if it was woken instead.
@@ -143,7 +149,7 @@ class Crew:
         woken, and from then on a new one can be started.
         """
         self.members.discard(worker)
-        if not self._claim(worker):
+        if worker.rest is None or not self._claim(worker.rest):
             self.members.add(worker)
             return False
         self._departed = {thread for thread in self._departed if thread.is_alive()}
@@ -152,23 +158,23 @@ class Crew:
 
     def wake_leader(self) -> None:
         """Make the leader look again when the first retry is due."""
-        leader = self._leader
-        if leader is not None and self._claim(leader):
-            leader.wake()
+        leading = self._leading
+        if leading is not None and self._claim(leading):
+            leading.gate.release()
 
     def wake_all(self) -> None:
         """Make everybody who rests look again whether to stay. Needs no lock."""
         while True:
             try:
-                worker = self._resting.pop()
+                rest = self._resting.pop()
             except IndexError:
                 return
-            worker.wake()
+            rest.gate.release()
 
-    def _claim(self, worker: Worker) -> bool:
-        """Take *worker* out of ``_resting``; return whether that is now up to the caller."""
+    def _claim(self, rest: Rest) -> bool:
+        """Take *rest* out of ``_resting``; return whether that is now up to the caller."""
         try:
-            self._resting.remove(worker)
+            self._resting.remove(rest)
         except ValueError:
             return False
         return True

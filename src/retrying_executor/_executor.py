@@ -54,7 +54,8 @@ class _Submitter(Executor):
             RuntimeError: After ``shutdown()``, at the end of the interpreter, or if no thread can
                 be started and there is none. The call never runs.
             BrokenThreadPool: If the initializer failed.
-            PendingLimitError: If ``max_pending`` calls are accepted and not done.
+            PendingLimitError: If ``max_pending`` calls are accepted and not done; with
+                ``when_full="wait"``, only where waiting for room could be for ever.
         """
         work = (fn, args, kwargs or _NO_KEYWORDS, contextvars.copy_context(), self._terms)
         future: RetryingFuture[T] = RetryingFuture(self._pool, work)
@@ -130,24 +131,37 @@ class _Submitter(Executor):
             timeout: How long after this call the last result may be taken, in seconds.
             chunksize: Ignored, as by the standard executor; for process pools.
             buffersize: How many calls may be submitted whose results are not taken yet;
-                1 or more, or ``None`` for all.
+                1 or more, or ``None`` for all. If there is one, the results end when the executor
+                is dropped, as with the standard executor of Python 3.14.
 
         Raises:
             TypeError: If *buffersize* is not an integer.
             ValueError: If *buffersize* is less than 1.
+            RuntimeError, PendingLimitError: As ``submit()`` does; with *buffersize*, while
+                iterating too.
             TimeoutError: While iterating, if a result is not there in time.
-            BaseException: While iterating, what a call's last attempt raised. The calls after it
-                are cancelled, as they are when the iterator is closed early.
+            BaseException: While iterating, what a call's last attempt raised.
+
+        Whatever is raised, the calls whose results were not taken are cancelled, as they are when
+        the iterator is closed early.
         """
         if buffersize is not None and not isinstance(buffersize, int):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else time.monotonic() + to_seconds(timeout)
-        arguments = zip(*iterables, strict=False)
-        futures = deque(self.submit(fn, *args) for args in itertools.islice(arguments, buffersize))
-        rest = arguments if buffersize is not None else iter(())
-        return _results(weakref.ref(self), fn, futures, rest, deadline)
+        calls = _calls(self._reference(), fn, zip(*iterables, strict=False))
+        futures: deque[RetryingFuture[T]] = deque()
+        try:
+            futures.extend(itertools.islice(calls, buffersize))
+        except BaseException:
+            _cancel_all(futures)
+            raise
+        return _results(futures, calls, deadline)
+
+    def _reference(self) -> Callable[[], _Submitter | None]:
+        """Return how a lazy ``map()`` gets at its executor, with which it ends."""
+        return weakref.ref(self)
 
     def with_options(
         self, *, retry: Policy | EllipsisType | None = ..., **options: Unpack[PolicyOptions]
@@ -156,20 +170,44 @@ class _Submitter(Executor):
 
         Args:
             retry: The policy of the view; if left out, the one in force here.
-            options: Options of `RetryPolicy` that differ from that policy.
+            options: Options of `RetryPolicy` that differ from that policy; from the defaults, if
+                calls are never retried here.
 
         Raises:
-            TypeError: If there are *options*, but the policy is a callable of your own; or if an
-                option does not exist.
+            TypeError: If there are *options*, but the policy is a callable of your own, or *retry*
+                is ``None``; or if an option does not exist or has the wrong type.
+            ValueError: If an option is out of its range, or does not go with the others.
         """
         policy = self._terms.policy if retry is ... else checked_policy(retry)
         if options:
-            if policy is None:
+            if policy is None and retry is ...:
                 policy = _DEFAULT_POLICY
             if not isinstance(policy, RetryPolicy):
                 raise TypeError(f"options {sorted(options)} need a RetryPolicy to apply to, not {policy!r}")
             policy = policy.replace(**options)
         return View(self, policy)
+
+    def drain(self, timeout: Duration | None = None) -> bool:
+        """Wait until every call accepted so far is done, retries included, without shutting down.
+
+        Done callbacks may still be running then.
+
+        Args:
+            timeout: How long to wait, in seconds; ``None``: as long as it takes.
+
+        Returns:
+            Whether they are all done.
+
+        Raises:
+            TypeError: If *timeout* is neither a number nor a ``timedelta``.
+            ValueError: If it is negative, infinite or not a number (NaN).
+            RuntimeError: In one of the executor's own threads, which would wait for itself.
+        """
+        return self._pool.drain(optional_seconds("timeout", timeout))
+
+    def stats(self) -> Stats:
+        """Return a consistent snapshot of what the executor is doing, all its views included."""
+        return self._pool.stats()
 
 
 class RetryingExecutor(_Submitter, ThreadPoolExecutor):
@@ -219,6 +257,8 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         # The standard executor is a base class for clients that ask for its type. Its constructor
         # checks the arguments and knows their defaults; nothing else of it is used.
         super().__init__(max_workers, thread_name_prefix, initializer, initargs)
+        if isinstance(thread_name_prefix, RetryPolicy):
+            raise TypeError(f"thread_name_prefix must be a string, not {thread_name_prefix!r}: use retry=")
         if when_full not in ("raise", "wait"):
             raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
         self._terms = Terms(checked_policy(retry))
@@ -242,15 +282,18 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
 
         Args:
             wait: Whether to return only when every call has its outcome, retries included, and
-                every thread has ended. One of the executor's own threads never waits.
+                every thread has ended. One of the executor's own threads never waits, whatever
+                the *timeout*.
             cancel_futures: Whether to cancel every call that is not running, those in backoff
                 included. A running attempt finishes, and no other follows.
             timeout: How long to wait, in seconds; ``None``: as long as it takes. Past it, every
-                call that is not running is cancelled, and those that are running are logged
-                as a warning: threads cannot be killed.
+                call that is not running is cancelled, and those that are running are left alone,
+                since threads cannot be killed; both are logged as warnings.
 
         Raises:
-            ValueError: If there is a *timeout*, but *wait* is false; or if it is negative.
+            TypeError: If *timeout* is neither a number nor a ``timedelta``.
+            ValueError: If there is a *timeout*, but *wait* is false; or if it is negative,
+                infinite or not a number (NaN).
         """
         if timeout is not None and not wait:
             raise ValueError(f"timeout must be None if wait is false, not {timeout!r}")
@@ -258,29 +301,12 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             wait=wait, cancel_futures=cancel_futures, timeout=optional_seconds("timeout", timeout)
         )
 
-    def drain(self, timeout: Duration | None = None) -> bool:
-        """Wait until every call accepted so far is done, retries included, without shutting down.
-
-        Args:
-            timeout: How long to wait, in seconds; ``None``: as long as it takes.
-
-        Returns:
-            Whether they are all done.
-
-        Raises:
-            RuntimeError: In one of the executor's own threads, which would wait for itself.
-        """
-        return self._pool.drain(optional_seconds("timeout", timeout))
-
-    def stats(self) -> Stats:
-        """Return a consistent snapshot of what the executor is doing."""
-        return self._pool.stats()
-
 
 class View(_Submitter):
     """An executor that submits to the queue and the threads of another, on other terms.
 
-    Made by ``with_options()``. It keeps that executor alive, and cannot shut it down.
+    Made by ``with_options()``. It keeps that executor alive, and cannot shut it down. It is an
+    `Executor`, not a `ThreadPoolExecutor`.
     """
 
     def __init__(self, origin: _Submitter, policy: Policy | None) -> None:
@@ -291,29 +317,42 @@ class View(_Submitter):
     def __enter__(self) -> NoReturn:
         self.shutdown()
 
+    def _reference(self) -> Callable[[], _Submitter]:
+        return lambda: self  # a view is often made for one expression: it must not end with that
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
         """Raise `RuntimeError`: only the executor itself can be shut down."""
         raise RuntimeError("a view cannot be shut down: shut down the executor that it is a view of")
 
 
+def _calls(
+    reference: Callable[[], _Submitter | None], fn: Callable[..., T], arguments: Iterable[tuple[Any, ...]]
+) -> Iterator[RetryingFuture[T]]:
+    """Submit a call whenever the next future is asked for."""
+    for args in arguments:
+        executor = reference()
+        if executor is None:
+            return
+        future = executor.submit(fn, *args)
+        del executor
+        yield future
+
+
 def _results(
-    submitter: weakref.ref[_Submitter],
-    fn: Callable[..., T],
-    futures: deque[RetryingFuture[T]],
-    arguments: Iterator[tuple[Any, ...]],
-    deadline: float | None,
+    futures: deque[RetryingFuture[T]], calls: Iterator[RetryingFuture[T]], deadline: float | None
 ) -> Iterator[T]:
-    """Yield the futures' results in order; for each one taken, submit the next call."""
+    """Yield the futures' results in order; for each one taken, make the next of the *calls*."""
     try:
         while futures:
-            owner = submitter()
-            if owner is not None:
-                futures.extend(owner.submit(fn, *args) for args in itertools.islice(arguments, 1))
-            del owner
+            futures.extend(itertools.islice(calls, 1))
             yield _result(futures.popleft(), deadline)
     finally:
-        for future in futures:
-            future.cancel()
+        _cancel_all(futures)
+
+
+def _cancel_all(futures: Iterable[RetryingFuture[Any]]) -> None:
+    for future in futures:
+        future.cancel()
 
 
 def _result(future: RetryingFuture[T], deadline: float | None) -> T:

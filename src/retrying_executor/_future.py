@@ -12,6 +12,7 @@ is most of what a standard future costs. The first that needs them (`wait`, `as_
 from then on the inherited code rules. What must stay true:
 
 - Every change of state happens under the pool's lock; it becomes done exactly once.
+- While an attempt runs, ``_work``, ``_last`` and ``_attempts`` belong to its worker, without the lock.
 - The hand-over from unobserved to observed happens under the pool's lock.
 - An observed future becomes done under its condition too. Lock order: condition, then pool's lock.
 - A state that is done never changes, so reading ``_state`` needs no lock.
@@ -51,6 +52,9 @@ if TYPE_CHECKING:
 
     Outcome: TypeAlias = tuple[object, BaseException | None]
     """What an attempt ended with: a result and ``None``, or ``None`` and an exception."""
+
+    Ending: TypeAlias = tuple[Outcome, UnseenFailure | None]
+    """What a call becomes done with."""
 
 
 NO_OUTCOME: Outcome = (None, None)
@@ -103,7 +107,11 @@ class RetryingFuture(Future["T"]):
 
     @property
     def last_exception(self) -> BaseException | None:
-        """What the latest failed attempt raised; ``None`` if none did, or once the call succeeded."""
+        """What the latest failed attempt raised.
+
+        ``None`` if it returned a result that was rejected, or if there is no failed attempt; and
+        once the call succeeded or was cancelled.
+        """
         return self._last[1] if self._exception is None else self._exception
 
     @property
@@ -194,6 +202,10 @@ class RetryingFuture(Future["T"]):
         """
         return self._pool.cancel(self)
 
+    def set_running_or_notify_cancel(self) -> NoReturn:
+        """Raise `InvalidStateError`: only the executor starts the attempts of its calls."""
+        raise InvalidStateError("only the executor starts the attempts of its calls")
+
     def set_result(self, result: T) -> None:
         """Make the call done with *result*, whatever becomes of it; for unit tests only.
 
@@ -236,8 +248,7 @@ class RetryingFuture(Future["T"]):
         """The call has its outcome."""
         self._result, self._exception = outcome
         self._unseen = unseen
-        if self._work is not None:
-            self._release()
+        self._release()
         self._state = FINISHED  # last: whoever sees it sees the rest
 
     def _cancel(self) -> None:

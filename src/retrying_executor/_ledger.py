@@ -6,6 +6,9 @@ that lock guards the state of the calls too. What must stay true between any two
 - a call that waits is in the schedule, and its future is pending;
 - a call that runs is in somebody's hands, is counted in ``_running``, and its future is running;
 - a call that is done is counted once: as succeeded, as failed or as cancelled.
+
+A signal handler that submits or cancels in the middle of an addition here may cost one count. No
+decision rests on those numbers; on ``_running`` some do, and what handlers may do leaves it alone.
 """
 
 from __future__ import annotations
@@ -25,10 +28,11 @@ if TYPE_CHECKING:
 class Ledger:
     """The calls of one pool, from the moment they are accepted."""
 
-    __slots__ = ("_cancelled", "_failed", "_retried", "_running", "_succeeded", "schedule")
+    __slots__ = ("_accepted", "_cancelled", "_failed", "_retried", "_running", "_succeeded", "schedule")
 
     def __init__(self) -> None:
         self.schedule = Schedule()
+        self._accepted = 0
         self._running = 0
         self._succeeded = 0
         self._failed = 0
@@ -43,11 +47,13 @@ class Ledger:
     def accept(self, call: Call) -> None:
         """A call waits for its first attempt."""
         self.schedule.add(call)
+        self._accepted += 1
 
     def refuse(self, call: Call) -> None:
         """A call that was accepted a moment ago is not, after all: it is not counted anywhere."""
         call._cancel()
         self.schedule.discard(call, retried=False)
+        self._accepted -= 1
 
     def take(self, now: float) -> Call | None:
         """Return the call whose turn it is, which runs from now on; ``None`` if none is ready."""
@@ -99,18 +105,15 @@ class Ledger:
         """Return a consistent snapshot, given what time it is and how many threads there are."""
         waiting = len(self.schedule)
         ready = self.schedule.count_ready(now)
-        parts = {
-            "running": self._running,
-            "ready": ready,
-            "in_backoff": waiting - ready,
-            "succeeded": self._succeeded,
-            "failed": self._failed,
-            "cancelled": self._cancelled,
-        }
         return Stats(
             threads=threads,
-            submitted=sum(parts.values()),
+            running=self._running,
+            ready=ready,
+            in_backoff=waiting - ready,
+            submitted=self._accepted,
+            succeeded=self._succeeded,
+            failed=self._failed,
+            cancelled=self._cancelled,
             retried=self._retried,
             next_due_at=self.schedule.first_due_at(),
-            **parts,
         )

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 import weakref
 
 from retrying_executor._log import forget_unseen
-from retrying_executor._stdlib import register_atexit
+from retrying_executor._stdlib import is_held, register_atexit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,34 +38,35 @@ def _finish_all() -> None:
     began_at = time.monotonic()
     with _guard:
         _exiting = True
-        pools = list(_pools)
+        pools = sorted(_pools, key=lambda pool: math.inf if pool.exit_timeout is None else pool.exit_timeout)
     for pool in pools:
         pool.close()
-    for pool in pools:
+    for pool in pools:  # those that wait for ever come last: the others must stop in time
         left = None if pool.exit_timeout is None else began_at + pool.exit_timeout - time.monotonic()
         pool.finish(left)
 
 
 def _before_fork() -> None:
+    # A signal handler may raise in here. The fork goes on then, and what follows undoes what was done.
     _guard.acquire()
-    _locked[:] = _pools
-    for pool in _locked:
+    for pool in list(_pools):
         pool.lock_for_fork()
+        _locked.append(pool)
 
 
 def _after_fork_in_parent() -> None:
-    for pool in _locked:
-        pool.unlock_after_fork()
-    _locked.clear()
-    _guard.release()
+    while _locked:
+        _locked.pop().unlock_after_fork()
+    if is_held(_guard):
+        _guard.release()
 
 
 def _after_fork_in_child() -> None:
     global _guard
     _guard = threading.RLock()
-    for pool in _locked:
-        pool.restart_in_child()
     _locked.clear()
+    for pool in list(_pools):
+        pool.restart_in_child()
     forget_unseen()
 
 

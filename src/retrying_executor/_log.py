@@ -1,4 +1,7 @@
-"""What is logged, and how: one logger, never a print, nothing that a hostile object can break."""
+"""What is logged, and how: never a print, and nothing that a hostile object can break.
+
+It goes to the logger ``retrying_executor``; what the standard executor logs too, to its logger.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ import logging
 import weakref
 from collections import deque
 from contextlib import suppress
+from functools import partial
 
 from retrying_executor._stdlib import LOGGER, is_held
+from retrying_executor._value import in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +29,11 @@ logger = logging.getLogger("retrying_executor")
 def call_name(fn: object) -> str:
     """Return a name for *fn* that is fit for a log line."""
     try:
-        return f"{fn.__module__}.{fn.__qualname__}"  # type: ignore[attr-defined]  # hence the except
-    except Exception:  # partials and callable objects have no name; hostile ones raise
+        while isinstance(fn, partial):
+            fn = fn.func
+        module = fn.__module__ or type(fn.__self__).__module__  # type: ignore[attr-defined]  # hence the except
+        return f"{module}.{fn.__qualname__}"  # type: ignore[attr-defined]  # hence the except
+    except Exception:  # callable objects have no name; hostile ones raise
         return f"{type(fn).__module__}.{type(fn).__qualname__}"
 
 
@@ -42,8 +50,8 @@ def describe(outcome: object, exception: BaseException | None) -> str:
 def retry_scheduled(work: Work, number: int, outcome: Outcome, delay: float) -> None:
     """An attempt failed, and another follows."""
     if logger.isEnabledFor(logging.INFO):
-        message = "%s: attempt %d failed (%s); the next one in %.3g s"
-        _log(logging.INFO, message, call_name(work[0]), number, describe(*outcome), delay)
+        message = "%s: attempt %d failed (%s); the next one in %s"
+        _log(logging.INFO, message, call_name(work[0]), number, describe(*outcome), in_words(delay))
 
 
 def initializer_failed(error: BaseException) -> None:
@@ -56,10 +64,12 @@ def worker_interrupted(error: BaseException) -> None:
     _log(logging.ERROR, "a done callback, or another thread, raised in a worker thread", exc_info=error)
 
 
-def still_running(calls: Iterable[Call]) -> None:
-    """Time is up, and these calls are left alone."""
-    names = sorted(call_name(work[0]) for call in calls if (work := call._work) is not None)
-    _log(logging.WARNING, "time is up, but %d calls are still running: %s", len(names), ", ".join(names))
+def time_is_up(cancelled: int, running: Iterable[Call]) -> None:
+    """An executor had to end in time: calls that waited were cancelled, those that run are left alone."""
+    names = sorted(call_name(work[0]) for call in running if (work := call._work) is not None)
+    if cancelled or names:
+        message = "time is up: waiting calls cancelled: %d, calls still running: %s"
+        _log(logging.WARNING, message, cancelled, ", ".join(names) or "none")
 
 
 class UnseenFailure:
@@ -97,7 +107,7 @@ _unseen: set[weakref.ref[UnseenFailure]] = set()
 _guards: set[weakref.ref[threading.RLock]] = set()
 
 
-def not_under(lock: threading.RLock) -> None:
+def never_log_under(lock: threading.RLock) -> None:
     """From now on, log no unseen failure in a thread that holds *lock*."""
     _guards.add(weakref.ref(lock, _guards.discard))
 
@@ -115,7 +125,7 @@ def report_overdue() -> None:
         while True:
             name, attempts, exception = overdue.popleft()
             message = "%s failed after %d attempt%s, and nobody looked at its outcome"
-            plural = "s" if attempts > 1 else ""
+            plural = "" if attempts == 1 else "s"
             _log(logging.ERROR, message, name, attempts, plural, exc_info=exception)
 
 

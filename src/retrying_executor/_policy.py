@@ -127,7 +127,7 @@ class RetryPolicy(Value):
                 f"max_delay must be {initial_delay!r} (initial_delay) or more, not {max_delay!r}"
             )
         if delays is not None:
-            delays = tuple(seconds(f"delays[{index}]", delay) for index, delay in enumerate(delays))
+            delays = _checked_delays(delays)
             if curve != _DEFAULT_CURVE:
                 raise TypeError(f"delays stands instead of {', '.join(curve)}: give either, not both")
         if max_attempts is ...:
@@ -156,8 +156,8 @@ class RetryPolicy(Value):
     def replace(self, **changes: Unpack[PolicyOptions]) -> RetryPolicy:
         """Return a policy with the given options changed; the options and errors of the class.
 
-        Changing from a curve to *delays*, or back, also resets ``max_attempts`` and ``jitter`` to
-        their defaults, unless they are given too.
+        Changing from a curve to *delays*, or back, or to other delays, also resets ``max_attempts``
+        and ``jitter`` to their defaults, unless they are given too.
         """
         options = dict(self.__dict__)
         waits = {*_DEFAULT_CURVE, "delays"}
@@ -185,7 +185,9 @@ class RetryPolicy(Value):
         if isinstance(self.retry_on, (type, tuple)):
             return isinstance(exception, self.retry_on)
         answer = self.retry_on(exception)
-        return answer if isinstance(answer, bool) else seconds("what retry_on returns", answer)
+        return (
+            answer if isinstance(answer, bool) else seconds("what retry_on returns (if not a bool)", answer)
+        )
 
     def _delay_after(self, number: int) -> float:
         if self.delays is not None:
@@ -236,12 +238,13 @@ def checked_policy(retry: object) -> Policy | None:
     """
     if isinstance(retry, type):
         raise TypeError(f"retry must be a policy, not the class {retry!r}: call it")
-    policy: Policy | None = _checked_callable("retry", retry)
-    return policy
+    if retry is not None and not callable(retry):
+        raise TypeError(f"retry must be a RetryPolicy, a callable or None, not {retry!r}")
+    return retry
 
 
 def _random() -> float:
-    from random import random  # dear to import, and not every program retries
+    from random import random  # slow to import, and not every program retries
 
     return random()
 
@@ -252,6 +255,14 @@ def _checked_multiplier(multiplier: object) -> float:
     if not 1.0 <= multiplier < math.inf:
         raise ValueError(f"multiplier must be finite and 1 or more, not {multiplier!r}")
     return float(multiplier)
+
+
+def _checked_delays(delays: Iterable[Duration]) -> tuple[float, ...]:
+    try:
+        each = enumerate(delays)
+    except TypeError:
+        raise TypeError(f"delays must be an iterable of seconds, not {delays!r}") from None
+    return tuple(seconds(f"delays[{index}]", delay) for index, delay in each)
 
 
 def _checked_callable(name: str, value: Any) -> Any:

@@ -8,8 +8,8 @@
   its way; if it is in backoff and a worker rests or may be started, one leads or is on its way;
 - a call becomes done once, by whoever took it out of the schedule or ran its last attempt.
 
-No other lock is taken while ``_lock`` is held, but for those inside ``Thread.start``; no user code
-runs, and no waiter is told. ``_lock`` is reentrant for the sake of destructors and signal
+No other lock is taken while ``_lock`` is held, but for those inside `threading.Thread`; no user
+code runs, and no waiter is told. ``_lock`` is reentrant for the sake of destructors and signal
 handlers, which may submit or cancel wherever they interrupt. So everywhere the order is: publish
 first (that a worker rests, that it left), then look once more whether there is something to do.
 """
@@ -27,21 +27,20 @@ from retrying_executor import _attempt, _log
 from retrying_executor._crew import Crew, Worker
 from retrying_executor._errors import ForkedFutureError, PendingLimitError
 from retrying_executor._ledger import Ledger
+from retrying_executor._stdlib import is_held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypeAlias
+    from typing import Any
 
-    from retrying_executor._future import Outcome
+    from retrying_executor._future import Ending, Outcome
     from retrying_executor._schedule import Call
     from retrying_executor._stats import Stats
 
-    Finish: TypeAlias = tuple[Outcome, _log.UnseenFailure | None]
-
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 _AT_EXIT = "cannot schedule new futures after interpreter shutdown"
-_ARRIVAL = 0.05  # seconds
+_ARRIVAL_TIMEOUT = 0.05  # seconds
 _BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
 
 
@@ -87,8 +86,8 @@ class Pool:
     def _reset(self) -> None:
         """Start with nothing: no call, no thread, counters at zero."""
         self._lock = threading.RLock()
-        _log.not_under(self._lock)
-        self._room = threading.Condition(self._lock)  # a call became done while max_pending were not
+        _log.never_log_under(self._lock)
+        self._room = threading.Condition(self._lock)  # notified when a call becomes done, or is to be refused
         self._ledger = Ledger()
         self._crew = Crew(
             size=self._max_workers,
@@ -108,9 +107,10 @@ class Pool:
             BrokenThreadPool: If the initializer failed.
             PendingLimitError: If there is no room and waiting is not asked for, or is impossible.
         """
+        interrupts = self._max_pending is not None and is_held(self._lock)
         with self._lock:
             if self._max_pending is not None:
-                self._make_room(self._max_pending)
+                self._make_room(self._max_pending, may_wait=self._wait_when_full and not interrupts)
             if self._refusal is not None:
                 raise type(self._refusal)(*self._refusal.args)
             self._ledger.accept(call)
@@ -126,27 +126,29 @@ class Pool:
                 if self._crew.on_the_way is not None:
                     arrival = self._crew.on_the_way.arrival
         if arrival is not None:
-            # A new thread takes up its first call before submit() returns, as with the standard
-            # executor: programs cancel or fork right after it. Bounded, since a destructor or a
-            # signal handler may get here while it interrupts a critical section of this thread.
-            arrival.acquire(timeout=_ARRIVAL)
+            # A new thread takes up its first call, or begins its initializer, before submit()
+            # returns, as with the standard executor: programs cancel or fork right after it. Bounded,
+            # since a destructor or a signal handler may get here inside a critical section.
+            arrival.acquire(timeout=_ARRIVAL_TIMEOUT)
         if _log.overdue:
             _log.report_overdue()
 
-    def _make_room(self, limit: int) -> None:
-        """Return when fewer than *limit* calls are accepted and not done, or none are accepted."""
+    def _make_room(self, limit: int, *, may_wait: bool) -> None:
+        """Return when fewer than *limit* calls are pending, or when calls are refused."""
         while self._refusal is None and self._ledger.pending >= limit:
-            if not self._wait_when_full:
-                raise PendingLimitError(f"max_pending={limit} calls are accepted and not done yet")
-            if self._crew.includes_current_thread():
+            full = f"{limit} calls are pending, as many as max_pending allows"
+            if may_wait and self._crew.includes_current_thread():
                 raise PendingLimitError(
-                    f"max_pending={limit} calls are accepted and not done yet, and the executor's own "
-                    "threads cannot wait for that: they might wait for themselves"
+                    f"{full}, and the executor's own threads cannot wait: they might wait for themselves"
                 )
+            if not may_wait:
+                raise PendingLimitError(full)
             self._room.wait()
 
     def _call_for_help(self, now: float) -> Exception | None:
-        """Wake or start one more worker if it would find something to do; with the lock, if one can be.
+        """Wake or start one more worker, if it would find something to do.
+
+        The caller holds the lock, and has seen that `Crew.can_summon`.
 
         Returns:
             Why a thread could not be started. That is no harm where others are at work.
@@ -176,7 +178,7 @@ class Pool:
                     _log.report_overdue()
                 if call is None:
                     return
-                worker.outcome = self._attempt(worker, call)
+                worker.ending = self._attempt(worker, call)
             except BaseException as error:
                 self._rescue(worker, error)
             call = None
@@ -212,19 +214,19 @@ class Pool:
         """
         timed_out = False
         while True:
+            last, ending = worker.call, worker.ending
+            if last is not None and ending is not None and (last._observed or self._halted):
+                worker.ending = None
+                self._change(last, self._finish, *ending)
+                ending = None
             if self._halted:
                 self._clear()
-            last, outcome = worker.call, worker.outcome
-            if last is not None and outcome is not None and last._observed:
-                worker.outcome = None
-                self._change(last, self._finish, *outcome)
-                outcome = None
             with self._lock:
-                if last is not None and outcome is not None:
+                if last is not None and ending is not None:
                     if last._observed:  # since a moment ago
                         continue
-                    self._finish(last, *outcome)
-                worker.call = worker.outcome = None
+                    self._finish(last, *ending)
+                worker.call = worker.ending = None
                 crew, schedule = self._crew, self._ledger.schedule
                 if worker not in crew.members:  # of a forked child; or its start was interrupted
                     return None
@@ -245,7 +247,7 @@ class Pool:
                     return None
                 else:
                     continue
-            del last, outcome  # not earlier: destructors must not run under the lock
+            del last, ending  # not earlier: destructors must not run under the lock
             timed_out = not gate.acquire(timeout=min(patience, threading.TIMEOUT_MAX))
 
     def _take_up(self, worker: Worker, now: float) -> bool:
@@ -254,12 +256,12 @@ class Pool:
         if call is None:
             return False
         worker.call = call
-        self._crew.arrive(worker)
+        self._crew.arrive(worker)  # also from the rest that was published a moment ago
         if self._crew.can_summon:
             self._call_for_help(now)
         return True
 
-    def _attempt(self, worker: Worker, call: Call) -> Finish | None:
+    def _attempt(self, worker: Worker, call: Call) -> Ending | None:
         """Run an attempt, unless it is too late for it, and decide what follows.
 
         Returns:
@@ -280,6 +282,7 @@ class Pool:
                     delay, outcome = _attempt.judge(policy, terms, call._attempts, elapsed, outcome)
                     if delay is not None:
                         call._last = outcome
+                        # Before the next attempt can fail too, so that the lines come in order.
                         _log.retry_scheduled(work, call._attempts, outcome, delay)
                         if self._back_off(worker, call, delay):
                             return None
@@ -287,7 +290,9 @@ class Pool:
                 if policy is not None:
                     _attempt.add_note(outcome[1], call._attempts, time.monotonic() - call._began_at)
                 unseen = _log.UnseenFailure(_log.call_name(work[0]), call._attempts, outcome[1])
-            call._release()  # before anybody is told: a call that is done refers to no arguments
+            call._work = None  # now, so that no destructor of an argument runs under the lock
+            if call._attempts > 1:
+                call._last = outcome
             return outcome, unseen
         finally:
             del call, work, outcome, unseen  # the exception's traceback keeps this frame
@@ -306,10 +311,9 @@ class Pool:
     def _rescue(self, worker: Worker, error: BaseException) -> None:
         """Keep the worker alive: *error* was raised by a done callback, or asynchronously."""
         _log.worker_interrupted(error)
-        call, worker.outcome = worker.call, None
-        if call is not None:
+        if worker.call is not None and worker.ending is None:
             with suppress(BaseException):  # of its callbacks; its state is changed before they run
-                self.settle(call, (None, error))
+                self.settle(worker.call, (None, error))
 
     # -- calls become done -----------------------------------------------------------------------
 
@@ -399,11 +403,10 @@ class Pool:
             if patience <= 0:
                 break
             threads[0].join(None if timeout is None else min(patience, threading.TIMEOUT_MAX))
-        self._halt()
+        cancelled = self._halt()
         with self._lock:
             running = self._running_calls()
-        if running:
-            _log.still_running(running)
+        _log.time_is_up(cancelled, running)
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until every call accepted so far is done; return whether they all are."""
@@ -414,12 +417,14 @@ class Pool:
         deadline = None if timeout is None else time.monotonic() + timeout
         return all(call._wait(None if deadline is None else deadline - time.monotonic()) for call in calls)
 
-    def _halt(self) -> None:
-        """Start no attempt any more, and cancel every call that waits."""
+    def _halt(self) -> int:
+        """Start no attempt any more, and cancel every call that waits; return how many those are."""
         with self._lock:
             self._halted = True
+            waiting = len(self._ledger.schedule)
             self._crew.wake_all()
         self._clear()
+        return waiting
 
     def _clear(self) -> None:
         """Make every call done that waits for an attempt that will not be."""

@@ -16,10 +16,10 @@ class Stats(Value):
         ready: Calls that could start now, were a worker free.
         in_backoff: Calls that wait for the delay before their next attempt to be over.
         submitted: Calls accepted so far.
-        succeeded: Calls that returned a result.
+        succeeded: Calls that returned a result, a last one that was rejected included.
         failed: Calls that are done with an exception.
         cancelled: Calls that were cancelled.
-        retried: Attempts that failed and were, or will be, followed by another.
+        retried: Attempts that failed and after which the call went into backoff.
         next_due_at: When the first retry is due, in seconds on the clock of `time.monotonic`;
             ``None`` if no call waits for a retry.
     """

@@ -28,10 +28,10 @@ class Value:
 
     def __init__(self, **fields: object) -> None:
         cls = type(self)
-        known = {name for base in cls.__mro__ for name in getattr(base, "__annotations__", ())}
-        if fields.keys() != known:
-            raise TypeError(f"{cls.__name__} takes {', '.join(sorted(known))}, not {', '.join(fields)}")
-        self.__dict__.update(fields)
+        known = [name for base in reversed(cls.__mro__) for name in getattr(base, "__annotations__", ())]
+        if fields.keys() != set(known):
+            raise TypeError(f"{cls.__name__} takes {', '.join(known)}, not {', '.join(fields) or 'nothing'}")
+        self.__dict__.update((name, fields[name]) for name in known)  # in one order, for hash and repr
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name!r}")
@@ -77,6 +77,11 @@ def seconds(name: str, value: object) -> float:
     if not 0.0 <= result < math.inf:
         raise ValueError(f"{name} must be a finite number of seconds, 0 or more, not {value!r}")
     return result
+
+
+def in_words(duration: float) -> str:
+    """Return a duration in seconds for a reader: three digits, and no powers of ten."""
+    return f"{duration:.3g} s" if 1e-4 <= duration < 999.5 else f"{duration:.0f} s"
 
 
 def optional_seconds(name: str, value: object) -> float | None:
