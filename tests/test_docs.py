@@ -61,7 +61,7 @@ def test_examples_on_a_page_do_what_it_says(page: Path) -> None:
                 example[2], namespace, page.name, str(page), lines_above
             )
             session.globs = namespace  # not a copy: functions defined above assign to it
-            doctest.DocTestRunner().run(session, out=complaints.append, clear_globs=False)
+            doctest.DocTestRunner(verbose=False).run(session, out=complaints.append, clear_globs=False)
     assert [] == complaints
 
 
@@ -71,7 +71,7 @@ def test_public_names_are_documented_and_their_examples_work(name: str) -> None:
     thing = getattr(retrying_executor, name)
     complaints: list[str] = []
     for session in doctest.DocTestFinder().find(thing, name):
-        doctest.DocTestRunner().run(session, out=complaints.append)
+        doctest.DocTestRunner(verbose=False).run(session, out=complaints.append)
     assert thing.__doc__
     assert [] == complaints
 

@@ -39,10 +39,10 @@ CREATE: dict[str, Create] = {
     "retrying": partial(RetryingExecutor, retry=RetryPolicy(delays=(0, 0, 0, 0))),
     "without_retries": partial(RetryingExecutor, retry=None),
 }
-UP_TO_DATE = {name: create for name, create in CREATE.items() if name != "standard"}
+UP_TO_DATE = {
+    name: create for name, create in CREATE.items() if name != "standard" or sys.version_info >= (3, 14)
+}
 """Those that do what the standard executor learned in Python 3.14."""
-if sys.version_info >= (3, 14):
-    UP_TO_DATE["standard"] = ThreadPoolExecutor
 
 
 @pytest.fixture(params=CREATE.values(), ids=CREATE)
@@ -915,3 +915,28 @@ def test_a_policy_is_not_taken_for_a_name() -> None:
         TypeError, match=r"^thread_name_prefix must be a string, not RetryPolicy\(.*use retry=$"
     ):
         RetryingExecutor(4, RetryPolicy())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"idle_timeout": -1},
+            ValueError,
+            "idle_timeout must be a finite number of seconds, 0 or more, not -1",
+        ),
+        (
+            {"exit_timeout": "5"},
+            TypeError,
+            "exit_timeout must be a number of seconds or a timedelta, not '5'",
+        ),
+        ({"max_pending": 0}, ValueError, "max_pending must be 1 or more, not 0"),
+        ({"when_full": "block"}, ValueError, "when_full must be 'raise' or 'wait', not 'block'"),
+        ({"retry": 5}, TypeError, "retry must be a RetryPolicy, a callable or None, not 5"),
+    ],
+    ids=["idle_timeout", "exit_timeout", "max_pending", "when_full", "retry"],
+)
+def test_a_bad_option_is_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    """The error says which option, which value, and what is allowed (A1)."""
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        RetryingExecutor(**options)

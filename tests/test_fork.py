@@ -16,7 +16,7 @@ from calls import Flaky
 from conftest import TIMEOUT
 from forks import check_executor_works, check_orphaned, held, in_child
 from observe import eventually
-from retrying_executor import RetryingExecutor, RetryPolicy
+from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, _lifecycle
 from retrying_executor._pool import Pool
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows no fork")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows n
 
 def hang() -> None:
     """Wait for what never happens."""
-    threading.Event().wait()
+    threading.Event().wait()  # pragma: no cover  # the process is killed
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,19 @@ def test_fork_in_any_place(
     assert 2 == executor.submit(Flaky(2)).result(TIMEOUT)
 
 
+def test_the_thread_that_forked_ends_in_the_child(executor: RetryingExecutor) -> None:
+    """When its call returns there, it finds that the executor is another's: it takes no call from that (F6).
+
+    The hook of the child runs in this process, since nobody could look on in the child's last thread.
+    """
+    thread = executor.submit(threading.current_thread).result(TIMEOUT)
+    future = executor.submit(executor._pool.restart_in_child)
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+    assert isinstance(future.exception(0), ForkedFutureError)
+    check_executor_works(executor)
+
+
 def test_child_has_children_of_its_own(executor: RetryingExecutor) -> None:
     """What a child submitted is to its own child what the parent's calls are to it (F6)."""
 
@@ -181,17 +194,27 @@ def test_calls_of_a_multiprocessing_child_are_finished(executor: RetryingExecuto
     assert 0 == flaky.attempts
 
 
+@pytest.mark.parametrize("lock", [_lifecycle, Pool])
 def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
-    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, lock: object
 ) -> None:
     """A signal handler may raise in the hook before the fork, which goes on: parent and child work (F6)."""
 
-    def interrupted(_: object) -> NoReturn:
-        raise KeyboardInterrupt
+    class Interrupted:
+        """A lock that is not taken."""
+
+        def acquire(self) -> NoReturn:
+            raise KeyboardInterrupt
+
+        def _is_owned(self) -> bool:
+            return False
 
     with held(executor) as running:
         with monkeypatch.context() as patch:
-            patch.setattr(Pool, "lock_for_fork", interrupted)
+            if lock is Pool:
+                patch.setattr(Pool, "lock_for_fork", lambda _: Interrupted().acquire())
+            else:
+                patch.setattr(_lifecycle, "_guard", Interrupted())
             patch.setattr(sys, "unraisablehook", lambda _: None)  # where the interpreter reports it
             in_child(lambda: (check_orphaned(running), check_executor_works(executor)))
         with RetryingExecutor(1) as other:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import re
 import threading
@@ -506,3 +507,13 @@ def test_only_the_executor_starts_a_call(executor: RetryingExecutor) -> None:
     with pytest.raises(InvalidStateError, match="only the executor starts"):
         future.set_running_or_notify_cancel()
     assert 0 == future.result(TIMEOUT)
+
+
+def test_a_timeout_that_is_not_a_number_does_not_wait_for_ever(executor: RetryingExecutor) -> None:
+    """As with the standard executor, the lock that is waited for decides what it makes of it (A3)."""
+    release = Event()
+    future = executor.submit(release.wait, TIMEOUT)
+    with pytest.raises((TimeoutError, ValueError)):
+        future.result(math.nan)
+    release.set()
+    assert future.result(TIMEOUT)

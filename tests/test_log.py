@@ -16,8 +16,8 @@ import pytest
 
 from conftest import TIMEOUT
 from observe import eventually, resting
-from retrying_executor import Attempt, RetryingExecutor, RetryingFuture
-from retrying_executor._log import UnseenFailure, call_name, describe
+from retrying_executor import Attempt, RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor._log import UnseenFailure, call_name, describe, time_is_up
 
 LOGGER = logging.getLogger("retrying_executor")
 needs_gil = pytest.mark.skipif(
@@ -458,6 +458,49 @@ def test_a_log_filter_that_raises_changes_no_outcome(executor: RetryingExecutor)
 
 
 @pytest.mark.usefixtures("_raising_filter")
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING], ids=["every line", "errors"])
+def test_a_log_handler_that_exits_loses_no_call(level: int) -> None:
+    """Whatever a handler raises in a worker, calls have their outcome, and later ones run (B8, G1, G3)."""
+
+    class Exit(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> NoReturn:
+            raise SystemExit
+
+    exit_, level_before = Exit(), LOGGER.level
+    LOGGER.addHandler(exit_)
+    LOGGER.setLevel(level)
+    LOGGER.propagate = False
+    try:
+        with RetryingExecutor(1, retry=RetryPolicy(delays=(0,))) as executor:
+            future = executor.submit(fail)
+            assert isinstance(future.exception(TIMEOUT), ValueError)
+            assert 2 == future.attempts
+            executor.submit(fail, Interrupt())  # nobody looks
+            told = Event()
+            leaving = executor.submit(told.wait, TIMEOUT)
+            leaving.add_done_callback(lambda _: fail(Interrupt()))
+            told.set()
+            assert 0 == executor.submit(int).result(TIMEOUT)
+    finally:
+        LOGGER.propagate = True
+        LOGGER.setLevel(level_before)
+        LOGGER.removeHandler(exit_)
+
+
+def test_a_signal_handler_may_raise_while_something_is_logged(executor: RetryingExecutor) -> None:
+    """In the main thread, where signal handlers run, Ctrl-C gets through (G3)."""
+
+    def interrupt(_: logging.LogRecord) -> NoReturn:
+        raise KeyboardInterrupt
+
+    LOGGER.addFilter(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            time_is_up(1, [])
+    finally:
+        LOGGER.removeFilter(interrupt)
+
+
 def test_a_log_filter_that_raises_kills_no_worker() -> None:
     """After a callback that raised, with a filter that raises, other calls still run (B8, G1)."""
     with RetryingExecutor(1, retry=None) as executor:

@@ -287,6 +287,21 @@ def test_an_interruption_loses_nothing(operation: str, interruption: str) -> Non
 
 
 @pytest.mark.parametrize("retried", [False, True], ids=["fresh", "retries"])
+def test_a_call_that_goes_while_it_is_claimed_is_passed_over(*, retried: bool) -> None:
+    """Whoever cancels the call whose turn it is, at that very moment, does not lose the next one (F7, G1)."""
+    schedule: Any = Schedule()
+    items = fill(schedule, 2, retried=retried)
+
+    def claim(item: Item, _: float) -> bool:
+        if item is items[0]:
+            discard(schedule, item, retried=retried)
+        return not item.gone
+
+    assert items[1] is schedule.take(0.0, claim)
+    assert 0 == len(schedule) == entries(schedule)
+
+
+@pytest.mark.parametrize("retried", [False, True], ids=["fresh", "retries"])
 @pytest.mark.parametrize("hooked", range(3))
 def test_an_exception_in_the_middle_loses_nothing(*, retried: bool, hooked: int) -> None:
     """A signal handler that raises while gone calls are dropped makes no other call disappear (G1)."""

@@ -8,12 +8,14 @@ from concurrent.futures import wait
 from concurrent.futures.thread import BrokenThreadPool
 from itertools import count
 from threading import Barrier, Event, Lock, Thread
+from typing import Any
 
 import pytest
 
 from conftest import TIMEOUT
 from observe import eventually, resting, threads_named
-from retrying_executor import RetryingExecutor, RetryPolicy
+from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor._crew import Rest, Worker
 
 AT_ONCE = RetryPolicy(delays=(0, 0, 0, 0))
 NEVER_DUE = 3600.0
@@ -230,6 +232,25 @@ def test_a_failing_initializer_breaks_the_executor(idle_timeout: float | None) -
 
 
 @pytest.mark.usefixtures("quiet")
+def test_a_callback_of_a_failed_initializer_that_exits_loses_nothing() -> None:
+    """The thread that has no call of its own tells all others in spite of it (C6, G1)."""
+    submitted = Event()
+
+    def initializer() -> None:
+        assert submitted.wait(TIMEOUT)
+        fail()
+
+    def leave(_: object) -> None:
+        raise SystemExit
+
+    with RetryingExecutor(1, initializer=initializer) as executor:
+        futures = [executor.submit(int) for _ in range(3)]
+        futures[0].add_done_callback(leave)
+        submitted.set()
+        assert all(isinstance(future.exception(TIMEOUT), BrokenThreadPool) for future in futures)
+
+
+@pytest.mark.usefixtures("quiet")
 def test_an_initializer_that_fails_later_breaks_what_waits_and_spares_what_runs() -> None:
     """The second thread fails: what waits is broken, a running attempt's outcome stands (C6)."""
     release, running, submitted = Event(), Event(), Event()
@@ -327,6 +348,72 @@ def test_a_thread_in_its_initializer_delays_no_call_that_another_can_take() -> N
             release.set()
 
 
+# -- what a destructor or a signal handler may do at the worst moment (C5, G1) -------------------
+
+
+def test_a_call_that_comes_as_a_worker_comes_to_rest_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker has published that it rests, and looks once more (C5)."""
+    with RetryingExecutor(1, idle_timeout=None) as executor:
+        crew = executor._pool._crew
+        rest = crew.rest
+        late: list[RetryingFuture[int]] = []
+
+        def interrupted(worker: Worker, *, leading: bool) -> Rest:
+            resting = rest(worker, leading=leading)
+            monkeypatch.setattr(crew, "rest", rest)
+            late.append(executor.submit(int))
+            return resting
+
+        monkeypatch.setattr(crew, "rest", interrupted)
+        assert 0 == executor.submit(int).result(TIMEOUT)
+        assert eventually(lambda: late)
+        assert 0 == late[0].result(TIMEOUT)
+        assert 1 == executor.stats().threads
+
+
+def test_a_worker_that_is_woken_as_it_leaves_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has published that it leaves; then it finds that somebody has woken it, and takes the call (C5)."""
+
+    class Members(set[Worker]):
+        def discard(self, worker: Worker) -> None:
+            super().discard(worker)
+            if not late:
+                late.append(executor.submit(int))
+
+    late: list[RetryingFuture[int]] = []
+    with RetryingExecutor(1, "woken", idle_timeout=0) as executor:
+        monkeypatch.setattr(executor._pool._crew, "members", Members())
+        thread = executor.submit(threading.current_thread).result(TIMEOUT)
+        assert eventually(lambda: late)
+        assert 0 == late[0].result(TIMEOUT)
+        thread.join(TIMEOUT)
+    assert [] == threads_named("woken")
+
+
+def test_a_submit_that_is_interrupted_is_a_refusal() -> None:
+    """If a signal handler raises in submit(), the call never runs, unless it runs by then (G1)."""
+
+    class Interrupted:
+        """What submit() waits for."""
+
+        def acquire(self, **_: object) -> None:
+            raise KeyboardInterrupt
+
+    arrival: Any = Interrupted()
+    ran: list[int] = []
+    started, release = Event(), Event()
+    with RetryingExecutor(1) as executor:
+        running = executor.submit(lambda: (started.set(), release.wait(TIMEOUT)))
+        assert started.wait(TIMEOUT)
+        for future in (running, executor.submit(ran.append, 1)):
+            with pytest.raises(KeyboardInterrupt):
+                executor._pool._await_arrival(future, arrival)
+        assert 1 == executor.stats().submitted
+        release.set()
+        assert (None, True) == running.result(TIMEOUT)
+    assert [] == ran
+
+
 # -- threads that cannot be started (C7) ---------------------------------------------------------
 
 
@@ -365,6 +452,22 @@ def test_a_call_for_which_no_thread_can_be_started_is_refused(
         executor.submit(ran.append, 3).result(TIMEOUT)
         assert eventually(lambda: not threads_named("refused"))
         assert [3] == ran
+
+
+def test_a_call_for_which_no_thread_can_be_started_is_left_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread at work takes it up when it is free (C7)."""
+    started, release = Event(), Event()
+    with RetryingExecutor(2, idle_timeout=0) as executor:
+        executor.submit(lambda: (started.set(), release.wait(TIMEOUT)))
+        assert started.wait(TIMEOUT)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", lambda _: fail())
+            future = executor.submit(int)
+        assert 1 == executor.stats().threads
+        release.set()
+        assert 0 == future.result(TIMEOUT)
 
 
 @pytest.mark.parametrize("max_workers", [1, 2, 3])

@@ -4,10 +4,10 @@ What there is to do is none of their business: the pool decides, under its lock,
 it out. The pool's lock guards all of it; methods that need no lock say so. What must stay true:
 
 - At most ``size`` workers are members.
-- A resting worker waits at a gate, a lock made for that one rest. Whoever takes the rest out of
-  ``_resting``, by a single operation of that list, has the right and the duty to open its gate.
-- ``_resting`` alone is changed without the lock too (`wake_all`), by such operations. So nobody
-  may look at its length and then at an entry.
+- A resting worker waits at a gate, made for that one rest. To wake it, open the gate first, then
+  take the rest out of ``_resting``; an interruption in between costs nothing, since a worker that
+  wakes takes its rest out itself, and opening an open gate does nothing.
+- A rest in ``_resting`` may be opened by anybody; `wake_all` does so without the lock.
 - At most one worker is on its way, woken or started but not arrived: it looks for what there is
   to do, and calls the next before it gets busy.
 - At most one resting worker leads: it rests until the first retry is due. It is at the bottom
@@ -17,6 +17,7 @@ it out. The pool's lock guards all of it; methods that need no lock say so. What
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from itertools import count
 
 TYPE_CHECKING = False
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Rest:
-    """One time that a worker rests, at a gate that is shut."""
+    """One time that a worker rests: at a gate, a lock that is held until it is opened."""
 
     __slots__ = ("gate", "worker")
 
@@ -36,6 +37,11 @@ class Rest:
         self.worker = worker
         self.gate = threading.Lock()
         self.gate.acquire()
+
+    def open(self) -> None:
+        """Wake the worker, or keep it from falling asleep. Needs no lock."""
+        with suppress(RuntimeError):  # it is open already
+            self.gate.release()
 
 
 class Worker:
@@ -97,13 +103,13 @@ class Crew:
         Raises:
             RuntimeError: If a thread cannot be started.
         """
-        try:
-            rest = self._resting.pop()
-        except IndexError:
+        if not self._resting:
             self._start(work)
-        else:
-            rest.gate.release()
-            self.on_the_way = rest.worker  # not before: were it wrongly set, nobody else would be called
+            return
+        rest = self._resting[-1]
+        rest.open()
+        self._take_out(rest)
+        self.on_the_way = rest.worker  # not before: were it wrongly set, nobody else would be called
 
     def _start(self, work: Callable[[Worker], None]) -> None:
         taken = {worker.index for worker in self.members}
@@ -112,8 +118,8 @@ class Crew:
         worker.thread = threading.Thread(
             target=work, args=(worker,), name=f"{self._name}_{index}", daemon=self._daemon
         )
-        self.members.add(worker)
         try:
+            self.members.add(worker)
             if len(self.members) <= self.size:  # else a destructor that submits got in between
                 worker.thread.start()
                 self.on_the_way = worker
@@ -129,27 +135,28 @@ class Crew:
             worker.arrival.release()
             worker.arrival = None
         if worker.rest is not None:
-            self._claim(worker.rest)
+            self._take_out(worker.rest)
             worker.rest = None
 
-    def rest(self, worker: Worker, *, leading: bool) -> threading.Lock:
-        """Publish that a worker rests from now on, and return the gate that anybody may open."""
+    def rest(self, worker: Worker, *, leading: bool) -> Rest:
+        """Publish that a worker rests from now on."""
         worker.rest = rest = Rest(worker)
         if leading:
             self._leading = rest
             self._resting.insert(0, rest)
         else:
             self._resting.append(rest)
-        return rest.gate
+        return rest
 
-    def leave(self, worker: Worker) -> bool:
+    def leave(self, worker: Worker, rest: Rest) -> bool:
         """Let a resting worker go; return ``False`` if it was woken instead.
 
-        It leaves first and is then taken out of ``_resting``: until that succeeds it can be
-        woken, and from then on a new one can be started.
+        First it is no member any more, and cannot be woken: from then on a new one can be started.
+        Only then it looks whether it was woken before.
         """
         self.members.discard(worker)
-        if worker.rest is None or not self._claim(worker.rest):
+        self._take_out(rest)
+        if not rest.gate.locked():
             self.members.add(worker)
             return False
         self._departed = {thread for thread in self._departed if thread.is_alive()}
@@ -158,26 +165,18 @@ class Crew:
 
     def wake_leader(self) -> None:
         """Make the leader look again when the first retry is due."""
-        leading = self._leading
-        if leading is not None and self._claim(leading):
-            leading.gate.release()
+        if self._leading is not None:
+            self._leading.open()
+            self._take_out(self._leading)
 
     def wake_all(self) -> None:
         """Make everybody who rests look again whether to stay. Needs no lock."""
-        while True:
-            try:
-                rest = self._resting.pop()
-            except IndexError:
-                return
-            rest.gate.release()
+        for rest in self._resting.copy():
+            rest.open()
 
-    def _claim(self, rest: Rest) -> bool:
-        """Take *rest* out of ``_resting``; return whether that is now up to the caller."""
-        try:
+    def _take_out(self, rest: Rest) -> None:
+        with suppress(ValueError):  # it is out already
             self._resting.remove(rest)
-        except ValueError:
-            return False
-        return True
 
     def threads(self) -> list[threading.Thread]:
         """Return the threads that have not ended."""

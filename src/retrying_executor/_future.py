@@ -180,7 +180,10 @@ class RetryingFuture(Future["T"]):
     def _wait(self, timeout: Duration | None) -> bool:
         """Wait until the call is done, and return whether it is."""
         with self._condition:
-            return self._condition.wait_for(self.done, None if timeout is None else to_seconds(timeout))
+            if not self.done():
+                # Not wait_for(): it would never end for a NaN. Nobody notifies before it is done.
+                self._condition.wait(None if timeout is None else to_seconds(timeout))
+            return self.done()
 
     def _get_snapshot(self) -> Any:  # pragma: no cover  # called by asyncio from Python 3.15 on
         # There, asyncio takes the outcome by this instead of exception().

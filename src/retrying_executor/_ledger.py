@@ -50,10 +50,11 @@ class Ledger:
         self._accepted += 1
 
     def refuse(self, call: Call) -> None:
-        """A call that was accepted a moment ago is not, after all: it is not counted anywhere."""
-        call._cancel()
-        self.schedule.discard(call, retried=False)
-        self._accepted -= 1
+        """If a call waits for its first attempt, it was not accepted after all: nothing counts it."""
+        if self.schedule.has_fresh(call) and not call.done():
+            call._cancel()
+            self.schedule.discard(call, retried=False)
+            self._accepted -= 1
 
     def take(self, now: float) -> Call | None:
         """Return the call whose turn it is, which runs from now on; ``None`` if none is ready."""

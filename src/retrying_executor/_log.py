@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import threading
 import weakref
 from collections import deque
 from contextlib import suppress
@@ -17,7 +18,6 @@ from retrying_executor._value import in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterable
 
     from retrying_executor._future import Outcome, Work
@@ -43,7 +43,7 @@ def describe(outcome: object, exception: BaseException | None) -> str:
         return f"rejected result of type {type(outcome).__qualname__}"
     try:
         return f"{type(exception).__qualname__}: {exception}"
-    except Exception:
+    except BaseException:  # whatever a hostile one raises, it is no outcome of the call
         return type(exception).__qualname__
 
 
@@ -155,7 +155,12 @@ def _log(
     exc_info: BaseException | None = None,
     to: logging.Logger = logger,
 ) -> None:
-    # Logging would ask the exception for its truth value. And a handler that raises hurts no call.
+    # Logging would ask the exception for its truth value.
     details = None if exc_info is None else (type(exc_info), exc_info, exc_info.__traceback__)
-    with suppress(Exception):
+    try:
         to.log(level, message, *args, exc_info=details)
+    except Exception:
+        return  # a handler that raises hurts no call
+    except BaseException:
+        if threading.current_thread() is threading.main_thread():
+            raise  # it may be a signal handler's; in other threads it can only be a log handler's

@@ -113,25 +113,39 @@ class Pool:
                 self._make_room(self._max_pending, may_wait=self._wait_when_full and not interrupts)
             if self._refusal is not None:
                 raise type(self._refusal)(*self._refusal.args)
-            self._ledger.accept(call)
-            arrival = None
-            if self._crew.can_summon:
-                try:
-                    error = self._call_for_help(time.monotonic())
-                    if error is not None and not self._crew.members:
-                        raise error  # nobody would run it; all accepted before have had somebody
-                except BaseException:
-                    self._ledger.refuse(call)
-                    raise
-                if self._crew.on_the_way is not None:
-                    arrival = self._crew.on_the_way.arrival
+            try:
+                arrival = self._accept(call)
+            except BaseException:
+                self._ledger.refuse(call)  # in the same critical section: nobody has taken it up
+                raise
         if arrival is not None:
-            # A new thread takes up its first call, or begins its initializer, before submit()
-            # returns, as with the standard executor: programs cancel or fork right after it. Bounded,
-            # since a destructor or a signal handler may get here inside a critical section.
-            arrival.acquire(timeout=_ARRIVAL_TIMEOUT)
+            self._await_arrival(call, arrival)
         if _log.overdue:
             _log.report_overdue()
+
+    def _accept(self, call: Call) -> threading.Lock | None:
+        """Queue a call; return the lock that is given back when the thread started for it arrives."""
+        self._ledger.accept(call)
+        crew = self._crew
+        if not crew.can_summon:
+            return None
+        error = self._call_for_help(time.monotonic())
+        if error is not None and not crew.members:
+            raise error  # nobody would run it; all accepted before have had somebody
+        return None if crew.on_the_way is None else crew.on_the_way.arrival
+
+    def _await_arrival(self, call: Call, arrival: threading.Lock) -> None:
+        """Wait for a moment until a new thread took up its first call, or began its initializer.
+
+        So it is with the standard executor, and programs cancel or fork right after ``submit()``.
+        It is bounded, since a destructor or a signal handler may get here in a critical section.
+        """
+        try:
+            arrival.acquire(timeout=_ARRIVAL_TIMEOUT)
+        except BaseException:  # of a signal handler: who submits will not get the future
+            with self._lock:
+                self._ledger.refuse(call)
+            raise
 
     def _make_room(self, limit: int, *, may_wait: bool) -> None:
         """Return when fewer than *limit* calls are pending, or when calls are refused."""
@@ -235,7 +249,7 @@ class Pool:
                 if self._take_up(worker, now):
                     return worker.call
                 leading = not (self._halted or crew.has_leader or schedule.first_due_at() is None)
-                gate = crew.rest(worker, leading=leading)  # publish first,
+                rest = crew.rest(worker, leading=leading)  # publish first,
                 if self._take_up(worker, now):  # then look once more
                     return worker.call
                 due_at = schedule.first_due_at() if leading else None
@@ -243,12 +257,12 @@ class Pool:
                     patience = due_at - now
                 elif not (timed_out or self._idle_timeout == 0 or self._abandoned or self._refusal):
                     patience = -1.0 if self._idle_timeout is None else self._idle_timeout
-                elif crew.leave(worker):
+                elif crew.leave(worker, rest):
                     return None
                 else:
                     continue
             del last, ending  # not earlier: destructors must not run under the lock
-            timed_out = not gate.acquire(timeout=min(patience, threading.TIMEOUT_MAX))
+            timed_out = not rest.gate.acquire(timeout=min(patience, threading.TIMEOUT_MAX))
 
     def _take_up(self, worker: Worker, now: float) -> bool:
         """Put the next call, if one is ready, in the worker's hands, and call for help with the rest."""
@@ -310,10 +324,10 @@ class Pool:
 
     def _rescue(self, worker: Worker, error: BaseException) -> None:
         """Keep the worker alive: *error* was raised by a done callback, or asynchronously."""
-        _log.worker_interrupted(error)
         if worker.call is not None and worker.ending is None:
             with suppress(BaseException):  # of its callbacks; its state is changed before they run
                 self.settle(worker.call, (None, error))
+        _log.worker_interrupted(error)
 
     # -- calls become done -----------------------------------------------------------------------
 
@@ -415,7 +429,11 @@ class Pool:
         with self._lock:
             calls = [*self._running_calls(), *self._ledger.schedule.waiting()]
         deadline = None if timeout is None else time.monotonic() + timeout
-        return all(call._wait(None if deadline is None else deadline - time.monotonic()) for call in calls)
+        for call in calls:
+            patience = None if deadline is None else min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+            if not call._wait(patience):
+                return False
+        return True
 
     def _halt(self) -> int:
         """Start no attempt any more, and cancel every call that waits; return how many those are."""

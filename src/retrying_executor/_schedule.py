@@ -50,6 +50,10 @@ class Schedule:
         """Queue a call for its first attempt."""
         self._fresh.append(call)
 
+    def has_fresh(self, call: Call) -> bool:
+        """Return whether a call is queued for its first attempt: in time proportional to the queue."""
+        return call in self._fresh
+
     def add_retry(self, call: Call, due_at: float) -> bool:
         """Put a call in backoff until *due_at*; return whether it is now the first of them."""
         self._busy = True  # until then the heap is not replaced
