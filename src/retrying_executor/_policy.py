@@ -230,7 +230,7 @@ class Terms:
         return elapsed > self._max_elapsed
 
 
-def checked_policy(retry: object) -> Policy | None:
+def checked_policy(retry: Any) -> Policy | None:
     """Return *retry* if it can serve as the ``retry`` option.
 
     Raises:
