@@ -25,7 +25,7 @@ from retrying_executor._demo.service import Service
 from retrying_executor._demo.webhooks import deliver
 
 COMMAND = (sys.executable, "-m", "retrying_executor")
-SMALL = ("--calls", "10", "--workers", "2", "--outage", "0")
+SMALL = ("--calls", "10", "--workers", "2", "--outage", "0.1")
 
 
 def run(*options: str) -> tuple[int, str, str]:
@@ -199,3 +199,11 @@ def test_the_same_seed_makes_the_same_service() -> None:
     assert in_another_order == {
         webhook_id: answers[index::4] for index, webhook_id in enumerate(requests[:4])
     }
+
+
+def test_without_failures_and_outage_nothing_is_lost() -> None:
+    """Then both executors deliver everything, and the introduction says why."""
+    status, out, err = run("--calls", "10", "--workers", "4", "--failures", "0", "--outage", "0")
+    assert (0, "") == (status, err)
+    assert "and is never down" in out
+    assert re.search(r"^lost +0 +0$", out, re.MULTILINE)

@@ -230,7 +230,7 @@ class Terms:
         return elapsed > self._max_elapsed
 
 
-def checked_policy(retry: Any) -> Policy | None:
+def checked_policy(retry: object) -> Policy | None:
     """Return *retry* if it can serve as the ``retry`` option.
 
     Raises:
@@ -238,9 +238,8 @@ def checked_policy(retry: Any) -> Policy | None:
     """
     if isinstance(retry, type):
         raise TypeError(f"retry must be a policy, not the class {retry!r}: call it")
-    if retry is not None and not callable(retry):
-        raise TypeError(f"retry must be a RetryPolicy, a callable or None, not {retry!r}")
-    return retry
+    policy: Policy | None = _checked_callable("retry", retry, what="a RetryPolicy, a callable")
+    return policy
 
 
 def _random() -> float:
@@ -265,9 +264,9 @@ def _checked_delays(delays: Iterable[Duration]) -> tuple[float, ...]:
     return tuple(seconds(f"delays[{index}]", delay) for index, delay in each)
 
 
-def _checked_callable(name: str, value: Any) -> Any:
+def _checked_callable(name: str, value: Any, *, what: str = "callable") -> Any:
     if value is not None and not callable(value):
-        raise TypeError(f"{name} must be callable or None, not {value!r}")
+        raise TypeError(f"{name} must be {what} or None, not {value!r}")
     return value
 
 

@@ -54,10 +54,14 @@ def progress_line(stream: TextIO, name: str) -> Iterator[Callable[[float, str], 
 
 def introduction(scenario: Scenario) -> str:
     """Say what is going to happen."""
+    ending = "and is never down."
+    if scenario.outage:
+        ending = (
+            f"and goes down for {scenario.outage:g} s\nwhen it has accepted {scenario.outage_after} webhooks."
+        )
     return (
         f"{scenario.calls} webhooks, {scenario.workers} workers. The service takes {WORK * 1000:g} ms for "
-        f"each request,\nanswers {scenario.failures:.0%} of them with 503 (seed {scenario.seed}), and goes "
-        f"down for {scenario.outage:g} s\nwhen it has accepted {scenario.outage_after} webhooks.\n"
+        f"each request,\nanswers {scenario.failures:.0%} of them with 503 (seed {scenario.seed}), {ending}\n"
     )
 
 

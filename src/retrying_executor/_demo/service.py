@@ -74,15 +74,15 @@ class Service:
             thread.join()
 
     def _run(self, server: _Server) -> None:
-        server.serve(until=self._outage_begins)
-        self.is_up = False
-        server = self._bind(
-            server.server_address[1]
-        )  # keeps the port; refuses connections: it does not listen
-        self._closing.wait(self._scenario.outage)
-        server.server_activate()
-        self.is_up = True
-        server.serve(until=self._closing)
+        server.serve(until=self._outage_begins if self._scenario.outage else self._closing)
+        if self._scenario.outage:
+            self.is_up = False
+            # Bound to the same port, but not listening: connections are refused.
+            server = self._bind(server.server_address[1])
+            self._closing.wait(self._scenario.outage)
+            server.server_activate()
+            self.is_up = True
+            server.serve(until=self._closing)
 
     def _bind(self, port: int) -> _Server:
         server = _Server((HOST, port), partial(_Handler, self), bind_and_activate=False)
