@@ -306,7 +306,7 @@ class View(_Submitter):
     """An executor that submits to the queue and the threads of another, on other terms.
 
     Made by ``with_options()``. It keeps that executor alive, and cannot shut it down. It is an
-    `Executor`, not a `ThreadPoolExecutor`.
+    `concurrent.futures.Executor`, not a `ThreadPoolExecutor`.
     """
 
     def __init__(self, origin: _Submitter, policy: Policy | None) -> None:
