@@ -1,10 +1,14 @@
 """One attempt, and the policy's verdict on it: where workers run calls, policies and predicates.
 
-No lock is held here. Nothing that users' code raises gets out: it becomes an outcome.
+No lock is held here, and what is changed of a call belongs to its worker while it runs. Nothing
+that users' code raises gets out: it becomes an outcome.
 """
 
 from __future__ import annotations
 
+import time
+
+from retrying_executor._log import UnseenFailure, call_name
 from retrying_executor._policy import Attempt
 from retrying_executor._value import in_words, seconds
 
@@ -14,8 +18,47 @@ if TYPE_CHECKING:
 
     from retrying_executor._future import Outcome, Work
     from retrying_executor._policy import Policy, Terms
+    from retrying_executor._schedule import Call
 
 _NOTE = "retrying_executor: gave up after "
+
+
+def make(call: Call, work: Work) -> tuple[float | None, Outcome]:
+    """Make an attempt, unless it is too late for it, and ask the policy what follows.
+
+    Returns:
+        The seconds to wait before the next attempt, or ``None`` if there is none; and what this
+        one ended with, or in the latter case the outcome of the call.
+    """
+    outcome, terms = call._last, work[4]
+    try:
+        if call._attempts and terms.is_too_late(time.monotonic() - call._began_at):
+            return None, outcome
+        call._attempts += 1
+        outcome = run(work, outcome[1])
+        failed = outcome[1] is not None or terms.rejects is not None  # or has to be judged
+        if not failed or terms.policy is None or call._is_last:
+            return None, outcome
+        elapsed = time.monotonic() - call._began_at
+        delay, outcome = judge(terms.policy, terms, call._attempts, elapsed, outcome)
+        if delay is not None:
+            call._last = outcome
+        return delay, outcome
+    finally:
+        del call, work, outcome  # a traceback keeps this frame
+
+
+def conclude(call: Call, work: Work, outcome: Outcome) -> UnseenFailure | None:
+    """Prepare a call for being done with *outcome*; return what logs that, if it is a failure."""
+    unseen = None
+    if outcome[1] is not None:
+        if work[4].policy is not None:
+            add_note(outcome[1], call._attempts, time.monotonic() - call._began_at)
+        unseen = UnseenFailure(call_name(work[0]), call._attempts, outcome[1])
+    call._work = None  # now, so that no destructor of an argument runs under the lock
+    if call._attempts > 1:
+        call._last = outcome
+    return unseen
 
 
 def run(work: Work, previous: BaseException | None) -> Outcome:

@@ -276,40 +276,24 @@ class Pool:
         return True
 
     def _attempt(self, worker: Worker, call: Call) -> Ending | None:
-        """Run an attempt, unless it is too late for it, and decide what follows.
+        """Make an attempt, and put the call in backoff if another follows.
 
         Returns:
-            What to finish the call with; ``None`` if it has another attempt, or is done already.
+            What the call becomes done with; ``None`` if it has another attempt, or is done already.
         """
-        work, outcome, unseen = call._work, call._last, None
+        work, outcome = call._work, None
         try:
             if work is None:  # somebody else set the outcome
                 return None
-            terms = work[4]
-            policy = terms.policy
-            if not (call._attempts and terms.is_too_late(time.monotonic() - call._began_at)):
-                call._attempts += 1
-                outcome = _attempt.run(work, outcome[1])
-                failed = outcome[1] is not None or terms.rejects is not None  # or has to be judged
-                if failed and policy is not None and not (call._is_last or self._halted):
-                    elapsed = time.monotonic() - call._began_at
-                    delay, outcome = _attempt.judge(policy, terms, call._attempts, elapsed, outcome)
-                    if delay is not None:
-                        call._last = outcome
-                        # Before the next attempt can fail too, so that the lines come in order.
-                        _log.retry_scheduled(work, call._attempts, outcome, delay)
-                        if self._back_off(worker, call, delay):
-                            return None
-            if outcome[1] is not None:
-                if policy is not None:
-                    _attempt.add_note(outcome[1], call._attempts, time.monotonic() - call._began_at)
-                unseen = _log.UnseenFailure(_log.call_name(work[0]), call._attempts, outcome[1])
-            call._work = None  # now, so that no destructor of an argument runs under the lock
-            if call._attempts > 1:
-                call._last = outcome
-            return outcome, unseen
+            delay, outcome = _attempt.make(call, work)
+            if delay is not None and not self._halted:
+                # Logged before the next attempt can fail too, so that the lines come in order.
+                _log.retry_scheduled(work, call._attempts, outcome, delay)
+                if self._back_off(worker, call, delay):
+                    return None
+            return outcome, _attempt.conclude(call, work, outcome)
         finally:
-            del call, work, outcome, unseen  # the exception's traceback keeps this frame
+            del call, work, outcome  # the exception's traceback keeps this frame
 
     def _back_off(self, worker: Worker, call: Call, delay: float) -> bool:
         """Put a call whose attempt failed in backoff; return ``False`` if that was the last attempt."""
