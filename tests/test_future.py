@@ -27,6 +27,7 @@ import pytest
 
 from conftest import TIMEOUT
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor._crew import Worker
 
 AnyFuture = RetryingFuture[Any]
 
@@ -499,6 +500,14 @@ def test_a_callback_may_look_at_everything(lone: RetryingExecutor, release: Even
     release.set()
     assert has_looked.wait(TIMEOUT)
     assert ["text", repr(future), 1, False] == seen
+
+
+def test_an_outcome_set_as_a_worker_takes_the_call_stands(executor: RetryingExecutor) -> None:
+    """The worker has the call in hand, and makes no attempt of it (A3, G1)."""
+    future = executor.submit(int)
+    assert 0 == future.result(TIMEOUT)
+    assert executor._pool._attempt(Worker(0), future) is None
+    assert 1 == future.attempts
 
 
 def test_only_the_executor_starts_a_call(executor: RetryingExecutor) -> None:

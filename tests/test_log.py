@@ -457,7 +457,6 @@ def test_a_log_filter_that_raises_changes_no_outcome(executor: RetryingExecutor)
     assert 42 == executor.submit(call).result(TIMEOUT)
 
 
-@pytest.mark.usefixtures("_raising_filter")
 @pytest.mark.parametrize("level", [logging.INFO, logging.WARNING], ids=["every line", "errors"])
 def test_a_log_handler_that_exits_loses_no_call(level: int) -> None:
     """Whatever a handler raises in a worker, calls have their outcome, and later ones run (B8, G1, G3)."""
@@ -501,6 +500,7 @@ def test_a_signal_handler_may_raise_while_something_is_logged(executor: Retrying
         LOGGER.removeFilter(interrupt)
 
 
+@pytest.mark.usefixtures("_raising_filter")
 def test_a_log_filter_that_raises_kills_no_worker() -> None:
     """After a callback that raised, with a filter that raises, other calls still run (B8, G1)."""
     with RetryingExecutor(1, retry=None) as executor:

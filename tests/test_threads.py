@@ -193,7 +193,7 @@ def test_a_sooner_retry_wakes_the_thread_that_waits_for_a_later_one() -> None:
         return number
 
     with RetryingExecutor(2, idle_timeout=None) as executor:
-        soon = executor.with_options(retry=lambda _: 0).submit(flaky)
+        soon = executor.with_options(retry=lambda _: 0.3).submit(flaky)  # when its own thread rests
         late = executor.with_options(retry=lambda _: NEVER_DUE).submit(fail)
         assert eventually(lambda: late.due_at and resting(executor))
         release.set()
