@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from itertools import repeat
@@ -131,12 +131,17 @@ def _sigint_is_not_ignored() -> Iterator[None]:
     signal.signal(signal.SIGINT, handler)
 
 
-def start(inside: int, *options: str) -> subprocess.Popen[bytes]:
-    """Run the command in the terminal, which is 60 columns wide."""
+@contextmanager
+def started(inside: int, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the command in the terminal, which is 60 columns wide, and see that it is gone in the end."""
     environment = {**os.environ, "COLUMNS": "60"}
-    process = subprocess.Popen([*COMMAND, *options], stdout=inside, stderr=subprocess.PIPE, env=environment)
-    os.close(inside)
-    return process
+    command = [*COMMAND, *options]
+    with subprocess.Popen(command, stdout=inside, stderr=subprocess.PIPE, env=environment) as process:
+        os.close(inside)
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def read(screen: int) -> bytes:
@@ -150,9 +155,9 @@ def read(screen: int) -> bytes:
 def test_a_terminal_shows_a_line_that_lives(terminal: tuple[int, int]) -> None:
     """It is rewritten in place, within the width of the terminal, and blank in the end."""
     screen, inside = terminal
-    process = start(inside, *SMALL)
-    shown = b"".join(iter(partial(read, screen), b"")).decode("ascii").replace("\r\n", "\n")
-    assert b"" == process.communicate(timeout=TIMEOUT)[1]
+    with started(inside, *SMALL) as process:
+        shown = b"".join(iter(partial(read, screen), b"")).decode("ascii").replace("\r\n", "\n")
+        assert b"" == process.communicate(timeout=TIMEOUT)[1]
     assert 0 == process.returncode
     _, *lines, rest = [line for line in shown.split("\r") if line]
     assert {59} == {len(line) for line in lines}
@@ -166,11 +171,11 @@ def test_a_terminal_shows_a_line_that_lives(terminal: tuple[int, int]) -> None:
 def test_ctrl_c_ends_it_at_once(terminal: tuple[int, int]) -> None:
     """With calls in backoff for an hour to come: one line, status 130 (F2)."""
     screen, inside = terminal
-    process = start(inside, *SMALL, "--failures", "1", "--max-elapsed", "3600")
-    assert next(shown for shown in iter(partial(read, screen), b"") if b"RetryingExecutor" in shown)
-    process.send_signal(signal.SIGINT)
-    last = b"".join(iter(partial(read, screen), b"")).decode("ascii")
-    assert b"interrupted\n" == process.communicate(timeout=TIMEOUT)[1]
+    with started(inside, *SMALL, "--failures", "1", "--max-elapsed", "3600") as process:
+        assert next(shown for shown in iter(partial(read, screen), b"") if b"RetryingExecutor" in shown)
+        process.send_signal(signal.SIGINT)
+        last = b"".join(iter(partial(read, screen), b"")).decode("ascii")
+        assert b"interrupted\n" == process.communicate(timeout=TIMEOUT)[1]
     assert 130 == process.returncode
     assert last.endswith(" \r")  # the progress line is gone
 

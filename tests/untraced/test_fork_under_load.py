@@ -17,7 +17,7 @@ from retrying_executor import ForkedFutureError, RetryingExecutor, RetryingFutur
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows no fork")
 
-FORKS = 50
+FORKS = 100
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from retrying_executor import RetryingExecutor, RetryingFuture
 CALLS = 200_000
 """How many calls are submitted; for a long run, at night say, take a million."""
 
-CANCELLATIONS = 30_000
+CANCELLATIONS = 100_000
 """How many calls are cancelled."""
 
 SUBMITTERS = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
@@ -96,10 +96,10 @@ def deliver_all(
             began_at = time.monotonic()
             for number in range(scenario.calls):
                 futures.append(executor.submit(deliver, url, f"webhook-{number}"))
-            pending = set(futures)
-            while pending:
+            pending = futures
+            while pending := [future for future in pending if not future.done()]:
                 look(len(pending))
-                pending = wait(pending, _TICK).not_done
+                time.sleep(_TICK)  # not wait(): Ctrl-C in there would leave futures locked
             elapsed = time.monotonic() - began_at
             for _ in range(round(REST / _TICK)):
                 time.sleep(_TICK)
