@@ -48,3 +48,16 @@ def quiet() -> Iterator[None]:
     yield
     logger.removeHandler(handler)
     logger.propagate = True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many schedules the scenarios have, where they were run."""
+    passed = terminalreporter.getreports("passed")
+    terminalreporter.write(
+        "".join(
+            f"{value:6} {name}: {report.nodeid}\n"
+            for report in passed
+            for name, value in report.user_properties
+            if name == "schedules"
+        )
+    )

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
 
+import pytest
+
 from conftest import TIMEOUT
 from retrying_executor import RetryingExecutor
+
+needs_gil = pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="without the GIL an object that threads share goes no sooner than its own thread gets to it",
+)
 
 _never = threading.Event()
 

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import gc
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, as_completed, wait
 from threading import Event
@@ -15,15 +14,11 @@ from typing import Any, NoReturn
 import pytest
 
 from conftest import TIMEOUT
-from observe import eventually, resting
+from observe import eventually, needs_gil, resting
 from retrying_executor import Attempt, RetryingExecutor, RetryingFuture, RetryPolicy
 from retrying_executor._log import UnseenFailure, call_name, describe, time_is_up
 
 LOGGER = logging.getLogger("retrying_executor")
-needs_gil = pytest.mark.skipif(
-    not getattr(sys, "_is_gil_enabled", lambda: True)(),
-    reason="without the GIL an object that threads share goes no sooner than its own thread gets to it",
-)
 
 
 class HostileError(Exception):

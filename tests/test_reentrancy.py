@@ -14,7 +14,7 @@ import pytest
 
 from calls import Flaky
 from conftest import TIMEOUT
-from observe import eventually, threads_named
+from observe import eventually, needs_gil, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
 
 LOGGER = logging.getLogger("retrying_executor")
@@ -112,8 +112,8 @@ PLACES = [
     in_a_policy,
     in_retry_on,
     in_retry_result,
-    in_a_destructor,
-    in_a_finalizer,
+    pytest.param(in_a_destructor, marks=needs_gil),
+    pytest.param(in_a_finalizer, marks=needs_gil),
     in_a_logging_handler,
 ]
 

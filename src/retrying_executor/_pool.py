@@ -244,6 +244,8 @@ class Pool:
                 crew, schedule = self._crew, self._ledger.schedule
                 if worker not in crew.members:  # of a forked child; or its start was interrupted
                     return None
+                if self._halted and len(schedule):  # since a moment ago: shutdown() waits for workers only
+                    continue
                 crew.arrive(worker)
                 now = time.monotonic()
                 if self._take_up(worker, now):

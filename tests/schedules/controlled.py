@@ -1,0 +1,510 @@
+"""Runs threads one at a time, and decides at each of their operations which goes on.
+
+During a `Run` the locks, threads and clock of the standard library are replaced by controlled ones.
+Exactly one task has the baton. It hands the baton on at every operation that another task could
+notice: taking and giving back a lock, starting and joining a thread, asking for the time, sleeping.
+Who gets it is up to a *strategy*, so that a run is a function of the program and of the choices.
+
+The clock is one more competitor: whenever somebody waits with a timeout, time may pass to the first
+deadline, however much the others still have to do. So every timeout fires early in some runs, and
+late in others. Otherwise no time passes.
+
+Tasks are carried by greenlets where they are installed, which is faster, and else by threads. That
+makes no difference to the choices.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+from unittest import mock
+
+from strategies import CLOCK, Strategy
+
+try:
+    import greenlet
+except ImportError:
+    greenlet = None  # type: ignore[assignment]
+
+MAX_STEPS = 20_000
+"""A run with more steps than that will not end."""
+
+
+class RunError(Exception):
+    """A run that went wrong: a deadlock, no end, or an exception that a task did not catch."""
+
+
+class Abort(BaseException):
+    """Unwinds what a failed run leaves behind."""
+
+
+# -- who carries a task ---------------------------------------------------------------------------
+
+
+class ThreadCarrier:
+    """Carries a task on a thread, which waits at a gate while somebody else has the baton."""
+
+    def __init__(self, work: Callable[[], None] | None) -> None:
+        """Carry *work*; ``None``: whatever this thread is doing."""
+        self._gate = _thread.allocate_lock()
+        self._gate.acquire()
+        self._work = work
+
+    def begin(self, main: ThreadCarrier) -> None:
+        _thread.start_new_thread(self._carry, ())
+
+    def _carry(self) -> None:
+        self._gate.acquire()
+        self._work()
+
+    def hand_on(self, to: ThreadCarrier) -> None:
+        """Give the baton away, and return when it comes back."""
+        to._gate.release()
+        self._gate.acquire()
+
+    def end(self, to: ThreadCarrier) -> None:
+        """Give the baton away for good; the last thing that is carried."""
+        to._gate.release()
+
+
+class GreenletCarrier:
+    """Carries a task on a greenlet."""
+
+    def __init__(self, work: Callable[[], None] | None) -> None:
+        self._greenlet = greenlet.getcurrent() if work is None else greenlet.greenlet(work)
+
+    def begin(self, main: GreenletCarrier) -> None:
+        self._greenlet.parent = main._greenlet  # it begins to run when it gets the baton
+
+    def hand_on(self, to: GreenletCarrier) -> None:
+        to._greenlet.switch()
+
+    def end(self, to: GreenletCarrier) -> None:
+        self._greenlet.parent = to._greenlet  # where it goes when it returns
+
+
+# -- tasks and the run ----------------------------------------------------------------------------
+
+
+class Task:
+    """A thread of the program."""
+
+    def __init__(self, index: int, name: str, work: Callable[[], None] | None, carrier: type) -> None:
+        self.index = index
+        self.name = name
+        self.carrier = carrier(work)
+        self.ready: Callable[[], bool] | None = None
+        self.waits_for = ""
+        self.deadline: float | None = None
+        self.expired = False
+        self.ended = False
+        self.aborted = False
+
+    def can_go_on(self) -> bool:
+        return not self.ended and (self.ready is None or self.expired or self.ready())
+
+
+class Run:
+    """One run of a program under control.
+
+    Args:
+        strategy: Makes the choices.
+        greenlets: Whether to use greenlets; the default is whether they are installed.
+        trace: A trace function for all tasks, such as one that switches at every instruction.
+
+    Attributes:
+        now: What time it is.
+        choices: The choices made so far; `strategies.Recorded` makes them again.
+        log: Who got the baton at each step; "clock" where time passed.
+        rushed: How much time passed although somebody could go on.
+        on_idle: Called with the time that comes next when nobody can go on before.
+    """
+
+    active: Run | None = None
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        *,
+        greenlets: bool = greenlet is not None,
+        trace: Callable[[FrameType, str, object], Any] | None = None,
+    ) -> None:
+        self._strategy = strategy
+        self.trace = trace
+        self._carrier = GreenletCarrier if greenlets else ThreadCarrier
+        self.now = 1000.0
+        self.rushed = 0.0
+        self.choices: list[int] = []
+        self.log: list[str] = []  # which task or the clock got the baton, in the order of the steps
+        self.steps = 0
+        self.on_idle: Callable[[float], object] = lambda now: None
+        self._failure: BaseException | None = None
+        self._main = Task(0, "main", None, self._carrier)
+        self._tasks = [self._main]
+        self.current = self._main
+
+    def __call__(self, program: Callable[[], None]) -> None:
+        """Run the program and the threads that it starts, to the end of the last of them.
+
+        Raises:
+            RunError: If that went wrong; its cause says how.
+        """
+        with self._in_control():
+            before = sys.gettrace()
+            try:
+                if self.trace is not None:
+                    sys.settrace(self.trace)
+                program()
+                self.join_all()
+            except Abort:
+                pass
+            except BaseException as error:
+                self._fail(error)
+            finally:
+                if self.trace is not None:
+                    sys.settrace(before)
+            self._unwind()
+        if self._failure is not None:
+            raise RunError(f"{type(self._failure).__name__}: {self._failure}") from self._failure
+
+    @contextmanager
+    def _in_control(self) -> Iterator[None]:
+        assert Run.active is None
+        Run.active = self
+        try:
+            with (
+                mock.patch.multiple(
+                    threading,
+                    Lock=Lock,
+                    RLock=RLock,
+                    _allocate_lock=Lock,
+                    Thread=Thread,
+                    _CRLock=RLock,
+                    current_thread=current_thread,
+                    get_ident=get_ident,
+                ),
+                mock.patch.multiple(time, monotonic=monotonic, sleep=sleep),
+            ):
+                yield
+        finally:
+            Run.active = None
+
+    # -- for the controlled objects --------------------------------------------------------------
+
+    def spawn(self, name: str, work: Callable[[], None]) -> Task:
+        """Add a task; it competes from now on."""
+
+        def carried(*_: object) -> None:  # a greenlet that begins when another ends gets what that returns
+            try:
+                if not task.aborted:
+                    if self.trace is not None:
+                        sys.settrace(self.trace)
+                    work()
+            except Abort:
+                pass
+            except BaseException as error:
+                self._fail(error)
+            task.ended = True
+            task.carrier.end(self._next().carrier)
+
+        task = Task(len(self._tasks), name, carried, self._carrier)
+        self._tasks.append(task)
+        task.carrier.begin(self._main.carrier)
+        return task
+
+    def let_time_pass(self) -> None:
+        """Let the clock go first, or not: nobody else could notice what follows."""
+        if self.current.aborted:
+            self._park(self.current)
+        while (deadline := self._first_deadline()) is not None and self._failure is None:
+            choice = self._strategy.choose([self.current.index, CLOCK], current=True)
+            self.choices.append(choice)
+            if not choice:
+                return
+            self._tick(deadline, rushed=True)
+
+    def switch(self) -> None:
+        """Let others go first, or not."""
+        self.wait_until(None)
+
+    def wait_until(
+        self, ready: Callable[[], bool] | None, timeout: float | None = None, what: str = ""
+    ) -> bool:
+        """Hand the baton on until *ready*, or until time is up; return whether it is ready."""
+        task = self.current
+        if task.aborted:
+            self._park(task)
+        task.ready, task.waits_for = ready, what
+        task.deadline = None if timeout is None else self.now + max(timeout, 0.0)
+        task.expired = False
+        to = self._next()
+        if to is not task:
+            task.carrier.hand_on(to.carrier)
+        if task.aborted:
+            raise Abort
+        task.ready = task.deadline = None
+        return ready is None or ready()
+
+    def join_all(self) -> None:
+        """Wait until every other thread has ended."""
+        this = self.current
+        self.wait_until(
+            lambda: all(task.ended for task in self._tasks if task is not this), what="the others"
+        )
+
+    # -- choices ---------------------------------------------------------------------------------
+
+    def _next(self) -> Task:
+        """Let time pass if that is chosen, and return who gets the baton."""
+        while self._failure is None:
+            self.steps += 1
+            if self.steps > MAX_STEPS:
+                self._fail(RuntimeError(f"no end after {MAX_STEPS} steps: " + self._situation()))
+                break
+            current = self.current.can_go_on()
+            options = [self.current] if current else []
+            options += [task for task in self._tasks if task is not self.current and task.can_go_on()]
+            deadline = self._first_deadline()
+            if not options and deadline is None:
+                self._fail(RuntimeError("deadlock: " + self._situation()))
+                break
+            if not options and deadline is not None:
+                self.on_idle(deadline)
+            choice = 0
+            if len(options) + (deadline is not None) > 1:
+                who = [task.index for task in options]
+                choice = self._strategy.choose(who + [CLOCK] * (deadline is not None), current=current)
+                self.choices.append(choice)
+            if choice < len(options):
+                self.current = options[choice]
+                self.log.append(self.current.name)
+                return self.current
+            assert deadline is not None
+            self._tick(deadline, rushed=bool(options))
+        self.current = self._main
+        return self._main
+
+    def _first_deadline(self) -> float | None:
+        """Return when the first of those who wait in vain gives up."""
+        return min(
+            (task.deadline for task in self._tasks if task.deadline is not None and not task.can_go_on()),
+            default=None,
+        )
+
+    def _tick(self, deadline: float, *, rushed: bool) -> None:
+        self.log.append("clock")
+        if deadline > self.now:
+            self.rushed += rushed * (deadline - self.now)
+            self.now = deadline
+        for task in self._tasks:
+            if task.deadline is not None and task.deadline <= self.now:
+                task.expired = True
+
+    def _situation(self) -> str:
+        return "; ".join(f"{task.name} waits for {task.waits_for}" for task in self._tasks if not task.ended)
+
+    # -- failures --------------------------------------------------------------------------------
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._main.aborted = True
+
+    def _unwind(self) -> None:
+        """Have every task that is left raise `Abort`, once; who catches it is left where it is."""
+        for task in self._tasks:
+            if not task.ended and task is not self._main:
+                task.aborted = True
+                self.current = task
+                self._main.carrier.hand_on(task.carrier)
+
+    def _park(self, task: Task) -> None:
+        self.current = self._main
+        task.carrier.hand_on(self._main.carrier)
+
+
+def _run() -> Run:
+    assert Run.active is not None, "a controlled object outlived its run"
+    return Run.active
+
+
+# -- what replaces the standard library -----------------------------------------------------------
+
+
+class _Shared:
+    """What other tasks may know of, unless nobody had the baton since its creation."""
+
+    def __init__(self) -> None:
+        self._created_at = None if Run.active is None else Run.active.steps
+
+    def _is_noticed(self, run: Run) -> bool:
+        if self._created_at == run.steps:
+            return False
+        self._created_at = None
+        return True
+
+
+class Lock(_Shared):
+    """Stands for `threading.Lock`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._locked = False
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        run = Run.active
+        if run is None:
+            assert not self._locked
+        elif not self._is_noticed(run) and not self._locked:
+            pass
+        elif not blocking:
+            run.switch()
+            if self._locked:
+                return False
+        elif not run.wait_until(lambda: not self._locked, None if timeout < 0 else timeout, "a lock"):
+            return False
+        self._locked = True
+        return True
+
+    def release(self) -> None:
+        if not self._locked:
+            raise RuntimeError("release unlocked lock")
+        self._locked = False
+        if Run.active is not None and self._is_noticed(Run.active):
+            Run.active.switch()
+
+    def locked(self) -> bool:
+        return self._locked
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class RLock(_Shared):
+    """Stands for `threading.RLock`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._owner: Task | None = None
+        self._depth = 0
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        run = Run.active
+        task = None if run is None else run.current
+        if self._depth and self._owner is task:
+            self._depth += 1
+            return True
+        if run is None:
+            assert not self._depth
+        elif not self._is_noticed(run) and not self._depth:
+            pass
+        elif not blocking:
+            run.switch()
+            if self._depth:
+                return False
+        elif not run.wait_until(
+            lambda: not self._depth, None if timeout < 0 else timeout, "a reentrant lock"
+        ):
+            return False
+        self._owner, self._depth = task, 1
+        return True
+
+    def release(self) -> None:
+        if not self._is_owned():
+            raise RuntimeError("cannot release un-acquired lock")
+        self._depth -= 1
+        if not self._depth:
+            self._owner = None
+            if Run.active is not None and self._is_noticed(Run.active):
+                Run.active.switch()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    # What threading.Condition asks for.
+
+    def _is_owned(self) -> bool:
+        return self._depth > 0 and self._owner is (Run.active and Run.active.current)
+
+    def _release_save(self) -> tuple[int, Task | None]:
+        state = self._depth, self._owner
+        self._depth, self._owner = 0, None
+        return state
+
+    def _acquire_restore(self, state: tuple[int, Task | None]) -> None:
+        self.acquire()
+        self._depth, self._owner = state
+
+
+class Thread:
+    """Stands for `threading.Thread`."""
+
+    _count = 0
+
+    def __init__(
+        self,
+        group: None = None,
+        target: Callable[..., object] | None = None,
+        name: str | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        daemon: bool | None = None,
+    ) -> None:
+        self._target, self._args, self._kwargs = target, args, kwargs or {}
+        self.name = name or "thread"
+        self.daemon = bool(daemon)
+        self._task: Task | None = None
+
+    def start(self) -> None:
+        run = _run()
+        run.switch()
+        self._task = run.spawn(self.name, self.run)
+        self._task.thread = self
+        run.switch()
+
+    def run(self) -> None:
+        if self._target is not None:
+            self._target(*self._args, **self._kwargs)
+
+    def is_alive(self) -> bool:
+        return self._task is not None and not self._task.ended
+
+    @property
+    def ident(self) -> int | None:
+        return None if self._task is None else id(self._task)
+
+    def join(self, timeout: float | None = None) -> None:
+        if self._task is None:
+            raise RuntimeError("cannot join thread before it is started")
+        _run().wait_until(lambda: not self.is_alive(), timeout, f"the end of {self.name}")
+
+
+def current_thread() -> object:
+    return getattr(_run().current, "thread", _run().current)
+
+
+def get_ident() -> int:
+    return id(_run().current)
+
+
+def monotonic() -> float:
+    run = _run()
+    run.let_time_pass()
+    return run.now
+
+
+def sleep(seconds: float) -> None:
+    _run().wait_until(lambda: False, seconds, "the end of a sleep")

@@ -1,0 +1,149 @@
+"""Runs scenarios under many schedules, and replays the one that failed.
+
+    python tests/schedules/explore.py submit_against_idle_exit --choices 0.0.1
+    python tests/schedules/explore.py submit_against_idle_exit --preemptions 3
+    python tests/schedules/explore.py submit_against_idle_exit --runs 1000 --seed 7
+
+The first runs one schedule exactly, and prints it; the second all of them; the third some at random.
+The exit status is 1 if a promise is broken.
+"""
+
+# ruff: noqa: T201  # a command speaks by printing
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import scenarios
+from controlled import Run, RunError
+from strategies import DepthFirst, Priorities, Random, Recorded, Strategy
+from trial import Scenario, Trial
+
+from retrying_executor import _lifecycle
+
+
+def run(scenario: Scenario, strategy: Strategy, **options: Any) -> Run:
+    """Run a scenario once, to the end of its last thread, and check it.
+
+    Raises:
+        RunError: If it breaks a promise. The message ends with the command that runs it again.
+    """
+
+    def program() -> None:
+        trial: Trial = scenario()
+        this.join_all()
+        trial.check()
+
+    this = Run(strategy, **options)
+    with _undisturbed():
+        try:
+            this(program)
+        except RunError as failure:
+            _lifecycle._pools.clear()  # what is left of it cannot be finished when the interpreter ends
+            name = getattr(scenario, "__name__", scenario)
+            choices = ".".join(map(str, this.choices))
+            fine = " --fine" if this.trace is not None else ""
+            command = f"python tests/schedules/explore.py {shlex.quote(str(name))}{fine} --choices {choices}"
+            schedule = " ".join(this.log)
+            raise RunError(
+                f"{name}: {failure}\nschedule: {schedule}\nagain: {command}"
+            ) from failure.__cause__
+    return this
+
+
+def explore(scenario: Scenario, *, preemptions: int) -> int:
+    """Run a scenario under every schedule with at most so many *preemptions*; return how many there are."""
+    strategy = DepthFirst(preemptions)
+    schedules = 1
+    run(scenario, strategy)
+    while strategy.advance():
+        run(scenario, strategy)
+        schedules += 1
+        if schedules % 500 == 0:
+            gc.collect()
+    return schedules
+
+
+def sample(scenario: Scenario, *, runs: int, seed: int, **options: Any) -> None:
+    """Run a scenario under *runs* schedules made at random: half of them walks, half by priorities."""
+    for number in range(runs):
+        strategy = Random(seed + number) if number % 2 else Priorities(seed + number)
+        run(scenario, strategy, **options)
+
+
+IS_NIGHTLY = os.environ.get("SCHEDULES") == "nightly"
+"""Whether to search for hours rather than for a minute."""
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep out what would make two runs differ: the collector, and log handlers with locks of their own."""
+    gc.disable()
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        gc.enable()
+
+
+def every_instruction() -> Callable[[FrameType, str, object], Any]:
+    """Return a trace function that may hand the baton on before every instruction of the library."""
+    library = os.path.dirname(_lifecycle.__file__)
+
+    def step(frame: FrameType, event: str, arg: object) -> Any:
+        if event == "opcode" and Run.active is not None:
+            Run.active.switch()
+        return step
+
+    def enter(frame: FrameType, event: str, arg: object) -> Any:
+        if os.path.dirname(frame.f_code.co_filename) != library:
+            return None
+        frame.f_trace_opcodes = True
+        return step
+
+    return enter
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "scenario", choices=[one.__name__ for one in (*scenarios.SCENARIOS, *scenarios.SAMPLED)]
+    )
+    parser.add_argument("--choices", help="the choices of one schedule, separated by dots")
+    parser.add_argument("--preemptions", type=int, default=2, help="how many, at most; default 2")
+    parser.add_argument("--runs", type=int, default=0, help="how many schedules at random instead of all")
+    parser.add_argument("--seed", type=int, default=0, help="for those at random; default 0")
+    parser.add_argument("--fine", action="store_true", help="switch between any two instructions")
+    options = parser.parse_args()
+    grain: dict[str, Any] = {"trace": every_instruction(), "greenlets": False} if options.fine else {}
+    scenario = getattr(scenarios, options.scenario)
+    try:
+        if options.choices is not None:
+            choices = [int(choice) for choice in options.choices.split(".") if choice]
+            print(" ".join(run(scenario, Recorded(choices), **grain).log))
+        elif options.runs:
+            sample(scenario, runs=options.runs, seed=options.seed, **grain)
+        else:
+            print(f"{explore(scenario, preemptions=options.preemptions)} schedules")
+    except RunError as failure:
+        print(failure)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+"""Bugs of the kind that get into such code: each a small patch of the library that a test must find.
+
+Every one is found by some schedule of the scenario named with it. That keeps the suite from going
+blind: a scenario that finds nothing any more, or a patch that does not apply, is a failure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scenarios import SAMPLED
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A patched library.
+
+    Attributes:
+        bug: What is wrong with it.
+        scenario: The scenario that finds it.
+        patches: File, text, and what replaces it.
+        fine: Whether that takes switches between instructions.
+    """
+
+    bug: str
+    scenario: str
+    patches: tuple[tuple[str, str, str], ...]
+    fine: bool = False
+
+    @property
+    def search(self) -> list[str]:
+        """The options of the search that finds it."""
+        if self.fine:
+            return ["--fine", "--runs", "300"]
+        return ["--runs", "3000"] if self.scenario in {one.__name__ for one in SAMPLED} else []
+
+    def apply(self, package: Path) -> None:
+        """Patch the copy of the library in *package*."""
+        for name, text, replacement in self.patches:
+            path = package / name
+            source = path.read_text("utf-8")
+            assert 1 == source.count(text), f"{self.bug}: the patch of {name} does not apply any more"
+            path.write_text(source.replace(text, replacement), "utf-8")
+
+
+def mutant(bug: str, scenario: str, *patches: tuple[str, str, str], fine: bool = False) -> Mutant:
+    """Return a mutant."""
+    return Mutant(bug, scenario, patches, fine)
+
+
+TAKE_UP = """\
+                if self._take_up(worker, now):  # then look once more
+                    return worker.call
+"""
+
+MUTANTS = [
+    mutant(
+        "looking for work and going to rest are two critical sections",
+        "submit_against_the_last_worker_leaving",
+        (
+            "_pool.py",
+            "                rest = crew.rest(worker, leading=leading)  # publish first,\n" + TAKE_UP,
+            "                self._lock.release()\n"
+            "                self._lock.acquire()\n"
+            "                rest = crew.rest(worker, leading=leading)\n",
+        ),
+    ),
+    mutant(
+        "a worker that was idle for long enough leaves without another look",
+        "submit_against_idle_exit",
+        (
+            "_pool.py",
+            "                crew.arrive(worker)\n                now = time.monotonic()\n",
+            "                crew.arrive(worker)\n"
+            "                if timed_out:\n"
+            "                    crew.members.discard(worker)\n"
+            "                    return None\n"
+            "                now = time.monotonic()\n",
+        ),
+    ),
+    mutant(
+        "a worker is counted when it runs, not when it is started",
+        "two_submitters_and_one_worker",
+        ("_crew.py", "            self.members.add(worker)\n            if len", "            if len"),
+        ("_crew.py", "        return self.on_the_way is None and (", "        return ("),
+        (
+            "_pool.py",
+            "                if worker not in crew.members:  # of a forked child; or its start was interrupted\n"
+            "                    return None\n",
+            "                crew.members.add(worker)\n",
+        ),
+    ),
+    mutant(
+        "one worker on its way stands in for several calls",
+        "a_call_that_waits_for_another",
+        (
+            "_pool.py",
+            "  # also from the rest that was published a moment ago\n"
+            "        if self._crew.can_summon:\n"
+            "            self._call_for_help(now)\n",
+            "\n",
+        ),
+    ),
+    mutant(
+        "cancel() looks at the state without the lock",
+        "cancel_against_start",
+        (
+            "_pool.py",
+            "        with self._lock:\n            if not call._observed:\n                return change(call, *args)\n",
+            "        if not call._observed:\n            return change(call, *args)\n",
+        ),
+        fine=True,
+    ),
+    mutant(
+        "whether calls are refused is looked at outside the lock",
+        "submit_against_shutdown",
+        (
+            "_pool.py",
+            "            if self._refusal is not None:\n"
+            "                raise type(self._refusal)(*self._refusal.args)\n"
+            "            try:\n",
+            "            try:\n",
+        ),
+        (
+            "_pool.py",
+            "        interrupts = self",
+            "        if self._refusal is not None:\n"
+            "            raise type(self._refusal)(*self._refusal.args)\n"
+            "        interrupts = self",
+        ),
+    ),
+    mutant(
+        "a call is counted without the lock",
+        "two_submitters_and_one_worker",
+        (
+            "_pool.py",
+            "        with self._lock:\n            if self._max_pending is not None:\n",
+            "        self._ledger._accepted += 1\n"
+            "        with self._lock:\n            if self._max_pending is not None:\n",
+        ),
+        ("_ledger.py", "        self._accepted += 1\n", ""),
+        fine=True,
+    ),
+    mutant(
+        "a call that is done becomes done again",
+        "outcome_from_outside_against_finishing",
+        (
+            "_ledger.py",
+            "        if call.done():\n            if unseen",
+            "        if False:\n            if unseen",
+        ),
+    ),
+    mutant(
+        "a retry is queued twice",
+        "retry_due_against_shutdown",
+        (
+            "_schedule.py",
+            "            heappush(self._retries, (due_at, self._ticket(), call))\n",
+            "            heappush(self._retries, (due_at, self._ticket(), call))\n"
+            "            heappush(self._retries, (due_at, self._ticket(), call))\n",
+        ),
+    ),
+    mutant(
+        "a sooner retry wakes nobody",
+        "sooner_retry_against_a_parked_leader",
+        (
+            "_pool.py",
+            "            if self._ledger.back_off(call, due_at):\n                self._crew.wake_leader()\n",
+            "            self._ledger.back_off(call, due_at)\n",
+        ),
+    ),
+    mutant(
+        "a call wakes nobody who rests",
+        "submit_against_idle_exit",
+        (
+            "_pool.py",
+            "        if not crew.can_summon:\n",
+            "        if crew.has_resting or not crew.can_summon:\n",
+        ),
+    ),
+    mutant(
+        "a thread that did not start is not taken back",
+        "a_thread_that_cannot_start",
+        (
+            "_crew.py",
+            "            if self.on_the_way is not worker:\n                self.members.discard(worker)\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "callbacks run under the lock",
+        "a_done_callback_that_waits_for_another_thread",
+        (
+            "_pool.py",
+            "        if changed:\n            call._invoke_callbacks()\n",
+            "        if changed:\n            with self._lock:\n                call._invoke_callbacks()\n",
+        ),
+    ),
+    mutant(
+        "an observed call becomes done outside its condition",
+        "as_completed_against_finishing",
+        (
+            "_pool.py",
+            "        with call._condition:\n            with self._lock:\n                changed = change(call, *args)\n",
+            "        with self._lock:\n            changed = change(call, *args)\n        with call._condition:\n",
+        ),
+    ),
+    mutant(
+        "a call that is observed meanwhile is finished as if it were not",
+        "callback_against_finishing",
+        (
+            "_pool.py",
+            "                    if last._observed:  # since a moment ago\n                        continue\n",
+            "",
+        ),
+    ),
+    mutant(
+        "shutdown() does not wake who rests",
+        "shutdown_of_threads_at_rest",
+        (
+            "_pool.py",
+            "            self._room.notify_all()\n            self._crew.wake_all()\n\n    def abandon",
+            "            self._room.notify_all()\n\n    def abandon",
+        ),
+    ),
+    mutant(
+        "a dropped executor does not wake who rests",
+        "a_dropped_executor_with_threads_at_rest",
+        (
+            "_pool.py",
+            "        self._abandoned = True\n        self._crew.wake_all()\n",
+            "        self._abandoned = True\n",
+        ),
+    ),
+    mutant(
+        "nobody tells who waits for room that there is some",
+        "max_pending_against_a_call_that_finishes",
+        (
+            "_pool.py",
+            "        if self._max_pending is not None:\n            self._room.notify_all()\n",
+            "",
+        ),
+    ),
+    mutant(
+        "shutdown() does not tell who waits for room",
+        "max_pending_against_shutdown",
+        (
+            "_pool.py",
+            "            self._room.notify_all()\n            self._crew.wake_all()\n\n    def abandon",
+            "            self._crew.wake_all()\n\n    def abandon",
+        ),
+        (
+            "_pool.py",
+            "        if self._max_pending is not None:\n            self._room.notify_all()\n        return True\n",
+            "        return True\n",
+        ),
+    ),
+    mutant(
+        "a cancel() that comes too late is forgotten",
+        "cancel_in_backoff_against_due",
+        ("_ledger.py", "            call._is_last = True\n", "            pass\n"),
+    ),
+    mutant(
+        "who waits for a retry waits for ever",
+        "retry_due_against_shutdown",
+        (
+            "_pool.py",
+            "                    patience = due_at - now\n",
+            "                    patience = -1.0\n",
+        ),
+    ),
+    mutant(
+        "a worker leaves calls behind that another thread is about to cancel",
+        "shutdown_against_cancel_futures",
+        (
+            "_pool.py",
+            "                if self._halted and len(schedule):  # since a moment ago: shutdown() waits for workers only\n"
+            "                    continue\n",
+            "",
+        ),
+    ),
+    mutant(
+        "a failed initializer tells nobody who waits",
+        "an_initializer_that_fails",
+        ("_pool.py", "            if self._halted:\n                self._clear()\n", ""),
+    ),
+]

@@ -1,0 +1,291 @@
+"""Programs of two or three threads, each about one race; every schedule of each must keep the contract."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, InvalidStateError, as_completed, wait
+
+from trial import DELAY, Scenario, Trial, start
+
+
+def submit_against_idle_exit() -> Trial:
+    """A worker's time to leave comes when a call is submitted (C2, C5)."""
+    trial = Trial(idle_timeout=1)
+    assert 1 == trial.submit().result()
+    assert 1 == trial.submit().result()
+    return trial
+
+
+def submit_against_the_last_worker_leaving() -> Trial:
+    """A worker that leaves at once when it has nothing to do; two calls, a moment apart (C2, C5)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit()
+    trial.submit()
+    return trial
+
+
+def resubmit_after_result() -> Trial:
+    """The loop that the naive design hangs in (C5)."""
+    trial = Trial(idle_timeout=0)
+    for _ in range(2):
+        assert 1 == trial.submit().result()
+    return trial
+
+
+def two_submitters_and_one_worker() -> Trial:
+    """Two threads submit to an executor that has no thread yet (C1, C5)."""
+    trial = Trial(idle_timeout=0)
+    start(trial.submit)
+    trial.submit()
+    return trial
+
+
+def a_call_that_waits_for_another() -> Trial:
+    """One worker on its way does not stand in for two ready calls (C4)."""
+    trial = Trial(2, idle_timeout=0)
+    done = threading.Event()
+    trial.submit(act=done.wait)
+    trial.submit(act=done.set)
+    return trial
+
+
+def retry_due_against_shutdown() -> Trial:
+    """shutdown() waits for a retry, whenever that becomes due (F1)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.submit(2)
+    trial.shutdown()
+    assert 3 == future.result()
+    return trial
+
+
+def retry_due_against_idle_exit() -> Trial:
+    """A call is in backoff for as long as a worker without work stays (C2, C5)."""
+    trial = Trial(idle_timeout=DELAY)
+    trial.submit(1)
+    return trial
+
+
+def sooner_retry_against_a_parked_leader() -> Trial:
+    """A retry that is due before the one that the leader waits for starts in time (C3, C4)."""
+    trial = Trial(2, idle_timeout=0)
+    trial.submit(1)
+    trial.submit(1, delay=1.0)
+    return trial
+
+
+def cancel_against_start() -> Trial:
+    """A call is cancelled, or it runs, never both (E1, E2)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.submit()
+    if not trial.cancel(future):
+        assert 1 == future.result()
+    return trial
+
+
+def cancel_in_backoff_against_due() -> Trial:
+    """cancel() when the delay ends: the call is cancelled, or it has its second attempt (E1, E2)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.submit(1)
+    time.sleep(DELAY)
+    trial.cancel(future)
+    return trial
+
+
+def cancel_against_cancel() -> Trial:
+    """Whoever cancels a call that waits is told that it is cancelled (E1)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit(act=lambda: None)
+    future = trial.submit(observed=True)
+    start(lambda: trial.cancel(future))
+    trial.cancel(future)
+    return trial
+
+
+def drain_against_submit() -> Trial:
+    """drain() waits for what was accepted before it (F3)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.submit()
+    start(trial.submit)
+    assert trial.executor is not None
+    assert trial.executor.drain()
+    assert future.done()
+    return trial
+
+
+def shutdown_with_a_timeout() -> Trial:
+    """Past the timeout what does not run is cancelled (F3)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit(1)
+    trial.submit(act=lambda: time.sleep(2 * DELAY))
+    trial.shutdown(timeout=DELAY)
+    return trial
+
+
+def cancel_futures_against_a_failing_attempt() -> Trial:
+    """The attempt that runs is the last; its outcome stands (F2)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit(1)
+    trial.submit()
+    trial.shutdown(cancel_futures=True)
+    return trial
+
+
+def shutdown_against_cancel_futures() -> Trial:
+    """Who waits for the outcomes waits for the calls that another thread is about to cancel (F1, F2)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit(1)
+    start(lambda: trial.shutdown(wait=False, cancel_futures=True))
+    trial.shutdown()
+    return trial
+
+
+def submit_against_shutdown() -> Trial:
+    """A call is accepted and done, or refused and never run (F4, G1)."""
+    trial = Trial(idle_timeout=1)
+    start(trial.try_submit)
+    trial.shutdown()
+    return trial
+
+
+def a_dropped_executor_with_a_call_in_backoff() -> Trial:
+    """It finishes its calls, then its threads go, without waiting to be idle (F5)."""
+    trial = Trial(idle_timeout=None)
+    trial.submit(1)
+    trial.executor = None
+    return trial
+
+
+def a_done_callback_that_submits() -> Trial:
+    """The worker that runs it is busy, and takes up what it submitted (C5, F7)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit().add_done_callback(lambda _: trial.submit())
+    return trial
+
+
+def a_thread_that_cannot_start() -> Trial:
+    """Whoever gets the error, no accepted call is lost and no refused one runs (C7, G1)."""
+    trial = Trial(2, idle_timeout=0)
+    begin = threading.Thread.start
+    refusals = iter([True])
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if thread.name.startswith("RetryingExecutor") and next(refusals, False):
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    threading.Thread.start = start_or_not  # type: ignore[method-assign]
+    try:
+        other = start(trial.try_submit)
+        trial.try_submit()
+        other.join()
+    finally:
+        threading.Thread.start = begin  # type: ignore[method-assign]
+    assert len(trial.refused) < 2
+    return trial
+
+
+def max_pending_against_a_call_that_finishes() -> Trial:
+    """Whoever waits for room gets it (G5)."""
+    trial = Trial(idle_timeout=0, max_pending=1, when_full="wait")
+    start(trial.submit)
+    trial.submit()
+    return trial
+
+
+def max_pending_against_shutdown() -> Trial:
+    """Whoever waits for room when the executor is shut down is refused (F4, G5)."""
+    trial = Trial(idle_timeout=0, max_pending=1, when_full="wait")
+    trial.submit(1)
+    start(trial.try_submit)
+    trial.shutdown()
+    return trial
+
+
+def waiting_against_finishing() -> Trial:
+    """wait() and as_completed() see each call once, however far it is (A3)."""
+    trial = Trial(idle_timeout=0)
+    first, second = [trial.submit()], [trial.submit()]  # in sets of several, order would be by chance
+    assert wait(first, return_when=FIRST_COMPLETED).done
+    assert second == list(as_completed(second))
+    return trial
+
+
+def callback_against_finishing() -> Trial:
+    """A done callback runs once, whether it comes before or after the outcome (A3)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.submit(observed=True)
+    future.result()
+    trial.submit(observed=True)
+    return trial
+
+
+def initializers_against_submit() -> Trial:
+    """A thread that is still in its initializer sees to one call, not to two (C4)."""
+    trial = Trial(2, idle_timeout=0, initializer=lambda: None)
+    done = threading.Event()
+    trial.submit(act=done.wait)
+    trial.submit(act=done.set)
+    return trial
+
+
+def an_initializer_that_fails() -> Trial:
+    """Whoever waits, and whoever submits meanwhile, learns it (C6, G1)."""
+    trial = Trial(idle_timeout=0, initializer=lambda: 1 / 0)
+    trial.try_submit()
+    trial.try_submit()
+    return trial
+
+
+def shutdown_of_threads_at_rest() -> Trial:
+    """Threads that would stay for ever are told to go (F1)."""
+    trial = Trial(2, idle_timeout=None)
+    trial.submit()
+    trial.submit()
+    trial.shutdown()
+    return trial
+
+
+def a_dropped_executor_with_threads_at_rest() -> Trial:
+    """Threads that would stay for ever are told to go, without a lock (F5)."""
+    trial = Trial(idle_timeout=None)
+    trial.submit().result()
+    trial.executor = None
+    return trial
+
+
+def a_done_callback_that_waits_for_another_thread() -> Trial:
+    """No callback runs under a lock that another thread may need (F7)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit().add_done_callback(lambda _: start(trial.pool.stats).join())
+    return trial
+
+
+def outcome_from_outside_against_finishing() -> Trial:
+    """set_result() and the attempt: the first wins, the second is told (A3)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.submit(observed=True)
+    try:
+        future.set_result(1)
+    except InvalidStateError:
+        assert future.done()
+    return trial
+
+
+def as_completed_against_finishing() -> Trial:
+    """as_completed() yields each call once, however far it is (A3)."""
+    trial = Trial(idle_timeout=0)
+    futures = [trial.submit(observed=True), trial.submit(observed=True)]
+    assert set(futures) == set(as_completed(futures))
+    assert not wait(futures).not_done
+    return trial
+
+
+SAMPLED: list[Scenario] = [as_completed_against_finishing]
+"""Where the order depends on addresses in memory, so that not all schedules can be enumerated."""
+
+SCENARIOS: list[Scenario] = [
+    value
+    for value in globals().values()
+    if callable(value) and getattr(value, "__module__", "") == __name__ and value not in SAMPLED
+]
