@@ -18,6 +18,7 @@ import logging
 import os
 import shlex
 import sys
+from ast import literal_eval
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -25,6 +26,7 @@ from typing import Any
 
 import scenarios
 from controlled import Run, RunError
+from programs import Program
 from strategies import DepthFirst, Priorities, Random, Recorded, Strategy
 from trial import Scenario, Trial
 
@@ -49,10 +51,10 @@ def run(scenario: Scenario, strategy: Strategy, **options: Any) -> Run:
             this(program)
         except RunError as failure:
             _lifecycle._pools.clear()  # what is left of it cannot be finished when the interpreter ends
-            name = getattr(scenario, "__name__", scenario)
+            name = shlex.quote(getattr(scenario, "__name__", f"--program={scenario}"))
             choices = ".".join(map(str, this.choices))
             fine = " --fine" if this.trace is not None else ""
-            command = f"python tests/schedules/explore.py {shlex.quote(str(name))}{fine} --choices {choices}"
+            command = f"python tests/schedules/explore.py {name}{fine} --choices {choices}"
             schedule = " ".join(this.log)
             raise RunError(
                 f"{name}: {failure}\nschedule: {schedule}\nagain: {command}"
@@ -120,9 +122,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "scenario", choices=[one.__name__ for one in (*scenarios.SCENARIOS, *scenarios.SAMPLED)]
-    )
+    names = [one.__name__ for one in (*scenarios.SCENARIOS, *scenarios.SAMPLED)]
+    parser.add_argument("scenario", nargs="?", choices=names)
+    parser.add_argument("--program", type=literal_eval, help="a client program instead of a scenario")
     parser.add_argument("--choices", help="the choices of one schedule, separated by dots")
     parser.add_argument("--preemptions", type=int, default=2, help="how many, at most; default 2")
     parser.add_argument("--runs", type=int, default=0, help="how many schedules at random instead of all")
@@ -130,7 +132,9 @@ def main() -> int:
     parser.add_argument("--fine", action="store_true", help="switch between any two instructions")
     options = parser.parse_args()
     grain: dict[str, Any] = {"trace": every_instruction(), "greenlets": False} if options.fine else {}
-    scenario = getattr(scenarios, options.scenario)
+    if (options.scenario is None) == (options.program is None):
+        parser.error("either a scenario or a --program")
+    scenario = Program(**options.program) if options.program else getattr(scenarios, options.scenario)
     try:
         if options.choices is not None:
             choices = [int(choice) for choice in options.choices.split(".") if choice]

@@ -56,6 +56,20 @@ TAKE_UP = """\
 
 MUTANTS = [
     mutant(
+        "fresh calls come before due retries",
+        "an_order",
+        (
+            "_schedule.py",
+            "                if self._retries and self._retries[0][0] <= now:\n",
+            "                if not self._fresh and self._retries and self._retries[0][0] <= now:\n",
+        ),
+    ),
+    mutant(
+        "fresh calls come last in, first out",
+        "an_order",
+        ("_schedule.py", "        self._fresh.append(call)\n", "        self._fresh.appendleft(call)\n"),
+    ),
+    mutant(
         "looking for work and going to rest are two critical sections",
         "submit_against_the_last_worker_leaving",
         (

@@ -140,6 +140,15 @@ def shutdown_against_cancel_futures() -> Trial:
     return trial
 
 
+def an_order() -> Trial:
+    """With one worker, due retries come first, then fresh calls in their order (D1, D2)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit(1)
+    trial.submit(act=lambda: time.sleep(2 * DELAY))
+    trial.submit()
+    return trial
+
+
 def submit_against_shutdown() -> Trial:
     """A call is accepted and done, or refused and never run (F4, G1)."""
     trial = Trial(idle_timeout=1)

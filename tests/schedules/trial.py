@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from controlled import Run
@@ -38,6 +39,8 @@ class Call:
         self.delay = delay
         self.attempts = 0
         self.running = False
+        self.number = trial.next_number()
+        self.submitter = threading.current_thread()
         self.limit = failures + 1  # attempts that may start
         self.earliest = 0.0
         self.future: RetryingFuture[int] | None = None
@@ -49,6 +52,7 @@ class Call:
         trial.expect(self.attempts < self.limit, "an attempt too many (B3, E1, E2)")
         trial.expect(not trial.has_ended, "an attempt after shutdown() returned (F1)")
         trial.expect(Run.active.now >= self.earliest, "an attempt before its delay is over (B6)")
+        trial.check_order(self)
         trial.expect(len(trial.pool._crew.members) <= trial.max_workers, "too many threads (C1)")
         self.running = True
         self.attempts += 1
@@ -62,6 +66,7 @@ class Call:
             return self.attempts
         finally:
             self.earliest = Run.active.now + self.delay
+            trial.free_at = Run.active.now
             trial.running -= 1
             self.running = False
 
@@ -72,8 +77,10 @@ class Trial:
     def __init__(self, max_workers: int = 1, **options: Any) -> None:
         self.max_workers = max_workers
         self.running = 0
+        self.next_number = count().__next__
         self.has_ended = False
         self.broken: list[str] = []
+        self.free_at = 0.0  # when the last attempt so far ended
         self.accepted: list[Call] = []
         self.refused: list[Call] = []
         self.done: list[RetryingFuture[int]] = []
@@ -140,6 +147,19 @@ class Trial:
                 running = call.future.running()
                 assert running or call.future.done(), "shutdown() left a call behind (F1)"
                 assert not running or "timeout" in options, "shutdown() did not wait (F1)"
+
+    def check_order(self, call: Call) -> None:
+        """With one worker, the first attempt of a call comes after those of earlier calls and due retries."""
+        if self.max_workers > 1 or call.attempts:
+            return
+        for other in self.accepted:
+            future = other.future
+            assert future is not None
+            due_at = future.due_at
+            is_due = due_at is not None and due_at <= self.free_at and not future.done()
+            self.expect(not is_due, "a first attempt before a retry that was due (D2)")
+            if other.number > call.number and other.submitter is call.submitter:
+                self.expect(not other.attempts, "a first attempt before that of an earlier call (D1)")
 
     def expect(self, condition: bool, promise: str) -> None:
         """Take note if a promise is broken, where raising would only be another failed attempt."""

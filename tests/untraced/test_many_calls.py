@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
@@ -53,7 +54,12 @@ def test_no_call_is_lost_between_a_thread_that_leaves_and_a_submitter(max_worker
         results.append(executor.submit(next, runs).result(TIMEOUT))
 
     executor = RetryingExecutor(max_workers, "losing", idle_timeout=0)
-    submit_from_threads(submit, 8_000)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        submit_from_threads(submit, 8_000)
+    finally:
+        sys.setswitchinterval(interval)
     assert list(range(1, 8_001)) == sorted(results)
     assert eventually(lambda: not threads_named("losing"))
 
