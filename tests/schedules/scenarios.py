@@ -197,15 +197,15 @@ def a_thread_that_cannot_start() -> Trial:
 def max_pending_against_a_call_that_finishes() -> Trial:
     """Whoever waits for room gets it (G5)."""
     trial = Trial(idle_timeout=0, max_pending=1, when_full="wait")
-    start(trial.submit)
+    trial.submit()
     trial.submit()
     return trial
 
 
 def max_pending_against_shutdown() -> Trial:
     """Whoever waits for room when the executor is shut down is refused (F4, G5)."""
-    trial = Trial(idle_timeout=0, max_pending=1, when_full="wait")
-    trial.submit(1)
+    trial = Trial(idle_timeout=None, max_pending=1, when_full="wait")
+    trial.submit()
     start(trial.try_submit)
     trial.shutdown()
     return trial
