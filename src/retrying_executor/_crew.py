@@ -71,13 +71,13 @@ class Crew:
 
     def __init__(self, *, size: int, name: str, daemon: bool) -> None:
         self.size = size
-        self.members: set[Worker] = set()
+        self.members: dict[Worker, None] = {}  # a set in the order of their start
         self.on_the_way: Worker | None = None
         self._name = name
         self._daemon = daemon
         self._resting: list[Rest] = []
         self._leading: Rest | None = None
-        self._departed: set[threading.Thread] = set()
+        self._departed: list[threading.Thread] = []
 
     @property
     def has_resting(self) -> bool:
@@ -119,13 +119,13 @@ class Crew:
             target=work, args=(worker,), name=f"{self._name}_{index}", daemon=self._daemon
         )
         try:
-            self.members.add(worker)
+            self.members[worker] = None
             if len(self.members) <= self.size:  # else a destructor that submits got in between
                 worker.thread.start()
                 self.on_the_way = worker
         finally:
             if self.on_the_way is not worker:
-                self.members.discard(worker)
+                self.members.pop(worker, None)
 
     def arrive(self, worker: Worker) -> None:
         """Take note that a worker is awake and looks for something to do."""
@@ -154,13 +154,13 @@ class Crew:
         First it is no member any more, and cannot be woken: from then on a new one can be started.
         Only then it looks whether it was woken before.
         """
-        self.members.discard(worker)
+        self.members.pop(worker, None)
         self._take_out(rest)
         if not rest.gate.locked():
-            self.members.add(worker)
+            self.members[worker] = None
             return False
-        self._departed = {thread for thread in self._departed if thread.is_alive()}
-        self._departed.add(worker.thread)
+        self._departed = [thread for thread in self._departed if thread.is_alive()]
+        self._departed.append(worker.thread)
         return True
 
     def wake_leader(self) -> None:
@@ -180,7 +180,7 @@ class Crew:
 
     def threads(self) -> list[threading.Thread]:
         """Return the threads that have not ended."""
-        threads = [worker.thread for worker in self.members] + list(self._departed)
+        threads = [worker.thread for worker in self.members] + self._departed
         return [thread for thread in threads if thread.is_alive()]
 
     def includes_current_thread(self) -> bool:

@@ -2,12 +2,16 @@
 
 During a `Run` the locks, threads and clock of the standard library are replaced by controlled ones.
 Exactly one task has the baton. It hands the baton on at every operation that another task could
-notice: taking and giving back a lock, starting and joining a thread, asking for the time, sleeping.
-Who gets it is up to a *strategy*, so that a run is a function of the program and of the choices.
+notice: taking and giving back a lock, starting and joining a thread, sleeping. Who gets it is up to
+a *strategy*, so that a run is a function of the program and of the choices.
 
 The clock is one more competitor: whenever somebody waits with a timeout, time may pass to the first
 deadline, however much the others still have to do. So every timeout fires early in some runs, and
-late in others. Otherwise no time passes.
+late in others. Otherwise no time passes. Asking for the time is a step too, but only the clock can go
+first there: who asks changes nothing that another task could see.
+
+Locks that were made before a run, such as those of modules, are the real ones. Nobody may hold one
+of them across an operation that hands the baton on.
 
 Tasks are carried by greenlets where they are installed, which is faster, and else by threads. That
 makes no difference to the choices.
@@ -22,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 from strategies import CLOCK, Strategy
@@ -31,6 +35,8 @@ try:
     import greenlet
 except ImportError:
     greenlet = None  # type: ignore[assignment]
+
+T = TypeVar("T")
 
 MAX_STEPS = 20_000
 """A run with more steps than that will not end."""
@@ -99,6 +105,7 @@ class Task:
         self.index = index
         self.name = name
         self.carrier = carrier(work)
+        self.thread: object = None  # what the program knows it as
         self.ready: Callable[[], bool] | None = None
         self.waits_for = ""
         self.deadline: float | None = None
@@ -165,7 +172,7 @@ class Run:
             except Abort:
                 pass
             except BaseException as error:
-                self._fail(error)
+                self.fail(error)
             finally:
                 if self.trace is not None:
                     sys.settrace(before)
@@ -188,6 +195,7 @@ class Run:
                     _CRLock=RLock,
                     current_thread=current_thread,
                     get_ident=get_ident,
+                    _time=monotonic,  # what Condition.wait_for() and joins ask
                 ),
                 mock.patch.multiple(time, monotonic=monotonic, sleep=sleep),
             ):
@@ -209,7 +217,7 @@ class Run:
             except Abort:
                 pass
             except BaseException as error:
-                self._fail(error)
+                self.fail(error)
             task.ended = True
             task.carrier.end(self._next().carrier)
 
@@ -223,9 +231,7 @@ class Run:
         if self.current.aborted:
             self._park(self.current)
         while (deadline := self._first_deadline()) is not None and self._failure is None:
-            choice = self._strategy.choose([self.current.index, CLOCK], current=True)
-            self.choices.append(choice)
-            if not choice:
+            if not self._choose([self.current.index, CLOCK], current=True):
                 return
             self._tick(deadline, rushed=True)
 
@@ -263,24 +269,19 @@ class Run:
     def _next(self) -> Task:
         """Let time pass if that is chosen, and return who gets the baton."""
         while self._failure is None:
-            self.steps += 1
-            if self.steps > MAX_STEPS:
-                self._fail(RuntimeError(f"no end after {MAX_STEPS} steps: " + self._situation()))
-                break
             current = self.current.can_go_on()
             options = [self.current] if current else []
             options += [task for task in self._tasks if task is not self.current and task.can_go_on()]
             deadline = self._first_deadline()
             if not options and deadline is None:
-                self._fail(RuntimeError("deadlock: " + self._situation()))
+                self.fail(RuntimeError("deadlock: " + self._situation()))
                 break
             if not options and deadline is not None:
-                self.on_idle(deadline)
-            choice = 0
-            if len(options) + (deadline is not None) > 1:
-                who = [task.index for task in options]
-                choice = self._strategy.choose(who + [CLOCK] * (deadline is not None), current=current)
-                self.choices.append(choice)
+                self._try(self.on_idle, deadline)
+            who = [task.index for task in options] + [CLOCK] * (deadline is not None)
+            choice = self._choose(who, current=current)
+            if self._failure is not None:
+                break
             if choice < len(options):
                 self.current = options[choice]
                 self.log.append(self.current.name)
@@ -289,6 +290,27 @@ class Run:
             self._tick(deadline, rushed=bool(options))
         self.current = self._main
         return self._main
+
+    def _choose(self, options: list[int], *, current: bool) -> int:
+        """Take a step: have the strategy choose among the *options*, if there are several."""
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            self.fail(RuntimeError(f"no end after {MAX_STEPS} steps: " + self._situation()))
+        if len(options) < 2 or self._failure is not None:
+            return 0
+        choice = self._try(lambda: self._strategy.choose(options, current=current))
+        if choice is None:
+            return 0
+        self.choices.append(choice)
+        return choice
+
+    def _try(self, act: Callable[..., T], *args: object) -> T | None:
+        """Call *act*; what it raises is a failure of the run, not of the task that happens to be there."""
+        try:
+            return act(*args)
+        except BaseException as error:
+            self.fail(error)
+            return None
 
     def _first_deadline(self) -> float | None:
         """Return when the first of those who wait in vain gives up."""
@@ -311,7 +333,8 @@ class Run:
 
     # -- failures --------------------------------------------------------------------------------
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Take note that the run failed; it goes no further than to the next operation."""
         if self._failure is None:
             self._failure = error
         self._main.aborted = True
@@ -343,7 +366,8 @@ class _Shared:
     def __init__(self) -> None:
         self._created_at = None if Run.active is None else Run.active.steps
 
-    def _is_noticed(self, run: Run) -> bool:
+    def _may_be_known(self, run: Run) -> bool:
+        """Return whether somebody else has had the baton since it was made."""
         if self._created_at == run.steps:
             return False
         self._created_at = None
@@ -361,7 +385,7 @@ class Lock(_Shared):
         run = Run.active
         if run is None:
             assert not self._locked
-        elif not self._is_noticed(run) and not self._locked:
+        elif not self._may_be_known(run) and not self._locked:
             pass
         elif not blocking:
             run.switch()
@@ -376,7 +400,7 @@ class Lock(_Shared):
         if not self._locked:
             raise RuntimeError("release unlocked lock")
         self._locked = False
-        if Run.active is not None and self._is_noticed(Run.active):
+        if Run.active is not None and self._may_be_known(Run.active):
             Run.active.switch()
 
     def locked(self) -> bool:
@@ -405,7 +429,7 @@ class RLock(_Shared):
             return True
         if run is None:
             assert not self._depth
-        elif not self._is_noticed(run) and not self._depth:
+        elif not self._may_be_known(run) and not self._depth:
             pass
         elif not blocking:
             run.switch()
@@ -424,7 +448,7 @@ class RLock(_Shared):
         self._depth -= 1
         if not self._depth:
             self._owner = None
-            if Run.active is not None and self._is_noticed(Run.active):
+            if Run.active is not None and self._may_be_known(Run.active):
                 Run.active.switch()
 
     def __enter__(self) -> bool:
@@ -493,7 +517,7 @@ class Thread:
 
 
 def current_thread() -> object:
-    return getattr(_run().current, "thread", _run().current)
+    return _run().current.thread or _run().current
 
 
 def get_ident() -> int:

@@ -1,6 +1,6 @@
 """Runs scenarios under many schedules, and replays the one that failed.
 
-    python tests/schedules/explore.py submit_against_idle_exit --choices 0.0.1
+    python tests/schedules/explore.py submit_against_idle_exit --choices=0x2.1
     python tests/schedules/explore.py submit_against_idle_exit --preemptions 3
     python tests/schedules/explore.py submit_against_idle_exit --runs 1000 --seed 7
 
@@ -19,22 +19,29 @@ import os
 import shlex
 import sys
 from ast import literal_eval
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import groupby, repeat
+from unittest import mock
 
 import scenarios
 from controlled import Run, RunError
+from instructions import every_instruction
 from programs import Program
 from strategies import DepthFirst, Priorities, Random, Recorded, Strategy
 from trial import Scenario, Trial
 
-from retrying_executor import _lifecycle
+from retrying_executor import _lifecycle, _log
+from retrying_executor._stdlib import LOGGER
 
 
-def run(scenario: Scenario, strategy: Strategy, **options: Any) -> Run:
+def run(scenario: Scenario, strategy: Strategy, *, fine: bool = False) -> Run:
     """Run a scenario once, to the end of its last thread, and check it.
+
+    Args:
+        scenario: What to run.
+        strategy: Makes the choices.
+        fine: Whether to switch between any two instructions of the library.
 
     Raises:
         RunError: If it breaks a promise. The message ends with the command that runs it again.
@@ -45,21 +52,40 @@ def run(scenario: Scenario, strategy: Strategy, **options: Any) -> Run:
         this.join_all()
         trial.check()
 
-    this = Run(strategy, **options)
-    with _undisturbed():
+    def logged(*_: object) -> None:
+        this.fail(sys.exc_info()[1] or RuntimeError("an error was logged"))
+
+    with _undisturbed(), every_instruction() if fine else nullcontext({}) as options:
+        this = Run(strategy, **options)
         try:
-            this(program)
+            with (
+                mock.patch.object(_log, "worker_interrupted", logged),
+                mock.patch.object(LOGGER, "exception", logged),
+            ):
+                this(program)
         except RunError as failure:
             _lifecycle._pools.clear()  # what is left of it cannot be finished when the interpreter ends
             name = shlex.quote(getattr(scenario, "__name__", f"--program={scenario}"))
-            choices = ".".join(map(str, this.choices))
-            fine = " --fine" if this.trace is not None else ""
-            command = f"python tests/schedules/explore.py {name}{fine} --choices {choices}"
-            schedule = " ".join(this.log)
+            choices = abridged(this.choices, ".")
+            command = f"python tests/schedules/explore.py {name}{' --fine' * fine} --choices={choices}"
+            schedule = abridged(this.log, " ")
             raise RunError(
                 f"{name}: {failure}\nschedule: {schedule}\nagain: {command}"
             ) from failure.__cause__
     return this
+
+
+def abridged(items: Iterable[object], separator: str) -> str:
+    """Return the items in one line, where an item that is repeated is followed by how often."""
+    groups = [(item, len(list(group))) for item, group in groupby(items)]
+    return separator.join(f"{item}x{times}" if times > 1 else str(item) for item, times in groups)
+
+
+def in_full(line: str, separator: str) -> Iterator[str]:
+    """Yield the items of an abridged line."""
+    for group in line.split(separator) if line else []:
+        item, _, times = group.partition("x")
+        yield from repeat(item, int(times or 1))
 
 
 def explore(scenario: Scenario, *, preemptions: int) -> int:
@@ -75,11 +101,12 @@ def explore(scenario: Scenario, *, preemptions: int) -> int:
     return schedules
 
 
-def sample(scenario: Scenario, *, runs: int, seed: int, **options: Any) -> None:
+def sample(scenario: Scenario, *, runs: int, seed: int, fine: bool = False) -> None:
     """Run a scenario under *runs* schedules made at random: half of them walks, half by priorities."""
     for number in range(runs):
-        strategy = Random(seed + number) if number % 2 else Priorities(seed + number)
-        run(scenario, strategy, **options)
+        steps = 2000 if fine else 100
+        strategy = Random(seed + number) if number % 2 else Priorities(seed + number, steps=steps)
+        run(scenario, strategy, fine=fine)
 
 
 IS_NIGHTLY = os.environ.get("SCHEDULES") == "nightly"
@@ -99,24 +126,6 @@ def _undisturbed() -> Iterator[None]:
         gc.enable()
 
 
-def every_instruction() -> Callable[[FrameType, str, object], Any]:
-    """Return a trace function that may hand the baton on before every instruction of the library."""
-    library = os.path.dirname(_lifecycle.__file__)
-
-    def step(frame: FrameType, event: str, arg: object) -> Any:
-        if event == "opcode" and Run.active is not None:
-            Run.active.switch()
-        return step
-
-    def enter(frame: FrameType, event: str, arg: object) -> Any:
-        if os.path.dirname(frame.f_code.co_filename) != library:
-            return None
-        frame.f_trace_opcodes = True
-        return step
-
-    return enter
-
-
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(
@@ -131,16 +140,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="for those at random; default 0")
     parser.add_argument("--fine", action="store_true", help="switch between any two instructions")
     options = parser.parse_args()
-    grain: dict[str, Any] = {"trace": every_instruction(), "greenlets": False} if options.fine else {}
     if (options.scenario is None) == (options.program is None):
         parser.error("either a scenario or a --program")
     scenario = Program(**options.program) if options.program else getattr(scenarios, options.scenario)
     try:
         if options.choices is not None:
-            choices = [int(choice) for choice in options.choices.split(".") if choice]
-            print(" ".join(run(scenario, Recorded(choices), **grain).log))
+            choices = [int(choice) for choice in in_full(options.choices, ".")]
+            print(abridged(run(scenario, Recorded(choices), fine=options.fine).log, " "))
         elif options.runs:
-            sample(scenario, runs=options.runs, seed=options.seed, **grain)
+            sample(scenario, runs=options.runs, seed=options.seed, fine=options.fine)
         else:
             print(f"{explore(scenario, preemptions=options.preemptions)} schedules")
     except RunError as failure:

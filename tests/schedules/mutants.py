@@ -18,22 +18,29 @@ class Mutant:
 
     Attributes:
         bug: What is wrong with it.
+        symptom: What the failure says, in part.
         scenario: The scenario that finds it.
         patches: File, text, and what replaces it.
         fine: Whether that takes switches between instructions.
     """
 
     bug: str
+    symptom: str
     scenario: str
     patches: tuple[tuple[str, str, str], ...]
     fine: bool = False
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the same choices make the same run."""
+        return self.scenario not in {one.__name__ for one in SAMPLED}
 
     @property
     def search(self) -> list[str]:
         """The options of the search that finds it."""
         if self.fine:
             return ["--fine", "--runs", "300"]
-        return ["--runs", "3000"] if self.scenario in {one.__name__ for one in SAMPLED} else []
+        return [] if self.is_repeatable else ["--runs", "3000"]
 
     def apply(self, package: Path) -> None:
         """Patch the copy of the library in *package*."""
@@ -44,9 +51,11 @@ class Mutant:
             path.write_text(source.replace(text, replacement), "utf-8")
 
 
-def mutant(bug: str, scenario: str, *patches: tuple[str, str, str], fine: bool = False) -> Mutant:
+def mutant(
+    bug: str, symptom: str, scenario: str, *patches: tuple[str, str, str], fine: bool = False
+) -> Mutant:
     """Return a mutant."""
-    return Mutant(bug, scenario, patches, fine)
+    return Mutant(bug, symptom, scenario, patches, fine)
 
 
 TAKE_UP = """\
@@ -57,6 +66,7 @@ TAKE_UP = """\
 MUTANTS = [
     mutant(
         "fresh calls come before due retries",
+        "(D2)",
         "an_order",
         (
             "_schedule.py",
@@ -66,11 +76,13 @@ MUTANTS = [
     ),
     mutant(
         "fresh calls come last in, first out",
+        "(D1)",
         "an_order",
         ("_schedule.py", "        self._fresh.append(call)\n", "        self._fresh.appendleft(call)\n"),
     ),
     mutant(
         "looking for work and going to rest are two critical sections",
+        "not done (G1)",
         "submit_against_the_last_worker_leaving",
         (
             "_pool.py",
@@ -82,31 +94,34 @@ MUTANTS = [
     ),
     mutant(
         "a worker that was idle for long enough leaves without another look",
+        "deadlock: main waits for a lock",
         "submit_against_idle_exit",
         (
             "_pool.py",
             "                crew.arrive(worker)\n                now = time.monotonic()\n",
             "                crew.arrive(worker)\n"
             "                if timed_out:\n"
-            "                    crew.members.discard(worker)\n"
+            "                    crew.members.pop(worker, None)\n"
             "                    return None\n"
             "                now = time.monotonic()\n",
         ),
     ),
     mutant(
         "a worker is counted when it runs, not when it is started",
+        "too many threads (C1)",
         "two_submitters_and_one_worker",
-        ("_crew.py", "            self.members.add(worker)\n            if len", "            if len"),
+        ("_crew.py", "            self.members[worker] = None\n            if len", "            if len"),
         ("_crew.py", "        return self.on_the_way is None and (", "        return ("),
         (
             "_pool.py",
             "                if worker not in crew.members:  # of a forked child; or its start was interrupted\n"
             "                    return None\n",
-            "                crew.members.add(worker)\n",
+            "                crew.members[worker] = None\n",
         ),
     ),
     mutant(
         "one worker on its way stands in for several calls",
+        "deadlock: main waits for the others",
         "a_call_that_waits_for_another",
         (
             "_pool.py",
@@ -118,6 +133,7 @@ MUTANTS = [
     ),
     mutant(
         "cancel() looks at the state without the lock",
+        "",
         "cancel_against_start",
         (
             "_pool.py",
@@ -128,6 +144,7 @@ MUTANTS = [
     ),
     mutant(
         "whether calls are refused is looked at outside the lock",
+        "(F1)",
         "submit_against_shutdown",
         (
             "_pool.py",
@@ -146,6 +163,7 @@ MUTANTS = [
     ),
     mutant(
         "a call is counted without the lock",
+        "not counted (G4)",
         "two_submitters_and_one_worker",
         (
             "_pool.py",
@@ -158,6 +176,7 @@ MUTANTS = [
     ),
     mutant(
         "a call that is done becomes done again",
+        "running=-1",
         "outcome_from_outside_against_finishing",
         (
             "_ledger.py",
@@ -167,6 +186,7 @@ MUTANTS = [
     ),
     mutant(
         "a retry is queued twice",
+        "(B6)",
         "retry_due_against_shutdown",
         (
             "_schedule.py",
@@ -177,6 +197,7 @@ MUTANTS = [
     ),
     mutant(
         "a sooner retry wakes nobody",
+        "late retry (C4)",
         "sooner_retry_against_a_parked_leader",
         (
             "_pool.py",
@@ -186,6 +207,7 @@ MUTANTS = [
     ),
     mutant(
         "a call wakes nobody who rests",
+        "nobody takes up (C4, C5)",
         "submit_against_idle_exit",
         (
             "_pool.py",
@@ -195,15 +217,17 @@ MUTANTS = [
     ),
     mutant(
         "a thread that did not start is not taken back",
+        "threads=1",
         "a_thread_that_cannot_start",
         (
             "_crew.py",
-            "            if self.on_the_way is not worker:\n                self.members.discard(worker)\n",
+            "            if self.on_the_way is not worker:\n                self.members.pop(worker, None)\n",
             "            pass\n",
         ),
     ),
     mutant(
         "callbacks run under the lock",
+        "deadlock",
         "a_done_callback_that_waits_for_another_thread",
         (
             "_pool.py",
@@ -213,6 +237,7 @@ MUTANTS = [
     ),
     mutant(
         "an observed call becomes done outside its condition",
+        "KeyError",
         "as_completed_against_finishing",
         (
             "_pool.py",
@@ -222,6 +247,7 @@ MUTANTS = [
     ),
     mutant(
         "a call that is observed meanwhile is finished as if it were not",
+        "callback ran 0 times (A3)",
         "callback_against_finishing",
         (
             "_pool.py",
@@ -231,6 +257,7 @@ MUTANTS = [
     ),
     mutant(
         "shutdown() does not wake who rests",
+        "deadlock",
         "shutdown_of_threads_at_rest",
         (
             "_pool.py",
@@ -240,6 +267,7 @@ MUTANTS = [
     ),
     mutant(
         "a dropped executor does not wake who rests",
+        "deadlock",
         "a_dropped_executor_with_threads_at_rest",
         (
             "_pool.py",
@@ -249,6 +277,7 @@ MUTANTS = [
     ),
     mutant(
         "nobody tells who waits for room that there is some",
+        "deadlock",
         "max_pending_against_a_call_that_finishes",
         (
             "_pool.py",
@@ -258,6 +287,7 @@ MUTANTS = [
     ),
     mutant(
         "shutdown() does not tell who waits for room",
+        "deadlock",
         "max_pending_against_shutdown",
         (
             "_pool.py",
@@ -272,11 +302,13 @@ MUTANTS = [
     ),
     mutant(
         "a cancel() that comes too late is forgotten",
+        "(B3, E1, E2, F2)",
         "cancel_in_backoff_against_due",
         ("_ledger.py", "            call._is_last = True\n", "            pass\n"),
     ),
     mutant(
         "who waits for a retry waits for ever",
+        "deadlock",
         "retry_due_against_shutdown",
         (
             "_pool.py",
@@ -286,6 +318,7 @@ MUTANTS = [
     ),
     mutant(
         "a worker leaves calls behind that another thread is about to cancel",
+        "(F1)",
         "shutdown_against_cancel_futures",
         (
             "_pool.py",
@@ -296,7 +329,35 @@ MUTANTS = [
     ),
     mutant(
         "a failed initializer tells nobody who waits",
+        "no end",
         "an_initializer_that_fails",
         ("_pool.py", "            if self._halted:\n                self._clear()\n", ""),
+    ),
+    mutant(
+        "a failed attempt is the last",
+        "another attempt (B3)",
+        "retry_due_against_idle_exit",
+        ("_attempt.py", "        if not failed or ", "        if True or not failed or "),
+    ),
+    mutant(
+        "done callbacks are forgotten",
+        "callback ran 0 times (A3)",
+        "callback_against_finishing",
+        ("_future.py", 'in self.__dict__.pop("_done_callbacks", ()):', "in ():"),
+    ),
+    mutant(
+        "an attempt that fails when all is cancelled is put in backoff",
+        "although an attempt was running (E2, F2)",
+        "cancel_futures_against_a_failing_attempt",
+        (
+            "_pool.py",
+            "            if delay is not None and not self._halted:\n",
+            "            if delay is not None:\n",
+        ),
+        (
+            "_pool.py",
+            "            if call._is_last or call.done() or self._halted:\n",
+            "            if call._is_last or call.done():\n",
+        ),
     ),
 ]

@@ -11,6 +11,7 @@ from concurrent.futures import (
     wait,
 )
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from trial import RefusedError, Trial, start
@@ -47,14 +48,21 @@ class Program:
 
     def do(self, trial: Trial, steps: list[Step]) -> None:
         """Do what one thread does."""
-        for name, argument in steps:
-            if trial.executor is not None or name == "sleep":
-                with suppress(TimeoutError, CancelledError, RefusedError):
-                    getattr(self, name)(trial, argument)
+        for step in steps:
+            self.do_one(trial, step)
 
-    def submit(self, trial: Trial, how: tuple[int, bool]) -> None:
-        failures, observed = how
-        trial.try_submit(failures, lambda: time.sleep(0.5), observed=observed)
+    def do_one(self, trial: Trial, step: Step) -> None:
+        """Take one step, unless it takes an executor and that was dropped."""
+        name, argument = step
+        if trial.executor is not None or name not in ("submit", "drain", "shutdown"):
+            with suppress(TimeoutError, CancelledError, RefusedError):
+                getattr(self, name)(trial, argument)
+
+    def submit(self, trial: Trial, how: dict[str, Any]) -> None:
+        """Submit a call of which each attempt takes half a second, or a step; its callback may too."""
+        act = partial(self.do_one, trial, how["act"] or ("sleep", 0.5))
+        then = how["then"] and partial(self.do_one, trial, how["then"])
+        trial.try_submit(how["failures"], act, delay=how["delay"], observed=how["observed"], then=then)
 
     def cancel(self, trial: Trial, index: int) -> None:
         self.with_future(trial, index, trial.cancel)
@@ -63,10 +71,12 @@ class Program:
         index, timeout = how
         self.with_future(trial, index, lambda future: future.result(timeout))
 
-    def wait(self, trial: Trial, timeout: float) -> None:
-        futures = [call.future for call in trial.accepted[:1] if call.future is not None]
+    def wait(self, trial: Trial, how: tuple[int, float]) -> None:
+        count, timeout = how
+        futures = [call.future for call in trial.accepted[:count] if call.future is not None]
         if futures:
-            wait(futures, timeout, return_when=FIRST_COMPLETED)
+            done, _ = wait(futures, timeout, return_when=FIRST_COMPLETED)
+            trial.expect(all(future.done() for future in done), "wait() returns a call that is not done (A3)")
 
     def drain(self, trial: Trial, timeout: float) -> None:
         executor = trial.executor

@@ -125,9 +125,9 @@ def shutdown_with_a_timeout() -> Trial:
 def cancel_futures_against_a_failing_attempt() -> Trial:
     """The attempt that runs is the last; its outcome stands (F2)."""
     trial = Trial(idle_timeout=0)
-    trial.submit(1)
+    trial.submit(1, lambda: time.sleep(1))
     trial.submit()
-    trial.shutdown(cancel_futures=True)
+    trial.shutdown(wait=False, cancel_futures=True)
     return trial
 
 
@@ -168,18 +168,18 @@ def a_dropped_executor_with_a_call_in_backoff() -> Trial:
 def a_done_callback_that_submits() -> Trial:
     """The worker that runs it is busy, and takes up what it submitted (C5, F7)."""
     trial = Trial(idle_timeout=0)
-    trial.submit().add_done_callback(lambda _: trial.submit())
+    trial.try_submit(observed=True, then=trial.submit)
     return trial
 
 
 def a_thread_that_cannot_start() -> Trial:
     """Whoever gets the error, no accepted call is lost and no refused one runs (C7, G1)."""
-    trial = Trial(2, idle_timeout=0)
+    trial = Trial(2, is_starved=True, idle_timeout=0)
     begin = threading.Thread.start
     refusals = iter([True])
 
     def start_or_not(thread: threading.Thread) -> None:
-        if thread.name.startswith("RetryingExecutor") and next(refusals, False):
+        if thread.name.startswith("worker") and next(refusals, False):
             raise RuntimeError("can't start new thread")
         begin(thread)
 
@@ -240,7 +240,7 @@ def initializers_against_submit() -> Trial:
 
 def an_initializer_that_fails() -> Trial:
     """Whoever waits, and whoever submits meanwhile, learns it (C6, G1)."""
-    trial = Trial(idle_timeout=0, initializer=lambda: 1 / 0)
+    trial = Trial(is_broken=True, idle_timeout=0, initializer=lambda: 1 / 0)
     trial.try_submit()
     trial.try_submit()
     return trial
@@ -266,7 +266,7 @@ def a_dropped_executor_with_threads_at_rest() -> Trial:
 def a_done_callback_that_waits_for_another_thread() -> Trial:
     """No callback runs under a lock that another thread may need (F7)."""
     trial = Trial(idle_timeout=0)
-    trial.submit().add_done_callback(lambda _: start(trial.pool.stats).join())
+    trial.try_submit(observed=True, then=lambda: start(trial.pool.stats).join())
     return trial
 
 
@@ -274,6 +274,7 @@ def outcome_from_outside_against_finishing() -> Trial:
     """set_result() and the attempt: the first wins, the second is told (A3)."""
     trial = Trial(idle_timeout=0)
     future = trial.submit(observed=True)
+    trial.calls[0].may_end_early = True
     try:
         future.set_result(1)
     except InvalidStateError:

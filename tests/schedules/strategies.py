@@ -33,6 +33,7 @@ class DepthFirst:
     def __init__(self, preemptions: int = 2) -> None:
         self._bound = preemptions
         self._path: list[tuple[int, int]] = []  # at each choice: which option, of how many
+        self._seen: list[tuple[list[int], bool]] = []  # what there was to choose from
         self._depth = 0
         self._spent = 0
 
@@ -40,8 +41,9 @@ class DepthFirst:
         if self._depth == len(self._path):
             open_options = 1 if current and self._spent == self._bound else len(options)
             self._path.append((0, open_options))
+            self._seen[self._depth :] = [(list(options), current)]
         choice, _ = self._path[self._depth]
-        if choice >= len(options):
+        if self._seen[self._depth] != (list(options), current):
             raise ValueError("the program does not do the same under the same schedule")
         self._depth += 1
         self._spent += current and choice > 0

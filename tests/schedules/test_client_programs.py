@@ -7,7 +7,8 @@ from typing import Any
 from explore import IS_NIGHTLY, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from programs import Program
+from hypothesis.strategies import SearchStrategy
+from programs import Program, Step
 from trial import DELAY
 
 DURATIONS = st.sampled_from([0.0, 1.0, DELAY, 3 * DELAY])
@@ -20,14 +21,30 @@ ENDS = st.sampled_from(
         {"timeout": DELAY},
     ]
 )
+
+
+def submits(*inner: SearchStrategy[Step]) -> SearchStrategy[Step]:
+    """Return calls with up to two failures; their attempts and callbacks may take *inner* steps."""
+    how = {
+        "failures": st.integers(0, 2),
+        "delay": st.sampled_from([DELAY, 1.0]),
+        "act": st.one_of(st.none(), *inner),
+        "observed": st.booleans(),
+        "then": st.one_of(st.none(), *inner),
+    }
+    return st.tuples(st.just("submit"), st.fixed_dictionaries(how))
+
+
+CANCELS = st.tuples(st.just("cancel"), st.integers(0, 3))
+SHUTDOWNS = st.tuples(st.just("shutdown"), ENDS)
 STEPS = st.one_of(
-    st.tuples(st.just("submit"), st.tuples(st.integers(0, 2), st.booleans())),
-    st.tuples(st.just("cancel"), st.integers(0, 3)),
+    submits(submits(), CANCELS, SHUTDOWNS),
+    CANCELS,
     st.tuples(st.just("result"), st.tuples(st.integers(0, 3), st.none() | DURATIONS)),
-    st.tuples(st.just("wait"), DURATIONS),
+    st.tuples(st.just("wait"), st.tuples(st.integers(1, 3), DURATIONS)),
     st.tuples(st.just("drain"), DURATIONS),
     st.tuples(st.just("sleep"), DURATIONS),
-    st.tuples(st.just("shutdown"), ENDS),
+    SHUTDOWNS,
     st.tuples(st.just("drop"), st.none()),
 )
 PROGRAMS = st.fixed_dictionaries(
@@ -35,12 +52,13 @@ PROGRAMS = st.fixed_dictionaries(
         "max_workers": st.integers(1, 2),
         "idle_timeout": st.sampled_from([0, 1, DELAY]),  # None: only with a shutdown would they end
         "max_pending": st.none() | st.integers(1, 2),
+        "when_full": st.sampled_from(["raise", "wait"]),
         "threads": st.lists(st.lists(STEPS, min_size=1, max_size=4), min_size=1, max_size=3),
     }
 )
 
 
-@settings(max_examples=20_000 if IS_NIGHTLY else 200, deadline=None)
+@settings(max_examples=20_000 if IS_NIGHTLY else 500, deadline=None)
 @given(program=PROGRAMS, seed=st.integers(0, 2**32))
 def test_no_program_breaks_a_promise(program: dict[str, Any], seed: int) -> None:
     """Whatever threads do with an executor, under whatever schedule (C1 to C5, E, F1 to F5, G1, G5)."""

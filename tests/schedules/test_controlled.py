@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import pytest
@@ -187,6 +188,65 @@ def test_time_passes_only_when_it_is_chosen() -> None:
     run(program)
     assert [(1, 1001.0), (60, 1060.0), (3600, 4600.0)] == woken
     assert 0 == run.rushed
+
+
+@pytest.mark.parametrize("greenlets", CARRIERS)
+@pytest.mark.parametrize("where", ["in a wait", "when asking for the time"])
+def test_what_a_strategy_raises_is_a_failure(greenlets: bool, where: str) -> None:
+    """Not an exception of the task that happens to have the baton, which might catch it."""
+
+    class Broken(Recorded):
+        def choose(self, options: Sequence[int], *, current: bool) -> int:
+            if run.current.name == "catcher":
+                raise LookupError(where)
+            return super().choose(options, current=current)
+
+    def catcher() -> None:
+        try:
+            time.sleep(1) if where == "in a wait" else time.monotonic()
+        except LookupError:
+            caught.append(where)
+
+    def program() -> None:
+        threading.Thread(target=catcher, name="catcher").start()
+        time.sleep(2)
+
+    caught: list[str] = []
+    run = Run(Broken([]), greenlets=greenlets)
+    with pytest.raises(RunError, match=where):
+        run(program)
+    assert [] == caught
+
+
+@pytest.mark.parametrize("greenlets", CARRIERS)
+def test_what_a_check_raises_is_a_failure(greenlets: bool) -> None:
+    """The check that runs when nobody can go on, whoever was the last that could."""
+
+    def check(now: float) -> None:
+        assert now < 1005, "late"
+
+    def program() -> None:
+        start(lambda: time.sleep(10))
+        time.sleep(20)
+
+    run = Run(Recorded([1]), greenlets=greenlets)
+    run.on_idle = check
+    with pytest.raises(RunError, match="late"):
+        run(program)
+
+
+def test_a_program_that_differs_from_run_to_run_is_reported() -> None:
+    """A search over its schedules would mean nothing."""
+    runs = count()
+
+    def program() -> None:
+        start(threading.Lock)
+        if next(runs) % 2:
+            time.sleep(1)
+        start(threading.Lock)
+
+    _, failures = failures_of(program)
+    assert "does not do the same" in str(failures[0])
 
 
 def test_what_does_not_end_is_a_failure() -> None:

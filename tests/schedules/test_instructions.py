@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
-from explore import IS_NIGHTLY, every_instruction, sample
+from explore import IS_NIGHTLY, sample
 from scenarios import SAMPLED, SCENARIOS
 from trial import Scenario
 
-RUNS = 1000 if IS_NIGHTLY else 12
+RUNS = 1000 if IS_NIGHTLY else 20
 """For each scenario."""
 
 
-@pytest.mark.skipif(
-    sys.version_info[:2] == (3, 12), reason="tracing the opcodes of new threads crashes Python 3.12.1"
-)
 @pytest.mark.parametrize("scenario", [*SCENARIOS, *SAMPLED], ids=lambda scenario: scenario.__name__)
 def test_no_switch_between_instructions_breaks_a_promise(scenario: Scenario) -> None:
     """State that is touched outside the lock would show (C5, G1)."""
-    sample(scenario, runs=RUNS, seed=1, trace=every_instruction(), greenlets=False)
+    sample(scenario, runs=RUNS, seed=1, fine=True)
 
 
 @pytest.mark.parametrize("scenario", SAMPLED, ids=lambda scenario: scenario.__name__)

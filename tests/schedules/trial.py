@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
+from functools import partial
 from itertools import count
 from typing import Any
 
 from controlled import Run
 
-from retrying_executor import RetryingExecutor, RetryingFuture
+from retrying_executor import PendingLimitError, RetryingExecutor, RetryingFuture
 
 ROUNDING = 1e-6
 """How far sums of times may be off, in seconds."""
@@ -42,6 +44,9 @@ class Call:
         self.number = trial.next_number()
         self.submitter = threading.current_thread()
         self.limit = failures + 1  # attempts that may start
+        self.may_end_early = False  # somebody meddled: cancelled it, or set its outcome
+        self.must_stand = False  # the outcome of the attempt that runs
+        self.is_observed = False
         self.earliest = 0.0
         self.future: RetryingFuture[int] | None = None
 
@@ -49,7 +54,7 @@ class Call:
         trial = self.trial
         assert Run.active is not None
         trial.expect(not self.running, "attempts of one call overlap (B7)")
-        trial.expect(self.attempts < self.limit, "an attempt too many (B3, E1, E2)")
+        trial.expect(self.attempts < self.limit, "an attempt too many (B3, E1, E2, F2)")
         trial.expect(not trial.has_ended, "an attempt after shutdown() returned (F1)")
         trial.expect(Run.active.now >= self.earliest, "an attempt before its delay is over (B6)")
         trial.check_order(self)
@@ -70,22 +75,67 @@ class Call:
             trial.running -= 1
             self.running = False
 
+    def is_pending(self) -> bool:
+        """Return whether it may count against ``max_pending``."""
+        return self.future is None or not self.future.done()
+
+    def stop(self) -> None:
+        """From now on no attempt may start; but a worker may have it in its hands already."""
+        assert self.future is not None
+        self.may_end_early = True
+        self.limit = self.attempts + (self.future.running() and not self.running)
+        self.must_stand = self.running
+
+    def check(self) -> None:
+        """When all threads have ended: it has one outcome, and the right one."""
+        future = self.future
+        assert future is not None
+        assert future.done(), "an accepted call is not done (G1)"
+        assert not self.running, "an attempt has not ended (F1)"
+        assert self.attempts == future.attempts, "attempts are not counted (B10)"
+        told = self.trial.done.count(future)
+        assert self.is_observed == told, f"a done callback ran {told} times (A3)"
+        if future.cancelled() or isinstance(future.exception(), BrokenExecutor):
+            assert self.may_end_early or self.trial.is_broken, "nobody cancelled it (G1)"
+            assert not self.must_stand, "cancelled although an attempt was running (E2, F2)"
+        elif future.exception() is None:
+            is_right = future.result() == self.attempts == self.failures + 1
+            assert is_right or self.may_end_early, "not its result (B3)"
+        else:
+            assert self.may_end_early, "it has another attempt (B3)"
+            assert isinstance(future.exception(), RefusedError), "not its own exception (B3)"
+
 
 class Trial:
-    """One executor, the calls that it accepted, and those that it refused."""
+    """One executor, the calls that it accepted, and those that it refused.
 
-    def __init__(self, max_workers: int = 1, **options: Any) -> None:
+    Args:
+        max_workers: Of the executor.
+        is_broken: Whether the initializer fails.
+        is_starved: Whether threads may fail to start.
+        options: More options of the executor.
+    """
+
+    def __init__(
+        self, max_workers: int = 1, *, is_broken: bool = False, is_starved: bool = False, **options: Any
+    ) -> None:
         self.max_workers = max_workers
+        self.max_pending = options.get("max_pending")
+        self.is_broken = is_broken
+        self.is_starved = is_starved
         self.running = 0
         self.next_number = count().__next__
-        self.has_ended = False
+        self.is_closing = False  # somebody shuts it down
+        self.is_closed = False  # and that has returned
+        self.has_ended = False  # and has waited for all calls
         self.broken: list[str] = []
         self.free_at = 0.0  # when the last attempt so far ended
+        self.calls: list[Call] = []
         self.accepted: list[Call] = []
         self.refused: list[Call] = []
         self.done: list[RetryingFuture[int]] = []
         self.executor: RetryingExecutor | None = RetryingExecutor(
-            max_workers, retry=lambda _: DELAY, **options
+            max_workers, "worker", retry=lambda _: DELAY, **options
         )
         self.pool = self.executor._pool
         assert Run.active is not None
@@ -111,42 +161,86 @@ class Trial:
         *,
         delay: float = DELAY,
         observed: bool = False,
+        then: Callable[[], object] | None = None,
     ) -> Call:
-        """Submit a call that may be refused."""
+        """Submit a call that may be refused; an *observed* one has a done callback, which may do more."""
         call = Call(self, failures, act, delay)
         assert self.executor is not None
         submitter = self.executor if delay == DELAY else self.executor.with_options(retry=lambda _: delay)
+        must_refuse = self.is_closed
+        pending = [one for one in self.calls if one.is_pending()]
+        begun = len(self.calls)
+        self.calls.append(call)
         try:
             call.future = submitter.submit(call)
-        except RuntimeError:
+        except RuntimeError as error:
             self.refused.append(call)
+            pending += self.calls[begun + 1 :]
+            self.expect(self.may_refuse(error, len(pending)), f"a call is refused: {error} (G1, G5)")
         else:
             self.accepted.append(call)
+            self.expect(not must_refuse, "a call is accepted after shutdown() (F4)")
+            if self.max_pending is not None:
+                pending = [one for one in self.accepted if one.is_pending()]
+                self.expect(len(pending) <= self.max_pending, "more calls than max_pending (G5)")
             if observed:
-                call.future.add_done_callback(self.done.append)
+                call.is_observed = True
+                call.future.add_done_callback(partial(self.note, then=then))
         return call
+
+    def may_refuse(self, error: RuntimeError, pending: int) -> bool:
+        """Return whether there is a reason for what ``submit()`` raised."""
+        if isinstance(error, BrokenExecutor):
+            return self.is_broken
+        if isinstance(error, PendingLimitError):
+            return self.max_pending is not None and pending >= self.max_pending
+        return self.is_closing or self.is_starved
+
+    def note(self, future: RetryingFuture[int], then: Callable[[], object] | None) -> None:
+        """Be the done callback of a call that is observed."""
+        self.expect(future.done(), "a done callback of a call that is not done (A3)")
+        self.done.append(future)
+        if then is not None:
+            then()
 
     def cancel(self, future: RetryingFuture[int]) -> bool:
         """Cancel a call; if that succeeds, no attempt may follow."""
+        (call,) = [one for one in self.accepted if one.future is future]
+        call.may_end_early = True
         cancelled = future.cancel()
-        assert cancelled == future.cancelled(), "cancel() does not say what it did (E1, E2)"
-        for call in self.accepted:
-            if call.future is future:
-                # One that cannot be cancelled is done, or runs; at the latest the next attempt is too many.
-                call.limit = call.attempts + (not cancelled and not call.running)
+        self.expect(cancelled == future.cancelled(), "cancel() does not say what it did (E1, E2)")
+        # One that cannot be cancelled is done, or runs; at the latest the next attempt is too many.
+        call.limit = call.attempts + (not cancelled and not call.running)
+        call.must_stand = not cancelled
         return cancelled
 
     def shutdown(self, **options: Any) -> None:
-        """Shut down; once that returns, no attempt may start."""
+        """Shut down; once that returns, no attempt may start that it waits for or cancels."""
         assert self.executor is not None
+        self.is_closing = True
+        waits = options.get("wait", True) and not self.is_own_thread()
+        stops = options.get("cancel_futures", False) or (waits and "timeout" in options)
+        for call in self.accepted if stops else []:
+            call.may_end_early = True
+        accepted = list(self.accepted)  # what another thread is just submitting may be cancelled too
         self.executor.shutdown(**options)
-        if options.get("wait", True):
+        self.is_closed = True
+        if stops:
+            for call in self.calls:
+                call.may_end_early = True
+            for call in accepted:
+                call.stop()
+        if waits:
             self.has_ended = "timeout" not in options or self.has_ended
-            for call in self.accepted:
+            for call in accepted:
                 assert call.future is not None
                 running = call.future.running()
-                assert running or call.future.done(), "shutdown() left a call behind (F1)"
-                assert not running or "timeout" in options, "shutdown() did not wait (F1)"
+                self.expect(running or call.future.done(), "shutdown() left a call behind (F1)")
+                self.expect(not running or "timeout" in options, "shutdown() did not wait (F1)")
+
+    def is_own_thread(self) -> bool:
+        """Return whether this is called by one of the executor's threads."""
+        return threading.current_thread().name.startswith("worker")
 
     def check_order(self, call: Call) -> None:
         """With one worker, the first attempt of a call comes after those of earlier calls and due retries."""
@@ -184,19 +278,18 @@ class Trial:
     def check(self) -> None:
         """When all threads have ended: nothing was lost, and nothing is left."""
         assert not self.broken, self.broken[0]
-        for call in self.accepted:
-            future = call.future
-            assert future is not None
-            assert future.done(), "an accepted call is not done (G1)"
-            assert not call.running
-            if not future.cancelled() and future.exception() is None:
-                assert call.attempts == future.attempts
-            assert future not in self.done or 1 == self.done.count(future), "done more than once (A3)"
         assert not [call for call in self.refused if call.attempts], "a refused call ran (G1)"
+        for call in self.accepted:
+            call.check()
         stats = self.pool.stats()
         assert (0, 0, 0, 0) == (stats.threads, stats.running, stats.ready, stats.in_backoff), stats
-        assert len(self.accepted) == stats.submitted, stats
-        assert stats.submitted == stats.succeeded + stats.failed + stats.cancelled, stats
+        futures = [call.future for call in self.accepted if call.future is not None]
+        cancelled = sum(future.cancelled() for future in futures)
+        failed = sum(not future.cancelled() and future.exception() is not None for future in futures)
+        assert len(futures) == stats.submitted, f"calls are not counted (G4): {stats}"
+        outcomes = (len(futures) - failed - cancelled, failed, cancelled)
+        counted = (stats.succeeded, stats.failed, stats.cancelled)
+        assert outcomes == counted, f"outcomes are not counted (G4): {stats}"
 
 
 def start(work: Callable[[], object]) -> threading.Thread:
