@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from retrying_executor import Attempt, RetryPolicy
-from retrying_executor._attempt import add_note, judge, run
+from retrying_executor import Attempt, RetryPolicy, _attempt
+from retrying_executor._attempt import add_note, run
 from retrying_executor._policy import Terms
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
@@ -43,6 +43,12 @@ EXCEPTIONS = [
 def work_of(fn: Callable[..., object], /, *args: object, **kwargs: object) -> Any:
     """Return what an attempt needs, with the context of now."""
     return fn, args, kwargs, contextvars.copy_context(), Terms(None)
+
+
+def judge(*args: Any) -> tuple[float | None, Any]:
+    """Return the delay of the verdict, and the outcome."""
+    verdict, outcome = _attempt.judge(*args)
+    return verdict.delay, outcome
 
 
 def raise_(exception: BaseException, *_: object) -> NoReturn:
@@ -265,7 +271,7 @@ def test_the_verdict_refers_to_no_result() -> None:
     policy = RetryPolicy(retry_result=lambda _: raise_(error))
     judge(policy, Terms(policy), 1, 0.0, ("result", None))
     ours = frames(error)[0]
-    assert judge.__code__ is ours.f_code
+    assert _attempt.judge.__code__ is ours.f_code
     assert not {"result", "exception", "outcome"} & set(ours.f_locals)
 
 

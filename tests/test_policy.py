@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrying_executor import Attempt, RetryPolicy
+from retrying_executor import Attempt, RetryPolicy, transient
 from retrying_executor._policy import Terms, backoff, checked_policy
 
 DEFAULTS = {
@@ -23,8 +23,9 @@ DEFAULTS = {
     "max_delay": 60.0,
     "jitter": True,
     "max_elapsed": 3600.0,
-    "retry_on": Exception,
+    "retry_on": transient,
     "retry_result": None,
+    "max_retry_after": 300.0,
     "delays": None,
     "random": None,
 }
@@ -403,19 +404,20 @@ def test_retry_on_decides_which_exceptions_are_worth_it(
 )
 def test_retry_on_must_not_return_nonsense(answer: object, error: type[Exception]) -> None:
     """What is neither a bool nor a duration is an error that says where it came from (B8)."""
-    with pytest.raises(error, match=rf"^what retry_on returns \(if not a bool\) must be .*, not {answer!r}$"):
+    with pytest.raises(
+        error, match=rf"^what retry_on returns \(if not a bool or a NotNow\) must be .*, not {answer!r}$"
+    ):
         RetryPolicy(retry_on=lambda _: answer)(failed(1))  # type: ignore[arg-type, return-value]
 
 
-def test_retry_on_is_not_asked_after_the_last_attempt() -> None:
-    """Nor is it asked about a rejected result, which is always worth another attempt (B1)."""
+def test_retry_on_is_not_asked_about_a_rejected_result() -> None:
+    """That is always worth another attempt (B1)."""
 
     def retry_on(_: Exception) -> bool:
         raise LookupError("asked")
 
-    policy = RetryPolicy(max_attempts=2, retry_on=retry_on, jitter=False)
+    policy = RetryPolicy(retry_on=retry_on, jitter=False)
     assert 0.5 == policy(Attempt(number=1, exception=None, result="rejected", elapsed=0.0))
-    assert policy(failed(2)) is None
     with pytest.raises(LookupError, match="asked"):
         policy(failed(1))
 

@@ -107,7 +107,9 @@ def test_a_value_equals_what_claims_to_equal_it() -> None:
 
 def test_repr_names_every_field() -> None:
     """The repr of a value reads like the call that makes it (B1)."""
-    assert "Attempt(number=2, exception=ValueError('no'), result=None, elapsed=0.5)" == repr(ATTEMPT)
+    assert "Attempt(number=2, exception=ValueError('no'), result=None, elapsed=0.5, postponed=0)" == repr(
+        ATTEMPT
+    )
     assert (
         "Stats(threads=1, running=1, ready=0, in_backoff=1, submitted=9, succeeded=5, failed=1,"
         " cancelled=1, retried=3, next_due_at=12.5)" == repr(STATS)
@@ -121,7 +123,9 @@ def test_repr_names_every_field() -> None:
 )
 def test_a_value_takes_exactly_its_fields(fields: dict[str, object]) -> None:
     """A missing, surplus or misspelt field is a TypeError that names what is taken (A1)."""
-    with pytest.raises(TypeError, match=r"^Attempt takes number, exception, result, elapsed, not "):
+    with pytest.raises(
+        TypeError, match=r"^Attempt takes number, exception, result, elapsed, postponed, not "
+    ):
         Attempt(**fields)  # type: ignore[arg-type]
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 
 from retrying_executor._log import UnseenFailure, call_name
-from retrying_executor._policy import Attempt
-from retrying_executor._value import in_words, seconds
+from retrying_executor._policy import GIVE_UP, Attempt, Verdict
+from retrying_executor._value import in_words, optional_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,27 +23,30 @@ if TYPE_CHECKING:
 _NOTE = "retrying_executor: gave up after "
 
 
-def make(call: Call, work: Work) -> tuple[float | None, Outcome]:
+def make(call: Call, work: Work) -> tuple[Verdict, Outcome]:
     """Make an attempt, unless it is too late for it, and ask the policy what follows.
 
     Returns:
-        The seconds to wait before the next attempt, or ``None`` if there is none; and what this
-        one ended with, or in the latter case the outcome of the call.
+        What follows; and what this attempt ended with, or if none follows the outcome of the call.
     """
     outcome, terms = call._last, work[4]
     try:
         if call._attempts and terms.is_too_late(time.monotonic() - call._began_at):
-            return None, outcome
+            return GIVE_UP, outcome
         call._attempts += 1
         outcome = run(work, outcome[1])
         failed = outcome[1] is not None or terms.rejects is not None  # or has to be judged
         if not failed or terms.policy is None or call._is_last:
-            return None, outcome
+            return GIVE_UP, outcome
         elapsed = time.monotonic() - call._began_at
-        delay, outcome = judge(terms.policy, terms, call._attempts, elapsed, outcome)
-        if delay is not None:
+        verdict, outcome = judge(
+            terms.policy, terms, call._attempts, elapsed, outcome, postponed=call._postponed
+        )
+        if verdict.delay is not None:
             call._last = outcome
-        return delay, outcome
+            if not verdict.counts:
+                call._postponed += 1
+        return verdict, outcome
     finally:
         del call, work, outcome  # a traceback keeps this frame
 
@@ -93,8 +96,8 @@ def _cut(traceback: TracebackType | None, old: TracebackType | None) -> None:
 
 
 def judge(
-    policy: Policy, terms: Terms, number: int, elapsed: float, outcome: Outcome
-) -> tuple[float | None, Outcome]:
+    policy: Policy, terms: Terms, number: int, elapsed: float, outcome: Outcome, *, postponed: int = 0
+) -> tuple[Verdict, Outcome]:
     """Ask the policy what follows an attempt.
 
     Args:
@@ -103,26 +106,32 @@ def judge(
         number: Which attempt it was; the first is 1.
         elapsed: Seconds since the first attempt began.
         outcome: What the attempt ended with.
+        postponed: How many attempts before it are not counted.
 
     Returns:
-        The seconds to wait before the next attempt, or ``None`` if there is none; and the outcome
-        of the call in that case: the attempt's own, or the error of a policy that failed.
+        What follows; and if nothing does the outcome of the call: the attempt's own, or the error of
+        a policy that failed.
     """
     result, exception = outcome
+    attempt = None
     try:
         if exception is None:
             if terms.rejects is None or not terms.rejects(result):
-                return None, outcome
+                return GIVE_UP, outcome
         elif not isinstance(exception, Exception):
-            return None, outcome
-        delay = policy(Attempt(number=number, exception=exception, result=result, elapsed=elapsed))
-        return None if delay is None else seconds("what the retry policy returns", delay), outcome
+            return GIVE_UP, outcome
+        attempt = Attempt(
+            number=number, exception=exception, result=result, elapsed=elapsed, postponed=postponed
+        )
+        if terms.verdict is not None:
+            return terms.verdict(attempt), outcome
+        return Verdict(optional_seconds("what the retry policy returns", policy(attempt))), outcome
     except BaseException as error:
         if exception is not None and error is not exception:
             BaseException.__setattr__(error, "__cause__", exception)  # whatever its class overrides
-        return None, (None, error)
+        return GIVE_UP, (None, error)
     finally:
-        del result, exception, outcome  # a traceback keeps this frame
+        del result, exception, outcome, attempt  # a traceback keeps this frame
 
 
 def add_note(exception: BaseException, attempts: int, elapsed: float) -> None:

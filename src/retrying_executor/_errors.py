@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from retrying_executor._value import in_words, optional_seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from retrying_executor._value import Duration
+
 
 class PendingLimitError(RuntimeError):
     """Raised by ``submit()`` when ``max_pending`` calls are accepted and not done yet.
@@ -15,3 +21,28 @@ class ForkedFutureError(RuntimeError):
 
     The call goes on in the parent, where the future gets its outcome.
     """
+
+
+class NotNow(Exception):  # noqa: N818  # an answer rather than an error
+    """Raised by a call to say that it is to be made again later: no failure, and no attempt used up.
+
+    A ``retry_on`` function may return one instead. The call waits *after* seconds and some jitter, or if
+    that is not given, as long as the policy has it wait after a failure; in all no longer than the
+    policy's ``max_elapsed``.
+
+    Args:
+        args: What to say, as with any exception.
+        after: How long to wait, in seconds; 0 or more, or ``None``.
+
+    Raises:
+        TypeError: If *after* is neither a number nor a ``timedelta``.
+        ValueError: If it is negative, infinite or not a number (NaN).
+    """
+
+    def __init__(self, *args: object, after: Duration | None = None) -> None:
+        super().__init__(*args)
+        self.after = optional_seconds("after", after)
+
+    def __str__(self) -> str:
+        asked = "" if self.after is None else f"after {in_words(self.after)}"
+        return super().__str__() or asked

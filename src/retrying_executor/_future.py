@@ -72,6 +72,7 @@ class RetryingFuture(Future["T"]):
     _result: Any = None
     _exception: BaseException | None = None
     _attempts: int = 0
+    _postponed: int = 0
     _began_at: float = 0.0
     _due_at: float | None = None
     _last: Outcome = NO_OUTCOME

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
+import time
 import weakref
 from collections import deque
 from contextlib import suppress
@@ -47,11 +48,13 @@ def describe(outcome: object, exception: BaseException | None) -> str:
         return type(exception).__qualname__
 
 
-def retry_scheduled(work: Work, number: int, outcome: Outcome, delay: float) -> None:
+def retry_scheduled(work: Work, number: int, outcome: Outcome, delay: float, reason: str) -> None:
     """An attempt failed, and another follows."""
     if logger.isEnabledFor(logging.INFO):
-        message = "%s: attempt %d failed (%s); the next one in %s"
-        _log(logging.INFO, message, call_name(work[0]), number, describe(*outcome), in_words(delay))
+        message = "%s: attempt %d failed (%s); the next one in %s%s%s"
+        at = time.strftime(", at %H:%M:%S", time.localtime(time.time() + delay)) if delay >= 1.0 else ""
+        details = in_words(delay), at, reason and f" ({reason})"
+        _log(logging.INFO, message, call_name(work[0]), number, describe(*outcome), *details)
 
 
 def initializer_failed(error: BaseException) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from retrying_executor._value import Value, optional_seconds, positive_int, seconds
+from retrying_executor._errors import NotNow
+from retrying_executor._transient import retry_after, transient
+from retrying_executor._value import Value, in_words, optional_seconds, positive_int, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from retrying_executor._value import Duration
 
     RetryOn: TypeAlias = (
-        type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], bool | Duration]
+        type[BaseException]
+        | tuple[type[BaseException], ...]
+        | Callable[[Exception], bool | Duration | NotNow]
     )
     Policy: TypeAlias = Callable[["Attempt"], Duration | None]
 
@@ -32,12 +36,14 @@ if TYPE_CHECKING:
         max_elapsed: Duration | None
         retry_on: RetryOn
         retry_result: Callable[[Any], object] | None
+        max_retry_after: Duration | None
         delays: Iterable[Duration] | None
         random: Callable[[], float] | None
 
 
 _DEFAULT_MAX_ATTEMPTS = 5
 _DEFAULT_CURVE = {"initial_delay": 0.5, "multiplier": 2.0, "max_delay": 60.0}
+_SPREAD = 0.1  # of what is asked for, at least: who is told "in ten minutes" comes back within one more
 
 
 class Attempt(Value):
@@ -48,12 +54,34 @@ class Attempt(Value):
         exception: What it raised; ``None`` if it returned a result that ``retry_result`` rejected.
         result: What it returned; ``None`` if it raised.
         elapsed: Seconds since the first attempt of the call began.
+        postponed: How many attempts before it were answered "not now", and so are not counted.
     """
 
     number: int
     exception: Exception | None
     result: object
     elapsed: float
+    postponed: int = 0
+
+
+class Verdict:
+    """What follows a failed attempt.
+
+    Attributes:
+        delay: Seconds to wait before the next attempt; ``None``: the call gives up.
+        counts: Whether the attempt is used up.
+        reason: Why it is this delay, fit for a log line; often empty.
+    """
+
+    __slots__ = ("counts", "delay", "reason")
+
+    def __init__(self, delay: float | None, *, counts: bool = True, reason: str = "") -> None:
+        self.delay = delay
+        self.counts = counts
+        self.reason = reason
+
+
+GIVE_UP = Verdict(None)
 
 
 class RetryPolicy(Value):
@@ -65,7 +93,8 @@ class RetryPolicy(Value):
 
     Args:
         max_attempts: How many attempts a call gets, the first included: 1 or more, or ``None`` for
-            no limit. The default is 5, or one more than there are *delays*.
+            no limit. The default is 5, or one more than there are *delays*. Attempts that were
+            answered "not now" (`NotNow`) do not count.
         initial_delay: Upper bound of the first delay, in seconds; 0 or more.
         multiplier: Factor from each upper bound to the next; 1 or more.
         max_delay: Upper bound of every delay, in seconds; *initial_delay* or more.
@@ -75,9 +104,16 @@ class RetryPolicy(Value):
         max_elapsed: No attempt starts later than this many seconds after the first one began;
             0 or more, or ``None`` for no limit.
         retry_on: Which exceptions are worth another attempt: a class, a tuple of classes, or a
-            callable from the exception to a ``bool``, or to the seconds to wait before the next
-            attempt (exactly; the limits on attempts and time still hold). Exceptions that
-            are not an `Exception`, such as ``KeyboardInterrupt``, are never retried.
+            callable from the exception to a ``bool``, to the seconds to wait before the next
+            attempt (exactly; the limits on attempts and time still hold), or to a `NotNow`.
+            The default is `transient`. A `NotNow` that a call raises is worth another attempt always,
+            and exceptions that are not an `Exception`, such as ``KeyboardInterrupt``, never.
+        max_retry_after: Where an exception tells of an answer that asks to wait (``Retry-After`` and
+            its like, see `retry_after`), the next attempt comes no sooner, unless it asks for more
+            than this many seconds: 0 or more, or ``None`` for no such limit. With jitter, up to the
+            delay of the curve, or a tenth of what is asked for, comes on top. The default is five
+            minutes: longer than the windows of common rate limits, and short enough that a wrong
+            header does no harm.
         retry_result: A predicate: the results for which it is true are failures too. When no
             attempt is left, the last result is the call's result.
         delays: The delays themselves, in seconds, instead of a curve; as many retries as delays.
@@ -100,6 +136,7 @@ class RetryPolicy(Value):
     max_elapsed: float | None
     retry_on: RetryOn
     retry_result: Callable[[Any], object] | None
+    max_retry_after: float | None
     delays: tuple[float, ...] | None
     random: Callable[[], float] | None
 
@@ -112,8 +149,9 @@ class RetryPolicy(Value):
         max_delay: Duration = 60.0,
         jitter: bool | EllipsisType = ...,
         max_elapsed: Duration | None = 3600.0,
-        retry_on: RetryOn = Exception,
+        retry_on: RetryOn = transient,
         retry_result: Callable[[Any], object] | None = None,
+        max_retry_after: Duration | None = 300.0,
         delays: Iterable[Duration] | None = None,
         random: Callable[[], float] | None = None,
     ) -> None:
@@ -149,6 +187,7 @@ class RetryPolicy(Value):
             max_elapsed=optional_seconds("max_elapsed", max_elapsed),
             retry_on=_checked_retry_on(retry_on),
             retry_result=_checked_callable("retry_result", retry_result),
+            max_retry_after=optional_seconds("max_retry_after", max_retry_after),
             delays=delays,
             random=_checked_callable("random", random),
         )
@@ -171,32 +210,62 @@ class RetryPolicy(Value):
 
     def __call__(self, attempt: Attempt) -> float | None:
         """Return the seconds to wait before the next attempt, or ``None`` to give up."""
-        if self.max_attempts is not None and attempt.number >= self.max_attempts:
-            return None
-        worth = True if attempt.exception is None else self._is_worth_retrying(attempt.exception)
-        if worth is False:
-            return None
-        delay = self._delay_after(attempt.number) if worth is True else worth
-        if self.max_elapsed is not None and attempt.elapsed + delay > self.max_elapsed:
-            return None
-        return delay
+        return self.verdict(attempt).delay
 
-    def _is_worth_retrying(self, exception: Exception) -> bool | float:
+    def verdict(self, attempt: Attempt) -> Verdict:
+        """Return what follows a failed attempt, and why."""
+        answer = True if attempt.exception is None else self._is_worth_retrying(attempt.exception)
+        if answer is False:
+            return GIVE_UP
+        counts = not isinstance(answer, NotNow)
+        used = attempt.number - attempt.postponed
+        if counts and self.max_attempts is not None and used >= self.max_attempts:
+            return GIVE_UP
+        asked = None
+        if isinstance(answer, NotNow):
+            asked = answer.after
+        if asked is None and isinstance(answer, (bool, NotNow)) and attempt.exception is not None:
+            asked = self._asked_by(attempt.exception)
+        if isinstance(answer, float):
+            delay = answer
+        else:
+            number = used if counts else attempt.postponed + 1
+            delay = seconds("the delay", self._delay(number, asked))  # whatever the source of jitter returns
+        if self.max_elapsed is not None and attempt.elapsed + delay > self.max_elapsed:
+            return GIVE_UP
+        reasons = [] if asked is None else [f"asked to wait {in_words(asked)}"]
+        reasons += [] if counts else ["not counted"]
+        return Verdict(delay, counts=counts, reason=", ".join(reasons))
+
+    def _is_worth_retrying(self, exception: Exception) -> bool | float | NotNow:
+        if isinstance(exception, NotNow):
+            return exception
         if isinstance(self.retry_on, (type, tuple)):
             return isinstance(exception, self.retry_on)
         answer = self.retry_on(exception)
-        return (
-            answer if isinstance(answer, bool) else seconds("what retry_on returns (if not a bool)", answer)
-        )
+        if isinstance(answer, (bool, NotNow)):
+            return answer
+        return seconds("what retry_on returns (if not a bool or a NotNow)", answer)
 
-    def _delay_after(self, number: int) -> float:
-        if self.delays is not None:
-            bound = self.delays[number - 1]
+    def _asked_by(self, exception: Exception) -> float | None:
+        asked = retry_after(exception)
+        if asked is None or self.max_retry_after is None:
+            return asked
+        return min(asked, self.max_retry_after)
+
+    def _delay(self, number: int, asked: float | None) -> float:
+        """Return the delay after the *number*-th failure, or the *number*-th "not now", of a call."""
+        if self.delays:
+            bound = self.delays[min(number, len(self.delays)) - 1]
         else:
             bound = backoff(number, base=self.initial_delay, multiplier=self.multiplier, cap=self.max_delay)
-        if not self.jitter:
-            return bound
-        return bound * (_random() if self.random is None else self.random())
+        if asked is not None:
+            if not self.jitter:
+                return asked or bound
+            bound = max(bound, _SPREAD * asked)
+        if self.jitter:
+            bound *= _random() if self.random is None else self.random()
+        return bound + (asked or 0.0)
 
 
 def backoff(number: int, *, base: float, multiplier: float, cap: float) -> float:
@@ -217,11 +286,14 @@ def backoff(number: int, *, base: float, multiplier: float, cap: float) -> float
 class Terms:
     """On what terms calls are retried: a policy, taken apart once for all calls submitted under it."""
 
-    __slots__ = ("_max_elapsed", "policy", "rejects")
+    __slots__ = ("_max_elapsed", "policy", "rejects", "verdict")
 
     def __init__(self, policy: Policy | None) -> None:
         self.policy = policy
         own = policy if isinstance(policy, RetryPolicy) else None
+        # A subclass may decide in another way.
+        decides_itself = own is not None and type(own).__call__ is RetryPolicy.__call__
+        self.verdict = own.verdict if own is not None and decides_itself else None
         self.rejects = None if own is None else own.retry_result
         self._max_elapsed = math.inf if own is None or own.max_elapsed is None else own.max_elapsed
 

@@ -287,11 +287,11 @@ class Pool:
         try:
             if work is None:  # somebody else set the outcome
                 return None
-            delay, outcome = _attempt.make(call, work)
-            if delay is not None and not self._halted:
+            verdict, outcome = _attempt.make(call, work)
+            if verdict.delay is not None and not self._halted:
                 # Logged before the next attempt can fail too, so that the lines come in order.
-                _log.retry_scheduled(work, call._attempts, outcome, delay)
-                if self._back_off(worker, call, delay):
+                _log.retry_scheduled(work, call._attempts, outcome, verdict.delay, verdict.reason)
+                if self._back_off(worker, call, verdict.delay):
                     return None
             return outcome, _attempt.conclude(call, work, outcome)
         finally:

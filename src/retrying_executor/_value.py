@@ -24,11 +24,15 @@ else:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Value:
-    """An immutable value with the fields that a subclass annotates, all given by keyword."""
+    """An immutable value with the fields that a subclass annotates, all given by keyword.
+
+    A field that is assigned in the class has that as its default.
+    """
 
     def __init__(self, **fields: object) -> None:
         cls = type(self)
         known = [name for base in reversed(cls.__mro__) for name in getattr(base, "__annotations__", ())]
+        fields = {**{name: getattr(cls, name) for name in known if hasattr(cls, name)}, **fields}
         if fields.keys() != set(known):
             raise TypeError(f"{cls.__name__} takes {', '.join(known)}, not {', '.join(fields) or 'nothing'}")
         self.__dict__.update((name, fields[name]) for name in known)  # in one order, for hash and repr

@@ -1,0 +1,87 @@
+"""What services answer, as data: which answers are final, and which mean "not now".
+
+Each table names its source. Codes that are in none of them stand for an ordinary failure.
+"""
+
+from __future__ import annotations
+
+# -- HTTP ------------------------------------------------------------------------------------------
+
+HTTP_NOT_NOW = frozenset({429})
+"""Too Many Requests: the service works, and asks to be asked later (RFC 6585, section 4)."""
+
+HTTP_CLIENT_ERRORS = range(400, 500)
+"""The request is at fault, and would be tomorrow (RFC 9110, section 15.5)."""
+
+HTTP_TRANSIENT_CLIENT_ERRORS = frozenset({408, 425})
+"""But for these two: Request Timeout (RFC 9110, section 15.5.9) and Too Early (RFC 8470, section 5.2)."""
+
+# -- AWS -------------------------------------------------------------------------------------------
+
+AWS_NOT_NOW = frozenset(
+    {
+        # Throttling, as botocore sees it: botocore/retries/standard.py, ThrottledRetryableChecker.
+        "BandwidthLimitExceeded",
+        "EC2ThrottledException",
+        "LimitExceededException",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "SlowDown",
+        "ThrottledException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "TransactionInProgressException",
+        # Throttling under other names, each from the API reference of its service.
+        "KMSThrottlingException",  # Lambda
+        "SnapshotCreationPerVolumeRateExceeded",  # EC2
+        "TooManyUpdates",  # Systems Manager
+        # A cap on what runs at once, which frees itself; each from the API reference of its service.
+        "ActiveStatementsExceededException",  # Redshift Data
+        "ActivityLimitExceeded",  # Step Functions
+        "ConcurrentRunsExceededException",  # Glue
+        "ENILimitReachedException",  # Lambda
+        "ExecutionLimitExceeded",  # Step Functions
+        "InsufficientCapacityException",  # several
+        "InsufficientHostCapacity",  # EC2
+        "InsufficientInstanceCapacity",  # EC2
+        "InstanceLimitExceeded",  # EC2
+        "MaxSpotInstanceCountExceeded",  # EC2
+        "ModelNotReadyException",  # Bedrock
+        "ResourceNumberLimitExceededException",  # Glue
+        "ServiceQuotaExceededException",  # many
+        "SubnetIPAddressLimitReachedException",  # Lambda
+        "VcpuLimitExceeded",  # EC2
+    }
+)
+"""Error codes of AWS that mean "not now"."""
+
+AWS_TRANSIENT = frozenset({"InternalError", "RequestTimeout", "RequestTimeoutException"})
+"""Failures that may come with a 4xx: botocore/retries/standard.py, TransientRetryableChecker."""
+
+# -- gRPC ------------------------------------------------------------------------------------------
+
+GRPC_NOT_NOW = frozenset({"RESOURCE_EXHAUSTED"})
+"""What stands for 429: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto"""
+
+GRPC_FINAL = frozenset(
+    {
+        "ALREADY_EXISTS",
+        "FAILED_PRECONDITION",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "OUT_OF_RANGE",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+        "UNIMPLEMENTED",
+    }
+)
+"""The request is at fault: https://grpc.io/docs/guides/status-codes/, and the comments of code.proto."""
+
+# -- Python ----------------------------------------------------------------------------------------
+
+PROGRAMMING_ERRORS = (NameError, ImportError, SyntaxError, NotImplementedError)
+"""What no other try will mend."""
