@@ -23,6 +23,7 @@ class Item:
         """Start alive."""
         self.gone = False
         self.taken = False
+        self._lane = None
         self.hook: Callable[[], object] | None = None
 
     def done(self) -> bool:

@@ -6,6 +6,7 @@ from retrying_executor._future import RetryingFuture
 from retrying_executor._policy import Attempt, RetryPolicy
 from retrying_executor._stats import Stats
 from retrying_executor._transient import retry_after, transient
+from retrying_executor._upstream import Upstream
 
 __all__ = [
     "Attempt",
@@ -16,6 +17,7 @@ __all__ = [
     "RetryingExecutor",
     "RetryingFuture",
     "Stats",
+    "Upstream",
     "View",
     "retry_after",
     "transient",

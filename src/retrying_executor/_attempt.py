@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 
 from retrying_executor._log import UnseenFailure, call_name
-from retrying_executor._policy import GIVE_UP, Attempt, Verdict
+from retrying_executor._policy import DONE, GIVE_UP, MAX_RETRY_AFTER, TOO_LATE, Attempt, Verdict
+from retrying_executor._transient import evidence_of, retry_after
 from retrying_executor._value import in_words, optional_seconds
 
 TYPE_CHECKING = False
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from retrying_executor._future import Outcome, Work
+    from retrying_executor._gate import Evidence
     from retrying_executor._policy import Policy, Terms
     from retrying_executor._schedule import Call
 
@@ -32,23 +34,52 @@ def make(call: Call, work: Work) -> tuple[Verdict, Outcome]:
     outcome, terms = call._last, work[4]
     try:
         if call._attempts and terms.is_too_late(time.monotonic() - call._began_at):
-            return GIVE_UP, outcome
+            return TOO_LATE, outcome
         call._attempts += 1
         outcome = run(work, outcome[1])
         failed = outcome[1] is not None or terms.rejects is not None  # or has to be judged
-        if not failed or terms.policy is None or call._is_last:
+        if not failed:
+            return DONE, outcome
+        if terms.policy is None or call._is_last:
             return GIVE_UP, outcome
         elapsed = time.monotonic() - call._began_at
-        verdict, outcome = judge(
-            terms.policy, terms, call._attempts, elapsed, outcome, postponed=call._postponed
-        )
+        is_probe = call._permit is not None and call._permit.is_probe
+        postponed = call._postponed + is_probe  # for the policy, as if there had been none
+        verdict, outcome = judge(terms.policy, terms, call._attempts, elapsed, outcome, postponed=postponed)
         if verdict.delay is not None:
             call._last = outcome
+            if is_probe and verdict.counts:
+                verdict.counts = False
+                verdict.reason = "a probe, not counted"
             if not verdict.counts:
                 call._postponed += 1
         return verdict, outcome
     finally:
         del call, work, outcome  # a traceback keeps this frame
+
+
+def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence, float | None]:
+    """Return what an attempt tells of its upstream, and how many seconds that asked to wait.
+
+    Args:
+        terms: What the call was submitted under.
+        verdict: What follows.
+        outcome: What the attempt ended with.
+    """
+    exception = outcome[1]
+    if verdict is DONE:
+        return "worked", None
+    if exception is None:  # rejected
+        return "failed", None
+    if verdict is TOO_LATE or not isinstance(exception, Exception):
+        return "none", None
+    asked = verdict.asked
+    if asked is None and terms.verdict is None:  # another policy, or none
+        asked = retry_after(exception)
+        asked = None if asked is None else min(asked, MAX_RETRY_AFTER)
+    if asked is not None or not verdict.counts:
+        return "busy", asked
+    return evidence_of(exception), None
 
 
 def conclude(call: Call, work: Work, outcome: Outcome) -> UnseenFailure | None:
@@ -117,7 +148,7 @@ def judge(
     try:
         if exception is None:
             if terms.rejects is None or not terms.rejects(result):
-                return GIVE_UP, outcome
+                return DONE, outcome
         elif not isinstance(exception, Exception):
             return GIVE_UP, outcome
         attempt = Attempt(

@@ -13,6 +13,7 @@ from retrying_executor import _lifecycle
 from retrying_executor._future import RetryingFuture
 from retrying_executor._policy import RetryPolicy, Terms, checked_policy
 from retrying_executor._pool import Pool
+from retrying_executor._upstream import Upstream, checked_upstream
 from retrying_executor._value import optional_seconds, positive_int, to_seconds
 
 TYPE_CHECKING = False
@@ -59,7 +60,7 @@ class _Submitter(Executor):
         """
         work = (fn, args, kwargs or _NO_KEYWORDS, contextvars.copy_context(), self._terms)
         future: RetryingFuture[T] = RetryingFuture(self._pool, work)
-        self._pool.submit(future)
+        self._pool.submit(future, self._terms.upstream)
         return future
 
     if TYPE_CHECKING:  # the plain signature of the base class would forget what fn takes
@@ -164,12 +165,17 @@ class _Submitter(Executor):
         return weakref.ref(self)
 
     def with_options(
-        self, *, retry: Policy | EllipsisType | None = ..., **options: Unpack[PolicyOptions]
+        self,
+        *,
+        retry: Policy | EllipsisType | None = ...,
+        upstream: Upstream | EllipsisType | None = ...,
+        **options: Unpack[PolicyOptions],
     ) -> View:
-        """Return a view: an executor with the same queue and threads, under another policy.
+        """Return a view: an executor with the same queue and threads, on other terms.
 
         Args:
             retry: The policy of the view; if left out, the one in force here.
+            upstream: The service that its calls go to, or ``None``; if left out, the one here.
             options: Options of `RetryPolicy` that differ from that policy; from the defaults, if
                 calls are never retried here.
 
@@ -185,7 +191,8 @@ class _Submitter(Executor):
             if not isinstance(policy, RetryPolicy):
                 raise TypeError(f"options {sorted(options)} need a RetryPolicy to apply to, not {policy!r}")
             policy = policy.replace(**options)
-        return View(self, policy)
+        service = self._terms.upstream if upstream is ... else checked_upstream(upstream)
+        return View(self, Terms(policy, service))
 
     def drain(self, timeout: Duration | None = None) -> bool:
         """Wait until every call accepted so far is done, retries included, without shutting down.
@@ -225,6 +232,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         initargs: The arguments of *initializer*.
         retry: When to try again: a `RetryPolicy`, or any callable from the failed `Attempt` to the
             seconds to wait before the next one, or to ``None`` to give up. ``None``: never.
+        upstream: The service that the calls go to: an `Upstream`, or ``None``.
         idle_timeout: How long a thread with nothing to do stays, in seconds; 0 or more, or
             ``None`` for ever.
         exit_timeout: How long the end of the interpreter waits for the calls, in seconds; 0 or
@@ -249,6 +257,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         initargs: tuple[Any, ...] = (),
         *,
         retry: Policy | None = _DEFAULT_POLICY,
+        upstream: Upstream | None = None,
         idle_timeout: Duration | None = 5.0,
         exit_timeout: Duration | None = None,
         max_pending: int | None = None,
@@ -261,7 +270,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             raise TypeError(f"thread_name_prefix must be a string, not {thread_name_prefix!r}: use retry=")
         if when_full not in ("raise", "wait"):
             raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
-        self._terms = Terms(checked_policy(retry))
+        self._terms = Terms(checked_policy(retry), checked_upstream(upstream))
         self._pool = Pool(
             max_workers=self._max_workers,
             thread_name_prefix=thread_name_prefix or f"RetryingExecutor-{_executor_number()}",
@@ -309,10 +318,10 @@ class View(_Submitter):
     `concurrent.futures.Executor`, not a `ThreadPoolExecutor`.
     """
 
-    def __init__(self, origin: _Submitter, policy: Policy | None) -> None:
+    def __init__(self, origin: _Submitter, terms: Terms) -> None:
         self._origin = origin
         self._pool = origin._pool
-        self._terms = Terms(policy)
+        self._terms = terms
 
     def __enter__(self) -> NoReturn:
         self.shutdown()

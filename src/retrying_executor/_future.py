@@ -40,9 +40,11 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any, NoReturn, TypeAlias, TypeVar
 
+    from retrying_executor._gate import Permit
     from retrying_executor._log import UnseenFailure
     from retrying_executor._policy import Terms
     from retrying_executor._pool import Pool
+    from retrying_executor._schedule import Lane
     from retrying_executor._value import Duration
 
     T = TypeVar("T")
@@ -79,6 +81,8 @@ class RetryingFuture(Future["T"]):
     _is_last: bool = False
     _observed: bool = False
     _unseen: UnseenFailure | None = None
+    _permit: Permit | None = None  # while an attempt runs, if the call has an upstream
+    _lane: Lane | None = None  # while it waits for its upstream
 
     # Made on first need, see __getattr__.
     _condition: threading.Condition

@@ -13,16 +13,19 @@ decision rests on those numbers; on ``_running`` some do, and what handlers may 
 
 from __future__ import annotations
 
-from retrying_executor._future import RetryingFuture
+import math
+
 from retrying_executor._schedule import Schedule
 from retrying_executor._stats import Stats
 from retrying_executor._stdlib import PENDING, RUNNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from retrying_executor._future import Outcome
     from retrying_executor._log import UnseenFailure
-    from retrying_executor._schedule import Call
+    from retrying_executor._schedule import Call, Claim
 
 
 class Ledger:
@@ -51,14 +54,20 @@ class Ledger:
 
     def refuse(self, call: Call) -> None:
         """If a call waits for its first attempt, it was not accepted after all: nothing counts it."""
-        if self.schedule.has_fresh(call) and not call.done():
+        waits = call._attempts == 0 and (call._lane is not None or self.schedule.has_fresh(call))
+        if waits and not call.done():
             call._cancel()
             self.schedule.discard(call, retried=False)
             self._accepted -= 1
 
-    def take(self, now: float) -> Call | None:
-        """Return the call whose turn it is, which runs from now on; ``None`` if none is ready."""
-        call = self.schedule.take(now, RetryingFuture._begin)
+    def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
+        """Return the call whose turn it is, which runs from now on; ``None`` if none is ready.
+
+        Args:
+            now: What time it is.
+            claim: `begin`, or what calls that if the call's upstream lets it through.
+        """
+        call = self.schedule.take(now, claim)
         if call is not None:
             self._running += 1
         return call
@@ -106,15 +115,18 @@ class Ledger:
         """Return a consistent snapshot, given what time it is and how many threads there are."""
         waiting = len(self.schedule)
         ready = self.schedule.count_ready(now)
+        held = self.schedule.count_held(now)
+        due_at = self.schedule.first_due_at()
         return Stats(
             threads=threads,
             running=self._running,
             ready=ready,
-            in_backoff=waiting - ready,
+            held=held,
+            in_backoff=waiting - ready - held,
             submitted=self._accepted,
             succeeded=self._succeeded,
             failed=self._failed,
             cancelled=self._cancelled,
             retried=self._retried,
-            next_due_at=self.schedule.first_due_at(),
+            next_due_at=None if due_at == math.inf else due_at,
         )

@@ -1,6 +1,6 @@
 """The process around the pools: the end of the interpreter, and forks.
 
-``_guard`` guards ``_pools``. Lock order: ``_guard``, then the pools' locks.
+``_guard`` guards ``_pools`` and ``_upstreams``. Lock order: ``_guard``, the pools' locks, the upstreams'.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from retrying_executor._stdlib import is_held, register_atexit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from retrying_executor._pool import Pool
+    from retrying_executor._upstream import Upstream
 
 _guard = threading.RLock()
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _exiting = False
-_locked: list[Pool] = []  # between the hooks of one fork
+_upstreams: weakref.WeakSet[Upstream] = weakref.WeakSet()
+_locked: list[Pool | Upstream] = []  # between the hooks of one fork
 
 
 def register(pool: Pool) -> None:
@@ -30,6 +32,12 @@ def register(pool: Pool) -> None:
         _pools.add(pool)
         if _exiting:
             pool.close()
+
+
+def register_upstream(upstream: Upstream) -> None:
+    """See the upstream through forks."""
+    with _guard:
+        _upstreams.add(upstream)
 
 
 def _finish_all() -> None:
@@ -49,9 +57,10 @@ def _finish_all() -> None:
 def _before_fork() -> None:
     # A signal handler may raise in here. The fork goes on then, and what follows undoes what was done.
     _guard.acquire()
-    for pool in list(_pools):
-        pool.lock_for_fork()
-        _locked.append(pool)
+    everything: list[Pool | Upstream] = [*_pools, *_upstreams]
+    for one in everything:
+        one.lock_for_fork()
+        _locked.append(one)
 
 
 def _after_fork_in_parent() -> None:
@@ -65,6 +74,8 @@ def _after_fork_in_child() -> None:
     global _guard
     _guard = threading.RLock()
     _locked.clear()
+    for upstream in list(_upstreams):
+        upstream.restart_in_child()
     for pool in list(_pools):
         pool.restart_in_child()
     forget_unseen()

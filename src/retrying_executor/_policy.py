@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypedDict, Unpack
 
+    from retrying_executor._upstream import Upstream
     from retrying_executor._value import Duration
 
     RetryOn: TypeAlias = (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         random: Callable[[], float] | None
 
 
+MAX_RETRY_AFTER = 300.0
 _DEFAULT_MAX_ATTEMPTS = 5
 _DEFAULT_CURVE = {"initial_delay": 0.5, "multiplier": 2.0, "max_delay": 60.0}
 _SPREAD = 0.1  # of what is asked for, at least: who is told "in ten minutes" comes back within one more
@@ -70,18 +72,28 @@ class Verdict:
     Attributes:
         delay: Seconds to wait before the next attempt; ``None``: the call gives up.
         counts: Whether the attempt is used up.
+        asked: How many seconds the answer asked to wait, if it did.
         reason: Why it is this delay, fit for a log line; often empty.
     """
 
-    __slots__ = ("counts", "delay", "reason")
+    __slots__ = ("asked", "counts", "delay", "reason")
 
-    def __init__(self, delay: float | None, *, counts: bool = True, reason: str = "") -> None:
+    def __init__(
+        self, delay: float | None, *, counts: bool = True, asked: float | None = None, reason: str = ""
+    ) -> None:
         self.delay = delay
         self.counts = counts
+        self.asked = asked
         self.reason = reason
 
 
+DONE = Verdict(None)
+"""The result was accepted."""
+
 GIVE_UP = Verdict(None)
+
+TOO_LATE = Verdict(None)
+"""There was no time left for the attempt: it was not made."""
 
 
 class RetryPolicy(Value):
@@ -151,7 +163,7 @@ class RetryPolicy(Value):
         max_elapsed: Duration | None = 3600.0,
         retry_on: RetryOn = transient,
         retry_result: Callable[[Any], object] | None = None,
-        max_retry_after: Duration | None = 300.0,
+        max_retry_after: Duration | None = MAX_RETRY_AFTER,
         delays: Iterable[Duration] | None = None,
         random: Callable[[], float] | None = None,
     ) -> None:
@@ -229,13 +241,13 @@ class RetryPolicy(Value):
         if isinstance(answer, float):
             delay = answer
         else:
-            number = used if counts else attempt.postponed + 1
+            number = max(used, 1) if counts else attempt.postponed + 1
             delay = seconds("the delay", self._delay(number, asked))  # whatever the source of jitter returns
         if self.max_elapsed is not None and attempt.elapsed + delay > self.max_elapsed:
             return GIVE_UP
         reasons = [] if asked is None else [f"asked to wait {in_words(asked)}"]
         reasons += [] if counts else ["not counted"]
-        return Verdict(delay, counts=counts, reason=", ".join(reasons))
+        return Verdict(delay, counts=counts, asked=asked, reason=", ".join(reasons))
 
     def _is_worth_retrying(self, exception: Exception) -> bool | float | NotNow:
         if isinstance(exception, NotNow):
@@ -284,22 +296,23 @@ def backoff(number: int, *, base: float, multiplier: float, cap: float) -> float
 
 
 class Terms:
-    """On what terms calls are retried: a policy, taken apart once for all calls submitted under it."""
+    """On what terms calls are made: an upstream, and a policy, taken apart once for all calls under it."""
 
-    __slots__ = ("_max_elapsed", "policy", "rejects", "verdict")
+    __slots__ = ("max_elapsed", "policy", "rejects", "upstream", "verdict")
 
-    def __init__(self, policy: Policy | None) -> None:
+    def __init__(self, policy: Policy | None, upstream: Upstream | None = None) -> None:
         self.policy = policy
+        self.upstream = upstream
         own = policy if isinstance(policy, RetryPolicy) else None
         # A subclass may decide in another way.
         decides_itself = own is not None and type(own).__call__ is RetryPolicy.__call__
         self.verdict = own.verdict if own is not None and decides_itself else None
         self.rejects = None if own is None else own.retry_result
-        self._max_elapsed = math.inf if own is None or own.max_elapsed is None else own.max_elapsed
+        self.max_elapsed = math.inf if own is None or own.max_elapsed is None else own.max_elapsed
 
     def is_too_late(self, elapsed: float) -> bool:
         """Return whether no attempt may start *elapsed* seconds after the first one began."""
-        return elapsed > self._max_elapsed
+        return elapsed > self.max_elapsed
 
 
 def checked_policy(retry: object) -> Policy | None:

@@ -26,6 +26,8 @@ from contextlib import suppress
 from retrying_executor import _attempt, _log
 from retrying_executor._crew import Crew, Worker
 from retrying_executor._errors import ForkedFutureError, PendingLimitError
+from retrying_executor._future import RetryingFuture
+from retrying_executor._gate import Permit
 from retrying_executor._ledger import Ledger
 from retrying_executor._stdlib import is_held
 
@@ -35,8 +37,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from retrying_executor._future import Ending, Outcome
-    from retrying_executor._schedule import Call
+    from retrying_executor._gate import Evidence
+    from retrying_executor._schedule import Call, Claim
     from retrying_executor._stats import Stats
+    from retrying_executor._upstream import Upstream
 
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 _AT_EXIT = "cannot schedule new futures after interpreter shutdown"
@@ -94,13 +98,19 @@ class Pool:
             name=self._thread_name_prefix,
             daemon=self.exit_timeout is not None,  # the interpreter joins the others, however long it takes
         )
+        self._claim: Callable[[Call, float], Claim] = RetryingFuture._begin  # until a call has an upstream
+        self._invitations: dict[Upstream, None] = {}  # places kept for this pool, by whom
         self._observed: set[weakref.ref[Call]] = set()
         self._initializing = 0
 
     # -- calls come in ---------------------------------------------------------------------------
 
-    def submit(self, call: Call) -> None:
+    def submit(self, call: Call, upstream: Upstream | None) -> None:
         """Accept a call, or raise: then it never runs.
+
+        Args:
+            call: The call.
+            upstream: That of its terms.
 
         Raises:
             RuntimeError: After shutdown, or if there is no thread and none can be started.
@@ -114,7 +124,7 @@ class Pool:
             if self._refusal is not None:
                 raise type(self._refusal)(*self._refusal.args)
             try:
-                arrival = self._accept(call)
+                arrival = self._accept(call, upstream)
             except BaseException:
                 self._ledger.refuse(call)  # in the same critical section: nobody has taken it up
                 raise
@@ -123,9 +133,11 @@ class Pool:
         if _log.overdue:
             _log.report_overdue()
 
-    def _accept(self, call: Call) -> threading.Lock | None:
+    def _accept(self, call: Call, upstream: Upstream | None) -> threading.Lock | None:
         """Queue a call; return the lock that is given back when the thread started for it arrives."""
         self._ledger.accept(call)
+        if upstream is not None:
+            self._claim = self._claim_if_let_through
         crew = self._crew
         if not crew.can_summon:
             return None
@@ -190,6 +202,8 @@ class Pool:
                 call = self._next(worker)
                 if _log.overdue:
                     _log.report_overdue()
+                if self._invitations:
+                    self._decline_unused()
                 if call is None:
                     return
                 worker.ending = self._attempt(worker, call)
@@ -264,11 +278,13 @@ class Pool:
                 else:
                     continue
             del last, ending  # not earlier: destructors must not run under the lock
+            if self._invitations:
+                self._decline_unused()
             timed_out = not rest.gate.acquire(timeout=min(patience, threading.TIMEOUT_MAX))
 
     def _take_up(self, worker: Worker, now: float) -> bool:
         """Put the next call, if one is ready, in the worker's hands, and call for help with the rest."""
-        call = None if self._halted else self._ledger.take(now)
+        call = None if self._halted else self._ledger.take(now, self._claim)
         if call is None:
             return False
         worker.call = call
@@ -288,6 +304,8 @@ class Pool:
             if work is None:  # somebody else set the outcome
                 return None
             verdict, outcome = _attempt.make(call, work)
+            if call._permit is not None:
+                self._land(call, *_attempt.evidence(work[4], verdict, outcome))
             if verdict.delay is not None and not self._halted:
                 # Logged before the next attempt can fail too, so that the lines come in order.
                 _log.retry_scheduled(work, call._attempts, outcome, verdict.delay, verdict.reason)
@@ -295,6 +313,8 @@ class Pool:
                     return None
             return outcome, _attempt.conclude(call, work, outcome)
         finally:
+            if call._permit is not None:
+                self._land(call)
             del call, work, outcome  # the exception's traceback keeps this frame
 
     def _back_off(self, worker: Worker, call: Call, delay: float) -> bool:
@@ -311,9 +331,77 @@ class Pool:
     def _rescue(self, worker: Worker, error: BaseException) -> None:
         """Keep the worker alive: *error* was raised by a done callback, or asynchronously."""
         if worker.call is not None and worker.ending is None:
+            self._land(worker.call)
             with suppress(BaseException):  # of its callbacks; its state is changed before they run
                 self.settle(worker.call, (None, error))
         _log.worker_interrupted(error)
+
+    # -- upstreams -------------------------------------------------------------------------------
+
+    def _claim_if_let_through(self, call: Call, now: float) -> Claim:
+        """Begin an attempt if the call's upstream, if it has one, lets it through."""
+        work = call._work
+        upstream = None if work is None else work[4].upstream
+        if upstream is None or work is None or call.done():
+            return call._begin(now)
+        until = call._began_at + work[4].max_elapsed if call._attempts else math.inf
+        if now > until:  # no attempt will be made: see _attempt.make
+            return call._begin(now)
+        lane = self._ledger.schedule.lane(upstream)
+        opens_at = -math.inf if lane is None or call._lane is lane else lane.opens_at
+        if opens_at <= now:
+            permit = upstream.ask(self, now)
+            self._invitations.pop(upstream, None)
+            if isinstance(permit, Permit):
+                call._permit = permit
+                return call._begin(now)
+            opens_at = permit
+        return upstream, opens_at, until
+
+    def _land(self, call: Call, evidence: Evidence = "none", asked: float | None = None) -> None:
+        """Tell the upstream of a call, if it was let through by one, that the attempt has ended."""
+        permit, call._permit = call._permit, None
+        if permit is not None:
+            permit.upstream.end(self, permit, evidence, asked)
+
+    def look_again(self, upstream: Upstream, opens_at: float, *, is_about_to: bool) -> bool:
+        """An upstream lets calls through again, now or at a certain time.
+
+        Args:
+            upstream: Which it is.
+            opens_at: From when on; if that is now, a place is kept for this pool.
+            is_about_to: Whether a worker is about to look for work anyway.
+
+        Returns:
+            Whether a call waits for that, and somebody will see to it.
+        """
+        with self._lock:
+            lane = self._ledger.schedule.lane(upstream)
+            if lane is None or self._halted:
+                return False
+            lane.opens_at = opens_at
+            now, crew = time.monotonic(), self._crew
+            if opens_at > now:
+                crew.wake_leader()
+                return True
+            self._invitations[upstream] = None
+            if crew.can_summon:
+                self._call_for_help(now)
+            if is_about_to or crew.on_the_way is not None:
+                return True
+            del self._invitations[upstream]  # whoever is free first will ask
+            return False
+
+    def _decline_unused(self) -> None:
+        """Give back the places that are kept for this pool if there is nobody to use them, or no call."""
+        with self._lock:
+            lane_of = self._ledger.schedule.lane
+            is_busy = self._crew.on_the_way is None and not self._crew.can_summon
+            unused = [one for one in self._invitations if is_busy or lane_of(one) is None]
+            for upstream in unused:
+                del self._invitations[upstream]
+        for upstream in unused:
+            upstream.decline(self)
 
     # -- calls become done -----------------------------------------------------------------------
 

@@ -5,6 +5,9 @@ and holds the lock that guards it. Times are seconds on one clock, whichever it 
 
 - Due retries come before fresh calls; retries in the order of their due times, ties in the order
   in which they were scheduled; fresh calls in the order in which they were added.
+- A call that may not start because of what it shares with others (its *upstream*) leaves the queue or
+  the heap when its turn comes, and waits in that upstream's *lane*. A lane that is closed stops nobody
+  else; when it opens, its calls come in the order above: they have waited longer than any fresh call.
 - A call that is done before its turn (cancelled) stays where it is and is counted as gone; it is
   dropped when it gets to the front, or when more calls in that place are gone than live. So
   cancelling costs amortised constant time, and memory stays proportional to the live calls.
@@ -15,6 +18,7 @@ and holds the lock that guards it. Times are seconds on one clock, whichever it 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -25,26 +29,71 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from retrying_executor._future import RetryingFuture
+    from retrying_executor._upstream import Upstream
 
     Call: TypeAlias = RetryingFuture[Any]
 
+    Refusal: TypeAlias = tuple[Upstream, float, float]
+    """Whose limits forbid a start; when to ask again; and until when the call may wait for that."""
+
+    Claim: TypeAlias = bool | Refusal
+    """Whether a call was claimed, or is done; or why it may not start."""
+
+
+class Lane:
+    """The calls whose turn came while their upstream let none through.
+
+    All are kept as retries; those without an attempt are due at infinity, so they come last.
+    """
+
+    __slots__ = ("calls", "opens_at", "patience")
+
+    def __init__(self, ticket: Callable[[], int]) -> None:
+        self.calls = Schedule(ticket)
+        self.opens_at = math.inf
+        self.patience: list[tuple[float, int, Call]] = []  # a heap: until when each may wait
+
+    def acts_at(self) -> float:
+        """Return when there is something to do: it opens, or a call has waited for too long."""
+        return min([self.opens_at, *(until for until, _, _ in self.patience[:1])])
+
+    def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
+        """Return the call whose turn it is, no longer in the lane; ``None`` if the lane closes."""
+        while self.opens_at <= now:
+            entry = self.calls.first_retry()
+            if entry is None:
+                return None
+            claimed = claim(entry[2], now)
+            if claimed is True:
+                entry[2]._lane = None
+                return self.calls.pop_retry()
+            if claimed is not False:
+                self.opens_at = claimed[1]
+        return None
+
 
 class Schedule:
-    """The calls that wait for their first or their next attempt; of a call only ``done()`` is asked."""
+    """The calls that wait; of a call only ``done()`` is asked, and its lane is noted on it.
 
-    __slots__ = ("_busy", "_fresh", "_gone_fresh", "_gone_retries", "_retries", "_ticket")
+    Args:
+        ticket: Numbers the calls that are put in backoff, for the order of ties.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_busy", "_fresh", "_gone_fresh", "_gone_retries", "_lanes", "_retries", "_ticket")
+
+    def __init__(self, ticket: Callable[[], int] | None = None) -> None:
         self._fresh: deque[Call] = deque()
         self._retries: list[tuple[float, int, Call]] = []  # a heap of (due_at, ticket, call)
-        self._ticket = count().__next__
+        self._ticket = ticket or count().__next__
         self._gone_fresh: list[None] = []  # one entry for each: ``+= 1`` could be interrupted
         self._gone_retries: list[None] = []
+        self._lanes: dict[Upstream, Lane] = {}
         self._busy = False
 
     def __len__(self) -> int:
         """Return the number of live calls."""
-        return len(self._fresh) - len(self._gone_fresh) + len(self._retries) - len(self._gone_retries)
+        queued = len(self._fresh) - len(self._gone_fresh) + len(self._retries) - len(self._gone_retries)
+        return queued + self.count_held() if self._lanes else queued
 
     def add(self, call: Call) -> None:
         """Queue a call for its first attempt."""
@@ -70,37 +119,53 @@ class Schedule:
             call: A call in the schedule for which ``done()`` has become true.
             retried: Whether it came by `add_retry`.
         """
+        if call._lane is not None:
+            lane, call._lane = call._lane, None
+            lane.calls.discard(call, retried=True)
+            return
         if retried:
             self._gone_retries.append(None)
         else:
             self._gone_fresh.append(None)
         self._drop_gone()
 
-    def take(self, now: float, claim: Callable[[Call, float], bool]) -> Call | None:
+    def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
         """Return the call whose turn it is, no longer in the schedule; ``None`` if none is ready.
 
         Args:
             now: What time it is.
-            claim: Given a call and *now*, makes it one that does not wait any more, or returns
-                ``False`` if it is done. Until then it can be cancelled, so it stays in its place.
+            claim: Given a call and *now*, makes it one that does not wait any more; or returns
+                ``False`` if it is done, or a refusal if its upstream lets none through. Until then
+                it can be cancelled, so it stays in its place.
         """
         self._busy = True
         try:
             while True:
-                if self._retries and self._retries[0][0] <= now:
-                    call = self._retries[0][2]
-                    if claim(call, now):
-                        heappop(self._retries)
-                        return call
+                lane = self._first_lane(now) if self._lanes else None
+                if lane is not None:
+                    taken = lane.take(now, claim)
+                    if taken is not None:
+                        return taken
+                elif self._retries and self._retries[0][0] <= now:
+                    due_at, _, call = self._retries[0]
+                    claimed = claim(call, now)
                     heappop(self._retries)
-                    del self._gone_retries[-1:]
+                    if claimed is True:
+                        return call
+                    if claimed is False:
+                        del self._gone_retries[-1:]
+                    else:
+                        self._defer(call, due_at, claimed)
                 elif self._fresh:
                     call = self._fresh[0]
-                    if claim(call, now):
-                        self._fresh.popleft()
-                        return call
+                    claimed = claim(call, now)
                     self._fresh.popleft()
-                    del self._gone_fresh[-1:]
+                    if claimed is True:
+                        return call
+                    if claimed is False:
+                        del self._gone_fresh[-1:]
+                    else:
+                        self._defer(call, math.inf, claimed)
                 else:
                     return None
         finally:
@@ -115,9 +180,21 @@ class Schedule:
         due_at = self.first_due_at()
         return bool(self._fresh) or (due_at is not None and due_at <= now)
 
+    def first_retry(self) -> tuple[float, int, Call] | None:
+        """Return the first entry of the heap: when it is due, its ticket, and the call."""
+        if self._gone_retries:
+            self._drop_gone()
+        return self._retries[0] if self._retries else None
+
+    def pop_retry(self) -> Call:
+        """Return the first call of the heap, no longer in the schedule."""
+        return heappop(self._retries)[2]
+
     def count_ready(self, now: float) -> int:
         """Return how many calls could start now: in time proportional to the retries that are due."""
         ready = len(self._fresh) - len(self._gone_fresh)
+        if self._lanes:
+            ready += self.count_held() - self.count_held(now)
         retries = self._retries
         unseen = [0]
         while unseen:  # only below an entry of the heap that is due can another be due
@@ -129,17 +206,73 @@ class Schedule:
         return ready
 
     def first_due_at(self) -> float | None:
-        """Return when the first retry becomes due; ``None`` if no call is in backoff."""
-        if self._gone_retries:
-            self._drop_gone()
-        for due_at, _, _ in self._retries[:1]:
-            return due_at
-        return None
+        """Return when there will be something to do by itself: a retry is due, or a lane opens.
+
+        Infinity stands for a lane that somebody else will open; ``None`` if there is nothing.
+        """
+        first = self.first_retry()
+        times = [] if first is None else [first[0]]
+        if self._lanes:
+            times += [lane.acts_at() for lane in self._lanes.values() if len(lane.calls)]
+        return min(times, default=None)
 
     def waiting(self) -> list[Call]:
         """Return all live calls, the fresh ones first."""
         calls = [*self._fresh, *(call for _, _, call in self._retries)]
+        for lane in self._lanes.values():
+            calls += lane.calls.waiting()
         return [call for call in calls if not call.done()]
+
+    # -- lanes -----------------------------------------------------------------------------------
+
+    def lane(self, upstream: Upstream) -> Lane | None:
+        """Return the lane of *upstream*, if calls wait in it."""
+        lane = self._lanes.get(upstream)
+        return lane if lane is not None and len(lane.calls) else None
+
+    def count_held(self, now: float = -math.inf) -> int:
+        """Return how many calls wait in lanes that are closed at *now*; without it, in all lanes."""
+        return sum(len(lane.calls) for lane in self._lanes.values() if lane.opens_at > now)
+
+    def _defer(self, call: Call, due_at: float, refusal: Refusal) -> None:
+        """Put a call whose turn has come in its lane."""
+        upstream, opens_at, until = refusal
+        lane = self.lane(upstream)
+        if lane is None:
+            lane = self._lanes[upstream] = Lane(self._ticket)
+        lane.opens_at = opens_at
+        lane.calls.add_retry(call, due_at)
+        if until < math.inf:
+            heappush(lane.patience, (until, self._ticket(), call))
+        call._lane = lane
+
+    def _first_lane(self, now: float) -> Lane | None:
+        """Return the lane whose first call comes before all others, if it is open."""
+        first = None
+        best = self._retries[0][:2] if self._retries and self._retries[0][0] <= now else (math.inf, math.inf)
+        for upstream, lane in list(self._lanes.items()):
+            if lane.patience and lane.patience[0][0] <= now:
+                self._give_up(lane, now)
+            entry = lane.calls.first_retry()
+            if entry is None:
+                del self._lanes[upstream]
+            elif lane.opens_at <= now and entry[:2] < best:
+                first, best = lane, entry[:2]
+        return first
+
+    def _give_up(self, lane: Lane, now: float) -> None:
+        """Let calls that have waited for too long come at once: they need no more than to be told."""
+        while lane.patience and lane.patience[0][0] <= now:
+            until, _, call = heappop(lane.patience)
+            if call._lane is lane:
+                lane.calls.remove_retry(call)
+                call._lane = None
+                heappush(self._retries, (until, self._ticket(), call))
+
+    def remove_retry(self, call: Call) -> None:
+        """Take a call out of the middle of the heap: in time proportional to the heap."""
+        self._retries = [entry for entry in self._retries if entry[2] is not call]
+        heapify(self._retries)
 
     def _drop_gone(self) -> None:
         """Drop the calls that are gone at the fronts; all of them where they are the majority."""

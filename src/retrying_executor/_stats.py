@@ -8,7 +8,7 @@ from retrying_executor._value import Value
 class Stats(Value):
     """A consistent snapshot of an executor: ``submitted`` is always the sum of what became of it.
 
-    ``submitted == running + ready + in_backoff + succeeded + failed + cancelled``
+    ``submitted == running + ready + in_backoff + held + succeeded + failed + cancelled``
 
     Attributes:
         threads: Threads that are at work, resting or being started.
@@ -20,8 +20,9 @@ class Stats(Value):
         failed: Calls that are done with an exception.
         cancelled: Calls that were cancelled.
         retried: Attempts that failed and after which the call went into backoff.
-        next_due_at: When the first retry is due, in seconds on the clock of `time.monotonic`;
-            ``None`` if no call waits for a retry.
+        next_due_at: When the first retry is due, or an upstream opens if that is sooner, in seconds on
+            the clock of `time.monotonic`; ``None`` if no call waits for a time.
+        held: Calls that could start now, but for the limits or the hold of their upstream.
     """
 
     threads: int
@@ -34,3 +35,4 @@ class Stats(Value):
     cancelled: int
     retried: int
     next_due_at: float | None
+    held: int = 0

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from retrying_executor._gate import Evidence
+
 
 def transient(exception: BaseException) -> bool | NotNow:
     """Return whether a failure may go away by itself; the default ``retry_on`` of `RetryPolicy`.
@@ -65,6 +67,17 @@ def retry_after(exception: BaseException) -> float | None:
         if seconds is not None and 0.0 <= seconds < math.inf:
             return seconds
     return None
+
+
+def evidence_of(exception: Exception) -> Evidence:
+    """Return what a failure tells of the service that was called. Never raises."""
+    answer = transient(exception)
+    if isinstance(answer, NotNow):
+        return "busy"
+    if answer:
+        return "failed"
+    # An answer that is final is an answer; an error of the program never got so far.
+    return "none" if isinstance(exception, (TypeError, *_codes.PROGRAMMING_ERRORS)) else "worked"
 
 
 # -- what it means ---------------------------------------------------------------------------------

@@ -1,0 +1,250 @@
+"""Services that executors call, each with its limits, shared by all who call it.
+
+``_lock`` guards ``_gate``, ``_waiting`` and ``_invited``. While it is free:
+
+- who was refused is in ``_waiting``, with the time at which it asks again, and nobody waits for nothing: if
+  there is room, so many are invited; if there will be at a certain time, they have been told;
+- who is in ``_invited`` will ask or decline, and until then a place is kept for it.
+
+So places go round among those who wait. Lock order: a pool's lock, then this one; nothing else is taken
+while it is held, and the pools are told when it is free.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import weakref
+
+from retrying_executor import _lifecycle, _log
+from retrying_executor._gate import Gate, Permit
+from retrying_executor._value import optional_seconds, positive_int, seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from retrying_executor._gate import Evidence, State
+    from retrying_executor._pool import Pool
+    from retrying_executor._value import Duration
+
+
+class Upstream:
+    """A service, and what is known of it: its limits, and whether it works.
+
+    Given to executors and views as ``upstream=``, as many as call the service. A call that may not start
+    waits without a thread, and uses up no attempt. Calls of other upstreams go on.
+
+    The service is *held* when it asks to wait (``Retry-After`` and its like), and when attempts fail
+    *hold_after* times in a row: nothing starts any more. When the time is over, one attempt does, the
+    probe, which is not counted if it fails. If it gets through, the others follow in a ramp: 2 in
+    flight, then 4, and so on; if not, the next hold is twice as long.
+
+    Args:
+        name: What to call it in logs.
+        max_concurrency: How many attempts may run at once, over all executors: 1 or more, or ``None`` for
+            no limit.
+        rate: How many attempts may start in how many seconds, as ``(10, 1.0)``: never more than 10 in any
+            window of a second; ``None`` for no limit.
+        hold_after: After how many failures in a row, with no success between, it is held; 1 or more, or
+            ``None``: only when it asks for it.
+        initial_hold: How long the first hold is, in seconds, less jitter of up to a half; more than 0.
+        max_hold: How long a hold may become, in seconds; *initial_hold* or more. What the service asks for
+            may be longer.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        max_concurrency: int | None = None,
+        rate: tuple[int, Duration] | None = None,
+        hold_after: int | None = 5,
+        initial_hold: Duration = 1.0,
+        max_hold: Duration = 60.0,
+    ) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {name!r}")
+        first, longest = seconds("initial_hold", initial_hold), seconds("max_hold", max_hold)
+        if first <= 0.0:
+            raise ValueError(f"initial_hold must be more than 0 seconds, not {initial_hold!r}")
+        if longest < first:
+            raise ValueError(f"max_hold must be {first!r} (initial_hold) or more, not {max_hold!r}")
+        self._name = name
+        self._limits = {"max_concurrency": max_concurrency, "rate": rate}
+        self._gate = Gate(
+            max_concurrency=_limit("max_concurrency", max_concurrency),
+            rate=_checked_rate(rate),
+            hold_after=_limit("hold_after", hold_after),
+            initial_hold=first,
+            max_hold=longest,
+            random=_random,
+        )
+        # In the order of their asking. Weak: a pool that waits for something has a thread that keeps it.
+        self._waiting: weakref.WeakKeyDictionary[Pool, float] = weakref.WeakKeyDictionary()
+        self._invited: set[Pool] = set()
+        self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
+        _lifecycle.register_upstream(self)
+
+    def __repr__(self) -> str:
+        limits = "".join(f", {name}={value!r}" for name, value in self._limits.items() if value)
+        return f"<{type(self).__name__} {self._name!r}{limits} state={self.state}>"
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self._name
+
+    @property
+    def state(self) -> State:
+        """What it is doing: ``"open"``, ``"held"``, ``"probing"`` or ``"ramping"``."""
+        return self._gate.state(time.monotonic())
+
+    @property
+    def held_until(self) -> float | None:
+        """When the hold ends, on the clock of `time.monotonic`; ``None`` if there is none."""
+        until = self._gate.held_until
+        return until if until > time.monotonic() else None
+
+    @property
+    def in_flight(self) -> int:
+        """How many attempts are running."""
+        return self._gate.in_flight
+
+    def pause(self, duration: Duration | None = None) -> None:
+        """Hold it, from now on: nothing starts, what is running goes on.
+
+        Args:
+            duration: For how long, in seconds; ``None``: until `resume`.
+
+        Raises:
+            TypeError: If *duration* is neither a number nor a ``timedelta``.
+            ValueError: If it is negative, infinite or not a number (NaN).
+        """
+        length = optional_seconds("duration", duration)
+        with self._lock:
+            self._gate.hold(math.inf if length is None else time.monotonic() + length)
+        self._tell()
+
+    def resume(self) -> None:
+        """End the hold, whatever made it: a probe goes out, and the others follow in a ramp."""
+        with self._lock:
+            self._gate.release()
+        self._tell()
+
+    # -- for the pools ---------------------------------------------------------------------------
+
+    def ask(self, pool: Pool, now: float) -> Permit | float:
+        """Let an attempt through, or say when to ask again: infinity means that the pool will be told.
+
+        Called under the pool's lock.
+        """
+        with self._lock:
+            opens = self._gate.open_at()
+            if opens <= now and (pool in self._invited or self._gate.room() > len(self._invited)):
+                self._waiting.pop(pool, None)
+                permit = self._gate.start(now)
+                permit.upstream = self
+            else:
+                self._waiting[pool] = math.inf if opens <= now else opens
+                permit = None
+            self._invited.discard(pool)
+            return self._waiting[pool] if permit is None else permit
+
+    def end(
+        self, pool: Pool, permit: Permit, evidence: Evidence = "none", asked: float | None = None
+    ) -> None:
+        """Take note that an attempt has ended; see `Gate.end`. Called without a lock, by a worker."""
+        with self._lock:
+            now = time.monotonic()
+            before = self._gate.state(now)
+            self._gate.end(permit, now, evidence, asked)
+            after, held_for = self._gate.state(now), self._gate.held_until - now
+        if before != after:
+            _log.upstream_changed(self._name, before, after, held_for)
+        self._tell(pool)
+
+    def decline(self, pool: Pool) -> None:
+        """An invited pool has nothing to start: the place goes to another. Called without a lock."""
+        with self._lock:
+            self._invited.discard(pool)
+        self._tell()
+
+    def _tell(self, busy: Pool | None = None) -> None:
+        """Tell those who wait what has changed: that there is room, or when to ask again.
+
+        Args:
+            busy: A pool of which a worker is about to look for work anyway.
+        """
+        while True:
+            with self._lock:
+                now, opens = time.monotonic(), self._gate.open_at()
+                is_open = opens <= now
+                if is_open and self._gate.room() <= len(self._invited):
+                    return
+                # While it is open any will do; else those who would ask too late.
+                waiting = (pool for pool, at in self._waiting.items() if is_open or at > opens)
+                pool = next(waiting, None)
+                if pool is None:
+                    return
+                if is_open:
+                    del self._waiting[pool]
+                    self._invited.add(pool)
+                else:
+                    self._waiting[pool] = opens
+            if not pool.look_again(self, opens, is_about_to=pool is busy):
+                with self._lock:
+                    self._invited.discard(pool)
+                    self._waiting.pop(pool, None)
+
+    # -- around a fork ---------------------------------------------------------------------------
+
+    def lock_for_fork(self) -> None:
+        """Before: no other thread is in the middle of anything here."""
+        self._lock.acquire()
+
+    def unlock_after_fork(self) -> None:
+        """After, in the parent: go on."""
+        self._lock.release()
+
+    def restart_in_child(self) -> None:
+        """After, in the child: nothing is in flight, and nobody waits."""
+        self._lock = threading.RLock()
+        self._waiting.clear()
+        self._invited.clear()
+        self._gate.forget_flights()
+
+
+def checked_upstream(upstream: object) -> Upstream | None:
+    """Return *upstream* if it can serve as the ``upstream`` option.
+
+    Raises:
+        TypeError: If it is neither ``None`` nor an `Upstream`.
+    """
+    if upstream is not None and not isinstance(upstream, Upstream):
+        raise TypeError(f"upstream must be an Upstream or None, not {upstream!r}")
+    return upstream
+
+
+def _limit(name: str, value: object) -> float:
+    return math.inf if value is None else positive_int(name, value)
+
+
+def _checked_rate(rate: object) -> tuple[int, float] | None:
+    if rate is None:
+        return None
+    if not isinstance(rate, tuple) or len(rate) != 2:
+        raise TypeError(f"rate must be a tuple (attempts, seconds), not {rate!r}")
+    window = seconds("rate[1]", rate[1])
+    if window == 0.0:
+        raise ValueError(f"rate[1] must be more than 0 seconds, not {rate[1]!r}")
+    return positive_int("rate[0]", rate[0]), window
+
+
+def _random() -> float:
+    from random import random  # slow to import, and not every program has an upstream
+
+    return random()

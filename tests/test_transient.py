@@ -1,0 +1,532 @@
+"""Which failures are worth another attempt, what "not now" is, and how long answers ask to wait."""
+
+from __future__ import annotations
+
+import copy
+import enum
+import http.client
+import logging
+import pickle
+import time
+import urllib.error
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import TIMEOUT
+from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, retry_after, transient
+
+NOW = 784111777.0
+"""Sunday, 6 November 1994, 08:49:37 GMT: the date of RFC 9110, section 5.6.7."""
+
+
+def failure(**attributes: object) -> Exception:
+    """Return an exception with these attributes."""
+    exception = Exception("no")
+    exception.__dict__.update(attributes)
+    return exception
+
+
+def meaning(exception: BaseException) -> object:
+    """Return what `transient` says: True, False, or the class NotNow."""
+    answer = transient(exception)
+    assert isinstance(answer, (bool, NotNow))
+    return NotNow if isinstance(answer, NotNow) else answer
+
+
+# -- which failures are worth another attempt ------------------------------------------------------
+
+
+def urllib_error(status: int, headers: dict[str, str]) -> Exception:
+    """Return what urllib raises for an answer."""
+    message = http.client.HTTPMessage()
+    for name, value in headers.items():
+        message[name] = value
+    return urllib.error.HTTPError("http://localhost/", status, "no", message, None)
+
+
+SHAPES: dict[str, Callable[[Any, Any], Exception]] = {
+    "urllib": urllib_error,
+    "requests": lambda status, headers: failure(
+        response=SimpleNamespace(status_code=status, headers=headers)
+    ),
+    "urllib3": lambda status, headers: failure(response=SimpleNamespace(status=status, headers=headers)),
+    "aiohttp": lambda status, headers: failure(status=status, headers=headers),
+    "sdk": lambda status, headers: failure(status_code=status, headers=headers),
+    "older sdk": lambda status, headers: failure(http_status=status, headers=headers),
+    "google": lambda status, headers: failure(
+        code=status, errors=[], response=SimpleNamespace(headers=headers)
+    ),
+    "botocore": lambda status, headers: failure(
+        response={
+            "Error": {"Code": "Any"},
+            "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers},
+        }
+    ),
+}
+HTTP = [
+    *((status, True) for status in (100, 200, 304, 408, 425, 500, 501, 502, 503, 504, 599)),
+    *((status, False) for status in (400, 401, 403, 404, 405, 409, 410, 422, 451, 499)),
+    (429, NotNow),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("status", "expected"), HTTP)
+def test_an_http_status_says_whether_a_try_can_help(shape: str, status: int, expected: object) -> None:
+    """4xx is final, but for 408 and 425; 429 is "not now" (U1, U3)."""
+    assert expected == meaning(SHAPES[shape](status, {}))
+
+
+@pytest.mark.parametrize("status", [True, "404", 404.0, 99, 600, 10**30, -404, None])
+def test_what_is_no_http_status_says_nothing(status: object) -> None:
+    """Only an integer from 100 to 599 is a status; the next place that has one is looked at (U1)."""
+    assert transient(failure(status=status)) is True
+    assert transient(failure(status_code=status, status=404)) is False
+
+
+def test_a_code_alone_is_no_http_status() -> None:
+    """``code`` may be anything, unless something else tells of an answer (U1)."""
+    assert transient(failure(code=404)) is True
+    assert transient(failure(code=404, response=object())) is False
+
+
+AWS = [
+    *((code, 400, NotNow) for code in ("ThrottlingException", "SlowDown", "LimitExceededException")),
+    *((code, 400, NotNow) for code in ("ConcurrentRunsExceededException", "InsufficientInstanceCapacity")),
+    ("SlowDown", 503, NotNow),
+    *((code, 400, True) for code in ("RequestTimeout", "RequestTimeoutException", "InternalError")),
+    *((code, 400, False) for code in ("ValidationException", "ExpiredToken", 42, None)),
+    ("NoSuchBucket", 404, False),
+    ("ServiceUnavailable", 503, True),
+]
+
+
+@pytest.mark.parametrize(("code", "status", "expected"), AWS)
+def test_an_aws_code_says_more_than_the_status(code: object, status: int, expected: object) -> None:
+    """Throttling and capacity are "not now", other client errors are final (U1, U3)."""
+    response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    assert expected == meaning(failure(response=response))
+
+
+@enum.unique
+class StatusCode(enum.Enum):
+    """Some of those of gRPC."""
+
+    CANCELLED = True
+    UNAVAILABLE = (True, "like the other enum, its values are no names")
+    RESOURCE_EXHAUSTED = NotNow
+    INVALID_ARGUMENT = False
+
+
+@pytest.mark.parametrize("code", StatusCode)
+def test_a_grpc_status_says_whether_a_try_can_help(code: StatusCode) -> None:
+    """Read from what grpc raises, and from what google-api-core makes of it (U1, U3)."""
+    expected = code.value[0] if isinstance(code.value, tuple) else code.value
+    assert expected == meaning(failure(code=lambda: code, details=lambda: "no"))
+    assert expected == meaning(failure(grpc_status_code=code, code=404, errors=[]))
+
+
+def test_what_is_no_grpc_status_says_nothing() -> None:
+    """Another enum's, or one without ``details()``, as grpc's exceptions have them (U1)."""
+    assert transient(failure(grpc_status_code=SimpleNamespace(name="NOT_FOUND"))) is True
+    assert transient(failure(code=lambda: StatusCode.INVALID_ARGUMENT)) is True
+
+
+@pytest.mark.parametrize(
+    ("exception", "expected"),
+    [
+        *((error("no"), True) for error in (Exception, ValueError, TypeError, OSError, RecursionError)),
+        *((error("no"), False) for error in (NameError, UnboundLocalError, ImportError, ModuleNotFoundError)),
+        *((error("no"), False) for error in (SyntaxError, IndentationError, NotImplementedError)),
+        *((error(), False) for error in (KeyboardInterrupt, SystemExit, GeneratorExit, BaseException)),
+    ],
+)
+def test_only_what_no_try_will_mend_is_final(exception: BaseException, expected: bool) -> None:
+    """Programming errors are, and what is not an Exception (U1, B4)."""
+    assert transient(exception) is expected
+
+
+def raises(exception: Exception) -> NoReturn:
+    raise exception
+
+
+@pytest.mark.parametrize(
+    ("arguments", "attempts"), [((), 1), ((ValueError(), 2), 1), ((TypeError("from inside"),), 5)]
+)
+def test_a_call_whose_arguments_do_not_fit_is_tried_once(
+    executor: RetryingExecutor, arguments: tuple[object, ...], attempts: int
+) -> None:
+    """A TypeError from inside the function is an error as any other (U1)."""
+    future = executor.submit(raises, *arguments)
+    assert isinstance(future.exception(TIMEOUT), TypeError)
+    assert attempts == future.attempts
+
+
+# -- how long they ask to wait ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_headers_are_found_wherever_a_client_has_them(shape: str) -> None:
+    """The same shapes as for the status (U2)."""
+    assert 7.0 == retry_after(SHAPES[shape](503, {"Retry-After": "7"}))
+    assert retry_after(SHAPES[shape](503, {})) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        *(({name: "120"}, 120.0) for name in ("Retry-After", "retry-after", "RETRY-AFTER", b"Retry-After")),
+        *(({"Retry-After": value}, 7.0) for value in ("7", " 7 ", "7.0", "07", b"7", 7, 7.0)),
+        *(({"Retry-After": value}, float(value)) for value in ("0", "1.5", ".5", "3600", "86400")),
+        ({"retry-after-ms": "1500", "x-ms-retry-after-ms": "2500", "Retry-After": "3"}, 1.5),
+        ({"Retry-After-Ms": "soon", "X-Ms-Retry-After-Ms": "2500", "Retry-After": "3"}, 2.5),
+        ({"retry-after-ms": "-1", "x-ms-retry-after-ms": "", "Retry-After": "3"}, 3.0),
+        ({"Retry-After": "Sun, 06 Nov 1994 08:51:37 GMT"}, 120.0),
+        ({"Retry-After": "Sunday, 06-Nov-94 08:51:37 GMT"}, 120.0),
+        ({"Retry-After": "Sun Nov  6 08:51:37 1994"}, 120.0),
+        ({"Retry-After": "Sun, 06 Nov 1994 08:49:36 GMT"}, 0.0),
+        ({"Retry-After": "Sun, 06 Nov 1994 08:51:37 GMT", "Date": "today"}, 120.0),
+        ({"Retry-After": "Fri, 31 Dec 2049 00:00:30 GMT", "Date": "Fri, 31 Dec 2049 00:00:00 GMT"}, 30.0),
+        ({"Retry-After": "Fri, 31 Dec 2049 00:00:30 GMT", "Date": "Fri, 31 Dec 2049 00:01:00 GMT"}, 0.0),
+        *(({"Retry-After": value}, None) for value in ("", "-1", "+1", "soon", "1e400", "1e3", "nan", "inf")),
+        *(
+            ({"Retry-After": value}, None)
+            for value in ("9" * 400, "0x10", "1_0", "1.2.3", "٣", ".", None, [7])
+        ),
+        *(({"Retry-After": f"Sun, 06 {when}:00:00 GMT"}, None) for when in ("Not 1994 08", "Nov 99999 08")),
+    ],
+)
+def test_headers_say_how_long_to_wait(
+    headers: dict[Any, Any], expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Milliseconds before seconds before dates, by the server's clock; what is malformed is ignored (U2)."""
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    assert expected == retry_after(failure(headers=headers))
+
+
+def varint(value: int) -> bytes:
+    return bytes([value & 0x7F | 0x80]) + varint(value >> 7) if value > 0x7F else bytes([value])
+
+
+def field(number: int, value: int | bytes) -> bytes:
+    """Return an encoded field: https://protobuf.dev/programming-guides/encoding/."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value % 2**64)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def status_of(seconds: int, nanos: int = 0, *, kind: bytes = b"google.rpc.RetryInfo") -> bytes:
+    """Return an encoded google.rpc.Status with fields that nobody knows, and two details."""
+    delay = field(1, field(1, seconds) + field(2, nanos))
+    unknown = varint(9 << 3 | 1) + bytes(8) + varint(9 << 3 | 5) + bytes(4)
+    help_ = field(1, b"type.googleapis.com/google.rpc.Help") + field(2, b"no")
+    info = field(1, b"type.googleapis.com/" + kind) + field(2, delay)
+    return field(1, 8) + field(2, b"no" * 99) + unknown + field(3, help_) + field(3, info)
+
+
+def grpc_failure(**metadata: object) -> Exception:
+    return failure(trailing_metadata=lambda: tuple((k.replace("_", "-"), v) for k, v in metadata.items()))
+
+
+STATUS = status_of(3, 500_000_000)
+DETAIL = SimpleNamespace(retry_delay=SimpleNamespace(seconds=3, nanos=500_000_000))
+
+
+@pytest.mark.parametrize(
+    ("exception", "expected"),
+    [
+        (grpc_failure(grpc_retry_pushback_ms="250", grpc_status_details_bin=STATUS), 0.25),
+        *((grpc_failure(grpc_retry_pushback_ms=value), None) for value in ("-1", "soon", "")),
+        (grpc_failure(grpc_retry_pushback_ms="-1", grpc_status_details_bin=STATUS), 3.5),
+        (grpc_failure(grpc_status_details_bin=status_of(300)), 300.0),
+        (grpc_failure(grpc_status_details_bin=field(3, field(1, b"/google.rpc.RetryInfo"))), None),
+        (grpc_failure(grpc_status_details_bin=status_of(3, kind=b"google.rpc.Other")), None),
+        (grpc_failure(grpc_status_details_bin=status_of(-3)), None),
+        (grpc_failure(grpc_status_details_bin="3"), None),
+        (grpc_failure(), None),
+        (failure(trailing_metadata=lambda: None), None),
+        (failure(details=[SimpleNamespace(), DETAIL]), 3.5),
+        (failure(details=lambda: "no"), None),
+        (failure(details=[], response=grpc_failure(grpc_retry_pushback_ms="250")), 0.25),
+        (failure(headers={"Retry-After": "7"}, details=[DETAIL]), 7.0),
+        (failure(headers={"Retry-After": "soon"}, details=[DETAIL]), 3.5),
+    ],
+)
+def test_grpc_says_how_long_to_wait(exception: Exception, expected: float | None) -> None:
+    """The pushback before RetryInfo; both read as grpc has them, and as google-api-core does (U2)."""
+    assert expected == retry_after(exception)
+
+
+@pytest.mark.parametrize("length", range(len(STATUS)))
+def test_details_that_are_cut_off_say_nothing(length: int) -> None:
+    """Wherever that is (U2)."""
+    assert retry_after(grpc_failure(grpc_status_details_bin=STATUS[:length])) is None
+
+
+# -- whatever an exception does --------------------------------------------------------------------
+
+
+def refuse(*_: object, **__: object) -> NoReturn:
+    raise SystemExit("a hostile object was asked")
+
+
+class Hostile(Exception):  # noqa: N818  # so are its instances, when they are values
+    """Raises whatever it is asked."""
+
+    __getattr__ = __getitem__ = __call__ = __iter__ = __bool__ = __len__ = __eq__ = __str__ = refuse
+    __hash__ = None  # type: ignore[assignment]
+    response = headers = code = details = status = trailing_metadata = property(refuse)
+
+
+HOSTILE_OBJECTS = [
+    Hostile(),
+    refuse,
+    type("HostileInt", (int,), {"__eq__": refuse, "__le__": refuse, "__hash__": refuse, "__int__": refuse})(
+        404
+    ),
+    type("HostileStr", (str,), {"__eq__": refuse, "__hash__": refuse, "__str__": refuse})("SlowDown"),
+    type("HostileDict", (dict,), {"get": refuse, "items": refuse})(),
+    SimpleNamespace(items=refuse),
+    SimpleNamespace(items=lambda: 42),
+    SimpleNamespace(items=lambda: [("retry-after", Hostile())]),
+    SimpleNamespace(items=lambda: [("retry-after", "7", "too much")]),
+    SimpleNamespace(status_code=Hostile(), headers={Hostile: Hostile()}),
+    {"Error": "SlowDown"},
+    {"Error": {"Code": ["SlowDown"]}, "ResponseMetadata": [400]},
+    "a response",
+]
+NAMES = ["response", "headers", "status_code", "status", "http_status", "code", "errors", "details"]
+NAMES += ["grpc_status_code", "trailing_metadata", "retry_delay", "items", "name"]
+
+
+def checked(exception: BaseException) -> object:
+    """Return the meaning of an exception, if both functions return what they may."""
+    asked = retry_after(exception)
+    assert asked is None or (type(asked) is float and 0.0 <= asked < float("inf"))
+    return meaning(exception)
+
+
+@pytest.mark.parametrize("value", HOSTILE_OBJECTS, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_hostile_attribute_proves_nothing(name: str, value: object) -> None:
+    """Neither function ever raises, and the failure is one as any other (U1, U2)."""
+    assert checked(failure(**{name: value})) is True
+
+
+def test_a_hostile_exception_proves_nothing() -> None:
+    """Whether it is hostile itself, knows every attribute, or is of no known kind (U1, U2)."""
+    omniscient = type("Omniscient", (Exception,), {"__getattr__": lambda self, name: name})
+    interrupt = type("Interrupt", (BaseException,), {"__getattr__": refuse})
+    faceless = type("Faceless", (BaseException,), {"__class__": property(refuse)})
+    assert checked(Hostile()) is True
+    assert checked(omniscient()) is True
+    assert checked(interrupt()) is False
+    assert checked(faceless()) is False
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["Error", "Code", *NAMES]), inner),
+).flatmap(lambda value: st.sampled_from([value, lambda: value, SimpleNamespace(status=value, headers=value)]))
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), anything))
+def test_nothing_that_an_exception_has_breaks_it(attributes: dict[str, Any]) -> None:
+    """Neither function ever raises, nor says anything but what it may (U1, U2)."""
+    assert checked(failure(**attributes)) in (True, False, NotNow)
+
+
+@given(st.dictionaries(st.sampled_from(["Retry-After", "Date", "retry-after-ms"]), st.text() | st.binary()))
+def test_no_text_in_a_header_breaks_it(headers: dict[str, object]) -> None:
+    """What is malformed is ignored (U2)."""
+    assert checked(failure(headers=headers)) is True
+
+
+@given(st.binary() | st.tuples(st.integers(0, len(STATUS)), st.binary()).map(lambda t: STATUS[: t[0]] + t[1]))
+def test_no_bytes_in_the_details_break_it(details: bytes) -> None:
+    """What is malformed is ignored (U2)."""
+    assert checked(grpc_failure(grpc_status_details_bin=details)) is True
+
+
+def test_looking_at_an_exception_warns_of_nothing() -> None:
+    """A deprecated attribute, such as ``code`` of aiohttp, is not looked at if another says the same (U1)."""
+    deprecated = property(lambda self: warnings.warn("deprecated", DeprecationWarning, stacklevel=2))
+    attributes = {"status": 429, "headers": {"Retry-After": "7"}, "code": deprecated}
+    exception = type("ClientResponseError", (Exception,), attributes)()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert NotNow is checked(exception)
+    assert [] == seen
+
+
+# -- what the policy makes of it -------------------------------------------------------------------
+
+BUSY = failure(status=503, headers={"Retry-After": "120"})
+THROTTLED = failure(status=429, headers={"Retry-After": "120"})
+BARE = failure(status=429)
+PLAIN = RetryPolicy(jitter=False)
+
+
+def delay(policy: RetryPolicy, exception: Exception, number: int = 1, **how: Any) -> float | None:
+    return policy(Attempt(number=number, exception=exception, result=None, **{"elapsed": 0.0, **how}))
+
+
+@pytest.mark.parametrize(
+    ("policy", "exception", "expected"),
+    [
+        (PLAIN, BUSY, 120.0),
+        (PLAIN, THROTTLED, 120.0),
+        (PLAIN, NotNow(after=30), 30.0),
+        (PLAIN, NotNow(after=timedelta(minutes=10)), 600.0),
+        (PLAIN, NotNow(), 0.5),
+        (PLAIN, BARE, 0.5),
+        (PLAIN, NotNow(after=0), 0.5),
+        (PLAIN, failure(headers={"Retry-After": "0"}), 0.5),
+        (PLAIN, failure(headers={"Retry-After": "3600"}), 300.0),
+        (PLAIN.replace(max_retry_after=None), failure(headers={"Retry-After": "3600"}), 3600.0),
+        (PLAIN.replace(max_retry_after=timedelta(seconds=60)), BUSY, 60.0),
+        (PLAIN.replace(max_retry_after=0), BUSY, 0.5),
+        (PLAIN.replace(max_elapsed=120), BUSY, 120.0),
+        (PLAIN.replace(max_elapsed=119), BUSY, None),
+        (PLAIN.replace(max_elapsed=119), NotNow(after=120), None),
+        (PLAIN.replace(max_attempts=1), BUSY, None),
+        (PLAIN.replace(max_attempts=1), THROTTLED, 120.0),
+        (PLAIN.replace(retry_on=ValueError), THROTTLED, None),
+        (PLAIN.replace(retry_on=ValueError), NotNow(after=30), 30.0),
+        (PLAIN.replace(retry_on=Exception), THROTTLED, 120.0),
+        (PLAIN.replace(retry_on=Exception, max_attempts=1), THROTTLED, None),
+        (PLAIN.replace(retry_on=lambda _: NotNow(), max_attempts=1), BUSY, 120.0),
+        (PLAIN.replace(retry_on=lambda _: NotNow(after=30), max_attempts=1), BUSY, 30.0),
+        (PLAIN.replace(retry_on=lambda _: 7.0), BUSY, 7.0),
+        (RetryPolicy(delays=[9]), BUSY, 120.0),
+        (RetryPolicy(delays=[9]), BARE, 9.0),
+        (RetryPolicy(delays=[]), BARE, 0.5),
+        (RetryPolicy(delays=[]), BUSY, None),
+        (RetryPolicy(random=lambda: 0.5), BUSY, 126.0),
+        (RetryPolicy(random=lambda: 0.5, initial_delay=60), BUSY, 150.0),
+        (RetryPolicy(random=lambda: 0.5), NotNow(after=0), 0.25),
+    ],
+)
+def test_the_delay_is_what_was_asked_for(
+    policy: RetryPolicy, exception: Exception, expected: float | None
+) -> None:
+    """Never sooner, unless capped; "not now" needs no attempt that is left (U2, U3)."""
+    assert expected == delay(policy, exception)
+
+
+@given(asked=st.floats(0, 1e6), initial_delay=st.floats(0, 60), number=st.integers(1, 9))
+def test_jitter_comes_on_top_of_what_was_asked_for(asked: float, initial_delay: float, number: int) -> None:
+    """Up to the delay of the curve, or a tenth of what was asked for, whichever is more (U2)."""
+    policy = RetryPolicy(max_attempts=None, initial_delay=initial_delay, max_elapsed=None)
+    bound = min(60.0, initial_delay * 2 ** (number - 1))
+    actual = delay(policy, NotNow(after=asked), number, postponed=number - 1)
+    assert actual is not None
+    assert asked <= actual <= asked + max(bound, asked / 10)
+
+
+@pytest.mark.parametrize(
+    ("exception", "number", "postponed", "expected"),
+    [
+        (NotNow(), 6, 3, 4.0),  # the fourth "not now"
+        (ConnectionError(), 6, 4, 1.0),  # the second failure
+        (ConnectionError(), 8, 4, 4.0),  # the fourth
+        (ConnectionError(), 9, 4, None),  # the fifth, and the last
+    ],
+)
+def test_failures_and_not_now_have_curves_of_their_own(
+    exception: Exception, number: int, postponed: int, expected: float | None
+) -> None:
+    """Neither lengthens the delays of the other (U3)."""
+    assert expected == delay(PLAIN, exception, number, postponed=postponed)
+
+
+def test_a_delay_list_goes_on_with_its_last_delay() -> None:
+    """There may be more answers of "not now" than delays (U3)."""
+    assert 2.0 == delay(RetryPolicy(delays=[1, 2]), NotNow(), 9, postponed=8)
+
+
+@pytest.mark.parametrize(
+    ("exception", "expected"),
+    [
+        (NotNow(after=30), "asked to wait 30 s, not counted"),
+        (NotNow(), "not counted"),
+        (BUSY, "asked to wait 120 s"),
+        (ConnectionError(), ""),
+    ],
+)
+def test_the_verdict_says_why(exception: Exception, expected: str) -> None:
+    """It goes to the log (U2, U3)."""
+    attempt = Attempt(number=1, exception=exception, result=None, elapsed=0.0)
+    assert expected == PLAIN.verdict(attempt).reason
+
+
+@pytest.mark.parametrize(
+    ("after", "error"),
+    [("soon", TypeError), (True, TypeError), ([], TypeError), *((x, ValueError) for x in (-1, 1e400, "nan"))],
+)
+def test_not_now_and_max_retry_after_take_seconds(after: Any, error: type[Exception]) -> None:
+    """Finite, 0 or more; the error names the argument (U3, U2)."""
+    after = float("nan") if after == "nan" else after
+    with pytest.raises(error, match="^after must be "):
+        NotNow(after=after)
+    with pytest.raises(error, match="^max_retry_after must be "):
+        RetryPolicy(max_retry_after=after)
+
+
+@pytest.mark.parametrize(
+    ("exception", "words", "representation"),
+    [
+        (NotNow(), "", "NotNow()"),
+        (NotNow(after=30), "after 30 s", "NotNow()"),
+        (NotNow("full", after=30), "full", "NotNow('full')"),
+        (NotNow("full", 7), "('full', 7)", "NotNow('full', 7)"),
+    ],
+)
+def test_not_now_is_an_exception_as_any_other(exception: NotNow, words: str, representation: str) -> None:
+    """It is shown as one, and copies and pickles carry all of it (U3)."""
+    assert (words, representation) == (str(exception), repr(exception))
+    for twin in (copy.copy(exception), copy.deepcopy(exception), pickle.loads(pickle.dumps(exception))):
+        assert (NotNow, exception.args, exception.after) == (type(twin), twin.args, twin.after)
+
+
+class TableBusy(NotNow):
+    """What users write, not calling NotNow.__init__()."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+
+
+@pytest.mark.parametrize("exception", [NotNow("full", after=0), TableBusy("orders")])
+def test_not_now_uses_up_no_attempt(caplog: pytest.LogCaptureFixture, exception: NotNow) -> None:
+    """However often a call says so; what it says is logged (U3)."""
+    answers = iter([exception] * 7)
+
+    def call() -> int:
+        for answer in answers:
+            raise answer
+        return 42
+
+    policy = RetryPolicy(max_attempts=2, initial_delay=0, max_delay=0)
+    with caplog.at_level(logging.INFO, "retrying_executor"), RetryingExecutor(1, retry=policy) as executor:
+        future = executor.submit(call)
+        assert 42 == future.result(TIMEOUT)
+    assert 8 == future.attempts
+    asked = "" if exception.after is None else "asked to wait 0 s, "
+    assert [f"({asked}not counted)"] * 7 == [m[m.rindex("(") :] for m in caplog.messages]
+
+
+def test_the_furthest_delay_is_scheduled(caplog: pytest.LogCaptureFixture) -> None:
+    """Even one whose end is no date that can be logged (U3)."""
+    policy = RetryPolicy(max_elapsed=None)
+    with caplog.at_level(logging.INFO, "retrying_executor"), RetryingExecutor(1, retry=policy) as executor:
+        future = executor.submit(raises, NotNow(after=1e18))
+        executor.shutdown(timeout=0)
+        assert future.cancelled()
+    assert any("not counted" in message for message in caplog.messages)
