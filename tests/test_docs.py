@@ -9,15 +9,15 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+import pages
 import retrying_executor
 
-ROOT = Path(__file__).parents[1]
+ROOT = pages.ROOT
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-EXAMPLE = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+HOW_TO = sorted(pages.HOW_TO.glob("*.md"))  # tests/clients runs them, against real libraries
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
@@ -44,25 +44,11 @@ def _logging_as_before() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_logging_as_before")
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if EXAMPLE.search(page.read_text("utf-8"))], ids=relative
+    "page", [page for page in PAGES if pages.EXAMPLE.search(page.read_text("utf-8"))], ids=relative
 )
 def test_examples_on_a_page_do_what_it_says(page: Path) -> None:
     """The examples of a page are one program: statements run, sessions print what they show."""
-    text = page.read_text("utf-8")
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    complaints: list[str] = []
-    for example in EXAMPLE.finditer(text):
-        lines_above = text.count("\n", 0, example.start(2))
-        if example[1] == "python":
-            source = "\n" * lines_above + example[2]
-            exec(compile(source, page, "exec", dont_inherit=True), namespace)
-        else:
-            session = doctest.DocTestParser().get_doctest(
-                example[2], namespace, page.name, str(page), lines_above
-            )
-            session.globs = namespace  # not a copy: functions defined above assign to it
-            doctest.DocTestRunner(verbose=False).run(session, out=complaints.append, clear_globs=False)
-    assert [] == complaints
+    pages.run(page)
 
 
 @pytest.mark.parametrize("name", retrying_executor.__all__)
@@ -85,7 +71,7 @@ def leads_somewhere(page: Path, target: str, anchor: str) -> bool:
     return anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=relative)
+@pytest.mark.parametrize("page", PAGES + HOW_TO, ids=relative)
 def test_links_within_the_project_lead_somewhere(page: Path) -> None:
     """A link to a file or a heading names one that exists."""
     links = LINK.findall(page.read_text("utf-8"))

@@ -39,6 +39,8 @@ class NotNow(Exception):  # noqa: N818  # an answer rather than an error
         ValueError: If it is negative, infinite or not a number (NaN).
     """
 
+    after: float | None = None  # also of a subclass that does not call this
+
     def __init__(self, *args: object, after: Duration | None = None) -> None:
         super().__init__(*args)
         self.after = optional_seconds("after", after)

@@ -52,7 +52,9 @@ def retry_scheduled(work: Work, number: int, outcome: Outcome, delay: float, rea
     """An attempt failed, and another follows."""
     if logger.isEnabledFor(logging.INFO):
         message = "%s: attempt %d failed (%s); the next one in %s%s%s"
-        at = time.strftime(", at %H:%M:%S", time.localtime(time.time() + delay)) if delay >= 1.0 else ""
+        at = ""
+        with suppress(OverflowError, OSError, ValueError):  # of a delay that ends at no date
+            at = time.strftime(", at %H:%M:%S", time.localtime(time.time() + delay)) if delay >= 1.0 else ""
         details = in_words(delay), at, reason and f" ({reason})"
         _log(logging.INFO, message, call_name(work[0]), number, describe(*outcome), *details)
 

@@ -270,7 +270,7 @@ class Pool:
                     return worker.call
                 due_at = schedule.first_due_at() if leading else None
                 if due_at is not None:
-                    patience = due_at - now
+                    patience = -1.0 if due_at == math.inf else due_at - now
                 elif not (timed_out or self._idle_timeout == 0 or self._abandoned or self._refusal):
                     patience = -1.0 if self._idle_timeout is None else self._idle_timeout
                 elif crew.leave(worker, rest):

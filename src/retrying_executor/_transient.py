@@ -44,7 +44,7 @@ def transient(exception: BaseException) -> bool | NotNow:
     try:
         return _judge(exception)
     except BaseException:  # of a hostile attribute: it proves nothing about the call
-        return isinstance(exception, Exception)
+        return issubclass(type(exception), Exception)
 
 
 def retry_after(exception: BaseException) -> float | None:
@@ -136,8 +136,8 @@ def _grpc_status(exception: BaseException) -> str | None:
     """Return the name of the gRPC status of an exception of grpc or google-api-core."""
     code = _get(exception, "grpc_status_code")
     if code is None:
-        code = _get(exception, "code")
-        code = code() if callable(code) and callable(_get(exception, "details")) else None
+        code = _get(exception, "code") if callable(_get(exception, "details")) else None
+        code = code() if callable(code) else None
     name = _get(code, "name")
     return name if isinstance(name, str) and type(code).__name__ == "StatusCode" else None
 
@@ -145,23 +145,30 @@ def _grpc_status(exception: BaseException) -> str | None:
 def _http_status(exception: BaseException) -> int | None:
     """Return the status of the HTTP answer that an exception tells of."""
     response = _get(exception, "response")
-    candidates = [
-        _item(_item(response, "ResponseMetadata"), "HTTPStatusCode"),  # botocore
-        _get(response, "status_code"),  # requests, httpx, SDKs
-        _get(response, "status"),  # urllib3, aiohttp
-        _get(exception, "status_code"),  # SDKs
-        _get(exception, "http_status"),  # SDKs
-        _get(exception, "status"),  # aiohttp, SDKs
-    ]
-    if (
-        response is not None
-        or _get(exception, "headers") is not None
-        or _get(exception, "errors") is not None
-    ):
-        candidates.append(_get(exception, "code"))  # urllib, google-api-core; without them it may be anything
-    for status in candidates:
+    places = (
+        (_item(response, "ResponseMetadata"), "HTTPStatusCode"),  # botocore
+        (response, "status_code"),  # requests, httpx, SDKs
+        (response, "status"),  # urllib3, aiohttp
+        (exception, "status_code"),  # SDKs
+        (exception, "http_status"),  # SDKs
+        (exception, "status"),  # aiohttp, SDKs
+        (exception, "code"),  # urllib, google-api-core
+    )
+    for place, name in places:
+        if name == "code" and response is _get(exception, "headers") is _get(exception, "errors") is None:
+            continue  # it tells of no answer: it may be any code
+        status = _item(place, name) if isinstance(place, dict) else _get(place, name)
         if isinstance(status, int) and not isinstance(status, bool) and 100 <= status < 600:
             return int(status)
+    return _exhausted_status(exception)
+
+
+def _exhausted_status(exception: BaseException) -> int | None:
+    """Return the status that urllib3 has retried in vain; requests wraps that once more."""
+    for wrapper in (exception, *exception.args[:1]):
+        words = str(_get(wrapper, "reason")).split()
+        if words[:2] == ["too", "many"] and words[3:] == ["error", "responses"]:
+            return int(words[2])
     return None
 
 
@@ -275,6 +282,8 @@ def _fields(message: bytes) -> Iterable[tuple[int, int | bytes]]:
             yield number, varint()
         else:
             size = {1: 8, 5: 4}.get(wire_type) or varint()
+            if at + size > len(message):
+                raise ValueError("a message that is cut off")
             yield number, message[at : at + size]
             at += size
 
@@ -289,4 +298,6 @@ def _messages(message: bytes, *, field: int) -> Iterable[bytes]:
 def _protobuf_duration(message: bytes) -> float:
     """Return an encoded ``google.protobuf.Duration`` in seconds."""
     values = {number: value for number, value in _fields(message) if isinstance(value, int)}
+    if values.get(1, 0) >> 63 or values.get(2, 0) >> 63:
+        return -1.0  # both are signed, and a negative one is malformed here
     return values.get(1, 0) + values.get(2, 0) / 1e9

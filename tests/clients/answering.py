@@ -26,7 +26,7 @@ class Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Server
 
-    def do_GET(self) -> None:  # noqa: N802  # so http.server wants it
+    def do_GET(self) -> None:  # so http.server wants it
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.send_response_only(self.server.status)
         headers = {"Content-Type": "application/json", "Content-Length": str(len(self.server.body))}

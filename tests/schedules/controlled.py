@@ -459,6 +459,9 @@ class RLock(_Shared):
 
     # What threading.Condition asks for.
 
+    def locked(self) -> bool:
+        return self._depth > 0
+
     def _is_owned(self) -> bool:
         return self._depth > 0 and self._owner is (Run.active and Run.active.current)
 

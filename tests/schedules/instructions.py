@@ -2,8 +2,8 @@
 
 That finds state that is touched outside the locks. Tasks must be carried by threads then.
 
-From Python 3.12 on this is done with `sys.monitoring`, on all code of the library in advance. A trace
-function would see a function's instructions only from its second call on, so that the same choices
+From Python 3.12 on this is done with `sys.monitoring`, on all code of the library in advance. There, a
+trace function would see a function's instructions only from its second call on, so that the same choices
 would make another run, depending on what ran before.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType, FunctionType
@@ -43,7 +44,7 @@ def code_of_the_library() -> Iterator[CodeType]:
 
 @contextmanager
 def traced() -> Iterator[dict[str, Any]]:
-    """Yield the options for runs with such fine steps; before Python 3.12."""
+    """Yield the options for runs with such fine steps, by a trace function."""
 
     def enter(frame: FrameType, event: str, arg: object) -> Any:
         if os.path.dirname(frame.f_code.co_filename) != LIBRARY:
@@ -61,7 +62,7 @@ def traced() -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def monitored() -> Iterator[dict[str, Any]]:
-    """Yield the options for runs with such fine steps; from Python 3.12 on."""
+    """Yield the options for runs with such fine steps, by monitoring."""
     monitoring, tool = sys.monitoring, sys.monitoring.DEBUGGER_ID
     instruction = monitoring.events.INSTRUCTION
     codes = list(code_of_the_library())
@@ -78,4 +79,9 @@ def monitored() -> Iterator[dict[str, Any]]:
         monitoring.free_tool_id(tool)
 
 
-every_instruction = monitored if sys.version_info >= (3, 12) else traced
+# The free-threaded build of 3.13 does not see events that are switched on for a second time.
+HAS_GIL = not sysconfig.get_config_var("Py_GIL_DISABLED")
+IS_EXACT = sys.version_info < (3, 12) or HAS_GIL
+"""Whether the same choices make the same run."""
+
+every_instruction = monitored if sys.version_info >= (3, 12) and HAS_GIL else traced

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from instructions import IS_EXACT
 from scenarios import SAMPLED
 
 
@@ -33,6 +34,11 @@ class Mutant:
     @property
     def is_repeatable(self) -> bool:
         """Whether the same choices make the same run."""
+        return self.is_enumerable and (IS_EXACT or not self.fine)
+
+    @property
+    def is_enumerable(self) -> bool:
+        """Whether all schedules of the scenario can be tried."""
         return self.scenario not in {one.__name__ for one in SAMPLED}
 
     @property
@@ -40,7 +46,7 @@ class Mutant:
         """The options of the search that finds it."""
         if self.fine:
             return ["--fine", "--runs", "300"]
-        return [] if self.is_repeatable else ["--runs", "3000"]
+        return [] if self.is_enumerable else ["--runs", "3000"]
 
     def apply(self, package: Path) -> None:
         """Patch the copy of the library in *package*."""
@@ -70,8 +76,8 @@ MUTANTS = [
         "an_order",
         (
             "_schedule.py",
-            "                if self._retries and self._retries[0][0] <= now:\n",
-            "                if not self._fresh and self._retries and self._retries[0][0] <= now:\n",
+            "                elif self._retries and self._retries[0][0] <= now:\n",
+            "                elif not self._fresh and self._retries and self._retries[0][0] <= now:\n",
         ),
     ),
     mutant(
@@ -337,7 +343,7 @@ MUTANTS = [
         "a failed attempt is the last",
         "another attempt (B3)",
         "retry_due_against_idle_exit",
-        ("_attempt.py", "        if not failed or ", "        if True or not failed or "),
+        ("_attempt.py", "        if terms.policy is None or ", "        if True or terms.policy is None or "),
     ),
     mutant(
         "done callbacks are forgotten",
@@ -351,13 +357,65 @@ MUTANTS = [
         "cancel_futures_against_a_failing_attempt",
         (
             "_pool.py",
-            "            if delay is not None and not self._halted:\n",
-            "            if delay is not None:\n",
+            "            if verdict.delay is not None and not self._halted:\n",
+            "            if verdict.delay is not None:\n",
         ),
         (
             "_pool.py",
             "            if call._is_last or call.done() or self._halted:\n",
             "            if call._is_last or call.done():\n",
+        ),
+    ),
+    mutant(
+        "whether an upstream has room is looked at outside its lock",
+        "deadlock",
+        "two_executors_and_one_place",
+        (
+            "_upstream.py",
+            "        with self._lock:\n            opens = self._gate.open_at()\n            if opens <= now and",
+            "        opens = self._gate.open_at()\n        with self._lock:\n            if opens <= now and",
+        ),
+    ),
+    mutant(
+        "the end of an attempt is told to nobody",
+        "deadlock",
+        "two_executors_and_one_place",
+        ("_upstream.py", "        self._tell(pool)\n", ""),
+    ),
+    mutant(
+        "the end of a hold is told to nobody",
+        "deadlock",
+        "resume_against_submit",
+        (
+            "_upstream.py",
+            "            self._gate.release()\n        self._tell()\n",
+            "            self._gate.release()\n",
+        ),
+    ),
+    mutant(
+        "a place that nobody uses is not passed on",
+        "deadlock",
+        "a_place_for_a_call_that_is_cancelled",
+        ("_pool.py", "        for upstream in unused:\n            upstream.decline(self)\n", ""),
+    ),
+    mutant(
+        "who was refused is told nothing",
+        "deadlock",
+        "two_calls_and_one_place",
+        (
+            "_upstream.py",
+            "                self._waiting[pool] = math.inf if opens <= now else opens\n",
+            "                return math.inf\n",
+        ),
+    ),
+    mutant(
+        "an attempt keeps its place when it fails",
+        "still counted (U4)",
+        "a_probe_that_fails",
+        (
+            "_pool.py",
+            "        if permit is not None:\n            permit.upstream.end",
+            '        if permit is not None and evidence != "failed":\n            permit.upstream.end',
         ),
     ),
 ]

@@ -6,7 +6,7 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, InvalidStateError, as_completed, wait
 
-from trial import DELAY, Scenario, Trial, start
+from trial import DELAY, Scenario, Service, Trial, start
 
 
 def submit_against_idle_exit() -> Trial:
@@ -291,8 +291,124 @@ def as_completed_against_finishing() -> Trial:
     return trial
 
 
+def two_calls_and_one_place() -> Trial:
+    """The second waits without a worker, and starts when the first has ended (U4)."""
+    trial, service = Trial(2, idle_timeout=0), Service(max_concurrency=1)
+    trial.submit(act=lambda: time.sleep(1), service=service)
+    trial.submit(act=lambda: time.sleep(1), service=service)
+    return trial
+
+
+def two_executors_and_one_place() -> Trial:
+    """When an attempt of one has ended, the other is told (U4)."""
+    service = Service(max_concurrency=1)
+    trial = Trial(idle_timeout=0)
+    other = Trial(idle_timeout=0, beside=trial)
+    trial.submit(act=lambda: time.sleep(1), service=service)
+    other.submit(act=lambda: time.sleep(1), service=service)
+    return trial
+
+
+def a_place_for_a_call_that_is_cancelled() -> Trial:
+    """Who was invited and has no call any more passes the place on (U4, E1)."""
+    service = Service(max_concurrency=1)
+    trial = Trial(idle_timeout=0)
+    other = Trial(idle_timeout=0, beside=trial)
+    trial.submit(act=lambda: time.sleep(1), service=service)
+    future = other.submit(service=service)
+    trial.submit(service=service)
+    other.cancel(future)
+    return trial
+
+
+def a_place_for_an_executor_that_is_busy() -> Trial:
+    """Who was invited and is busy passes the place on; the service is not idle meanwhile (U4)."""
+    service = Service(max_concurrency=1)
+    trial = Trial(idle_timeout=0)
+    other = Trial(idle_timeout=0, beside=trial)
+    trial.submit(act=lambda: time.sleep(1), service=service)
+    other.submit(service=service)
+    other.submit(act=lambda: time.sleep(DELAY))
+    return trial
+
+
+def submit_against_the_end_of_a_hold() -> Trial:
+    """Nothing starts while the service is held, and all does afterwards (U5)."""
+    trial, service = Trial(idle_timeout=0), Service()
+    service.pause(1)
+    trial.submit(service=service)
+    trial.submit()
+    return trial
+
+
+def resume_against_submit() -> Trial:
+    """A call that waits for somebody to end the hold is told (U5)."""
+    trial, service = Trial(idle_timeout=0), Service()
+    service.pause()
+    start(service.resume)
+    trial.submit(service=service)
+    return trial
+
+
+def cancel_against_resume() -> Trial:
+    """A held call is cancelled, or it runs (E1, U5)."""
+    trial, service = Trial(idle_timeout=0), Service()
+    service.pause()
+    future = trial.submit(service=service)
+    start(service.resume)
+    trial.cancel(future)
+    return trial
+
+
+def a_probe_that_fails() -> Trial:
+    """The service is held after one failure; the other call waits for a probe that gets through (U5)."""
+    trial, service = Trial(2, idle_timeout=0), Service(hold_after=1)
+    trial.submit(2, service=service, delay=1.0)
+    trial.submit(service=service)
+    return trial
+
+
+def shutdown_against_a_hold() -> Trial:
+    """shutdown() waits for calls that are held (F1, U5)."""
+    trial, service = Trial(idle_timeout=0), Service()
+    service.pause(1)
+    future = trial.submit(1, service=service)
+    trial.shutdown()
+    assert 2 == future.result()
+    return trial
+
+
+def cancel_futures_against_a_hold() -> Trial:
+    """Held calls are cancelled, and the threads go (F2, U5)."""
+    trial, service = Trial(idle_timeout=None), Service()
+    service.pause()
+    trial.submit(service=service)
+    start(service.resume)
+    trial.shutdown(cancel_futures=True)
+    return trial
+
+
+def a_dropped_executor_with_a_held_call() -> Trial:
+    """It finishes its calls, then its threads go (F5, U5)."""
+    trial, service = Trial(idle_timeout=None), Service()
+    service.pause()
+    trial.submit(service=service)
+    trial.executor = None
+    service.resume()
+    return trial
+
+
 SAMPLED: list[Scenario] = [as_completed_against_finishing]
 """Where the order depends on addresses in memory, so that not all schedules can be enumerated."""
+
+LARGE: list[Scenario] = [
+    two_calls_and_one_place,
+    two_executors_and_one_place,
+    a_place_for_a_call_that_is_cancelled,
+    a_place_for_an_executor_that_is_busy,
+    a_probe_that_fails,
+]
+"""Of which so many schedules have two preemptions that those take too long but by night."""
 
 SCENARIOS: list[Scenario] = [
     value

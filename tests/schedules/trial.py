@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
@@ -11,7 +12,7 @@ from typing import Any
 
 from controlled import Run
 
-from retrying_executor import PendingLimitError, RetryingExecutor, RetryingFuture
+from retrying_executor import PendingLimitError, RetryingExecutor, RetryingFuture, Upstream
 
 ROUNDING = 1e-6
 """How far sums of times may be off, in seconds."""
@@ -24,6 +25,20 @@ class RefusedError(Exception):
     """What an attempt raises that is to be retried."""
 
 
+class Service(Upstream):
+    """An upstream that counts the attempts that are running, and whose holds are as long every time."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("service", **options)
+        self._gate._random = lambda: 0.0
+        self.limit = options.get("max_concurrency") or math.inf
+        self.running = 0
+
+    def lets_through(self, now: float) -> bool:
+        """Return whether another attempt could start at *now*, or before."""
+        return self._gate.open_at() < now
+
+
 class Call:
     """A call that follows a script: how many attempts fail, and what each does meanwhile.
 
@@ -32,10 +47,19 @@ class Call:
         failures: How many attempts fail before one succeeds.
         act: What each attempt does, if anything.
         delay: What it waits between its attempts.
+        service: Its upstream, if it has one.
     """
 
-    def __init__(self, trial: Trial, failures: int, act: Callable[[], object] | None, delay: float) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        failures: int,
+        act: Callable[[], object] | None,
+        delay: float,
+        service: Service | None,
+    ) -> None:
         self.trial = trial
+        self.service = service
         self.failures = failures
         self.act = act
         self.delay = delay
@@ -63,6 +87,9 @@ class Call:
         self.attempts += 1
         trial.running += 1
         trial.expect(trial.running <= trial.max_workers, "more attempts than workers (C1)")
+        if self.service is not None:
+            self.service.running += 1
+            trial.expect(self.service.running <= self.service.limit, "more attempts than allowed (U4)")
         try:
             if self.act is not None:
                 self.act()
@@ -74,6 +101,8 @@ class Call:
             trial.free_at = Run.active.now
             trial.running -= 1
             self.running = False
+            if self.service is not None:
+                self.service.running -= 1
 
     def is_pending(self) -> bool:
         """Return whether it may count against ``max_pending``."""
@@ -113,11 +142,18 @@ class Trial:
         max_workers: Of the executor.
         is_broken: Whether the initializer fails.
         is_starved: Whether threads may fail to start.
+        beside: Another one in the same scenario, which is checked together with this one.
         options: More options of the executor.
     """
 
     def __init__(
-        self, max_workers: int = 1, *, is_broken: bool = False, is_starved: bool = False, **options: Any
+        self,
+        max_workers: int = 1,
+        *,
+        is_broken: bool = False,
+        is_starved: bool = False,
+        beside: Trial | None = None,
+        **options: Any,
     ) -> None:
         self.max_workers = max_workers
         self.max_pending = options.get("max_pending")
@@ -138,8 +174,12 @@ class Trial:
             max_workers, "worker", retry=lambda _: DELAY, **options
         )
         self.pool = self.executor._pool
+        self.others: list[Trial] = []
         assert Run.active is not None
-        Run.active.on_idle = self.check_nobody_is_late
+        if beside is None:
+            Run.active.on_idle = self.check_nobody_is_late
+        else:
+            beside.others.append(self)
 
     def submit(
         self,
@@ -148,9 +188,10 @@ class Trial:
         *,
         delay: float = DELAY,
         observed: bool = False,
+        service: Service | None = None,
     ) -> RetryingFuture[int]:
         """Submit a call that must be accepted."""
-        call = self.try_submit(failures, act, delay=delay, observed=observed)
+        call = self.try_submit(failures, act, delay=delay, observed=observed, service=service)
         assert call.future is not None, "refused"
         return call.future
 
@@ -162,11 +203,15 @@ class Trial:
         delay: float = DELAY,
         observed: bool = False,
         then: Callable[[], object] | None = None,
+        service: Service | None = None,
     ) -> Call:
         """Submit a call that may be refused; an *observed* one has a done callback, which may do more."""
-        call = Call(self, failures, act, delay)
-        assert self.executor is not None
-        submitter = self.executor if delay == DELAY else self.executor.with_options(retry=lambda _: delay)
+        call = Call(self, failures, act, delay, service)
+        submitter: Any = self.executor
+        if delay != DELAY:
+            submitter = submitter.with_options(retry=lambda _: delay)
+        if service is not None:
+            submitter = submitter.with_options(upstream=service)
         must_refuse = self.is_closed
         pending = [one for one in self.calls if one.is_pending()]
         begun = len(self.calls)
@@ -250,6 +295,8 @@ class Trial:
             future = other.future
             assert future is not None
             due_at = future.due_at
+            if other.service is not call.service:
+                continue  # what it waits for may come sooner or later
             is_due = due_at is not None and due_at <= self.free_at and not future.done()
             self.expect(not is_due, "a first attempt before a retry that was due (D2)")
             if other.number > call.number and other.submitter is call.submitter:
@@ -270,10 +317,14 @@ class Trial:
         for call in self.accepted:
             if call.future is None or call.future.done() or self.running == self.max_workers:
                 continue
+            if call.service is not None and not call.service.lets_through(now - rushed):
+                continue
             assert call.future.attempts or call.future.running(), "a call that nobody takes up (C4, C5)"
             due_at = call.future.due_at
             is_late = due_at is not None and now > due_at + rushed + ROUNDING
             assert not is_late, "a late retry (C4)"
+        for other in self.others:
+            other.check_nobody_is_late(now)
 
     def check(self) -> None:
         """When all threads have ended: nothing was lost, and nothing is left."""
@@ -290,6 +341,10 @@ class Trial:
         outcomes = (len(futures) - failed - cancelled, failed, cancelled)
         counted = (stats.succeeded, stats.failed, stats.cancelled)
         assert outcomes == counted, f"outcomes are not counted (G4): {stats}"
+        for call in self.accepted:
+            assert call.service is None or not call.service.in_flight, "an attempt is still counted (U4)"
+        for other in self.others:
+            other.check()
 
 
 def start(work: Callable[[], object]) -> threading.Thread:

@@ -1,0 +1,240 @@
+"""The how-to pages: what they show runs, with the libraries that they show, against servers on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pages
+from conftest import TIMEOUT
+from observe import eventually
+
+
+def needs(*names: str) -> None:
+    for name in names:
+        pytest.importorskip(name, reason=f"{name} is not installed, or does not run on this system")
+
+
+class Service(ThreadingHTTPServer):
+    """Gives its answers one after the other, and the last one from then on; keeps what it was sent."""
+
+    daemon_threads = False  # so that closing it waits for them
+
+    def __init__(self, *answers: tuple[int, Mapping[str, str], object]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers = list(answers)
+        self.received: list[tuple[str, dict[str, str], object]] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self._lock = threading.Lock()
+
+    def answer(self, *received: Any) -> tuple[int, Mapping[str, str], object]:
+        with self._lock:
+            self.received.append(received)
+            return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Service
+
+    def do_POST(self) -> None:  # so http.server wants it
+        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status, headers, answer = self.server.answer(
+            self.path, dict(self.headers), json.loads(sent or b"null")
+        )
+        body = json.dumps(answer).encode()
+        self.send_response_only(status)
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def service(*answers: tuple[int, Mapping[str, str], object]) -> Iterator[Service]:
+    """Serve until the end of the block."""
+    with Service(*answers) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+# -- web applications ------------------------------------------------------------------------------
+
+WEB = pages.HOW_TO / "web-applications.md"
+GUNICORN = ["gunicorn", "--workers=1", "--bind=127.0.0.1:0", "--chdir={}"]
+SERVERS = pytest.mark.parametrize(
+    ("block", "command", "ends_with"),
+    [
+        (0, [*GUNICORN, "shop:app"], 0),
+        (0, [*GUNICORN, "--preload", "shop:app"], 0),
+        (1, ["uvicorn", "--port=0", "--app-dir={}", "shop:app"], -signal.SIGTERM),
+    ],
+    ids=["gunicorn", "gunicorn --preload", "uvicorn"],
+)
+
+
+@contextmanager
+def serving(
+    source: str, command: list[str], directory: Path, partner: Service
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Serve an application; yield the server's process and its port."""
+    (directory / "shop.py").write_text(source, "utf-8")
+    env = {**os.environ, "PARTNER_URL": partner.url, "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, "-m", *(part.format(directory) for part in command)]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, encoding="utf-8") as server:
+        try:
+            assert server.stderr is not None
+            found = (re.search(r"http://127\.0\.0\.1:(\d+)", line) for line in server.stderr)
+            yield server, int(next(match for match in found if match)[1])
+        finally:
+            server.kill()
+
+
+def order(port: int) -> int:
+    """Place an order, and return the status of the answer."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/orders?number=42", json.dumps({"number": 42}), headers)
+    with connection.getresponse() as response:
+        response.read()
+    connection.close()
+    return response.status
+
+
+@SERVERS
+def test_webhook_is_retried_even_when_the_worker_stops(
+    block: int, command: list[str], ends_with: int, tmp_path: Path
+) -> None:
+    """A delivery in backoff gets through before the worker is gone (F4, F6)."""
+    needs("requests", "flask", "fastapi", "gunicorn", "uvicorn")
+    source = pages.python_on(WEB)[block]
+    with (
+        service((503, {"Retry-After": "1"}, None), (200, {}, None)) as partner,
+        serving(source, command, tmp_path, partner) as (server, port),
+    ):
+        assert 202 == order(port)
+        assert eventually(lambda: partner.received)
+        server.terminate()
+        log = server.communicate(timeout=TIMEOUT)[1]
+        assert [{"order": 42}] * 2 == [event for _, _, event in partner.received], log
+    assert 1 == len({headers["Idempotency-Key"] for _, headers, _ in partner.received})
+    assert ends_with == server.returncode
+
+
+@SERVERS
+def test_worker_ends_in_time_and_refuses_what_is_too_much(
+    block: int, command: list[str], ends_with: int, tmp_path: Path
+) -> None:
+    """While the partner is down, orders are bounded, and so is the end (F3, F4, G5)."""
+    needs("requests", "flask", "fastapi", "gunicorn", "uvicorn")
+    source = pages.python_on(WEB, {"timeout=20": "timeout=1", "max_pending=10_000": "max_pending=1"})[block]
+    with (
+        service((503, {"Retry-After": "60"}, None)) as partner,
+        serving(source, command, tmp_path, partner) as (server, port),
+    ):
+        assert (202, 503) == (order(port), order(port))
+        assert eventually(lambda: partner.received)
+        server.terminate()
+        log = server.communicate(timeout=TIMEOUT)[1]
+    assert "time is up: waiting calls cancelled: 1, calls still running: none" in log
+    assert ends_with == server.returncode
+
+
+def test_each_receiver_has_an_upstream_of_its_own() -> None:
+    """A receiver that asks to wait holds back no other (U4, U5)."""
+    needs("requests", "flask")
+    program: dict[str, Any] = {"__name__": "shop"}
+    flask, _, receivers = pages.python_on(WEB)
+    exec(compile(flask + receivers, WEB, "exec", dont_inherit=True), program)
+    with service((503, {"Retry-After": "60"}, None)) as broken, service((200, {}, None)) as working:
+        waiting = program["notify"](broken.url.replace("127.0.0.1", "localhost"), {"order": 1})
+        assert eventually(lambda: waiting.last_exception)
+        later = program["notify"](broken.url.replace("127.0.0.1", "localhost"), {"order": 2})
+        program["notify"](working.url, {"order": 3}).result(TIMEOUT)
+        assert (1, 0) == (waiting.attempts, later.attempts)
+        program["executor"].shutdown(cancel_futures=True)
+    assert [{"order": 1}] == [event for _, _, event in broken.received]
+
+
+# -- LLM APIs --------------------------------------------------------------------------------------
+
+
+def chat(text: str) -> object:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    return {"id": "1", "object": "chat.completion", "created": 1, "model": "gpt-4o-mini", "choices": [choice]}
+
+
+def refusal(**error: str) -> object:
+    return {"type": "error", "error": {"message": "no", **error}}
+
+
+def test_llm_apis(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each refusal is one request: waited out, or final, as the page says (U1 to U5)."""
+    needs("openai", "anthropic", "requests")
+    full = (429, {"retry-after-ms": "20"}, refusal(code="rate_limit_exceeded"))
+    broke = (429, {"retry-after-ms": "20"}, refusal(code="insufficient_quota"))
+    overloaded = (529, {}, refusal(type="overloaded_error"))
+    text = {"type": "text", "text": "Bonjour"}
+    message = {
+        "id": "1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude-haiku-4-5",
+        "content": [text],
+    }
+    done = (200, {}, {**message, "usage": {"input_tokens": 1, "output_tokens": 1}})
+    with (
+        service(full, *[(200, {}, chat("in short"))] * 3, broke) as openai,
+        service(*[overloaded] * 2, done) as anthropic,
+        service((200, {}, {"status": "overloaded"}), (200, {}, {"embedding": [0.5]})) as local,
+    ):
+        environment = {
+            "OPENAI_API_KEY": "test",
+            "OPENAI_BASE_URL": openai.url,
+            "ANTHROPIC_API_KEY": "test",
+            "ANTHROPIC_BASE_URL": anthropic.url,
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        program = pages.run(
+            pages.HOW_TO / "llm-apis.md", {"http://localhost:8001": local.url, "after=5": "after=0.02"}
+        )
+        program["client"].close()
+        program["claude"].close()
+    *summaries, quota, translation, embedding = capsys.readouterr().out.splitlines()
+    assert ["in short"] * 3 == summaries
+    assert ("insufficient_quota", "Bonjour", "[0.5]") == (quota, translation, embedding)
+    assert (5, 3, 2) == (len(openai.received), len(anthropic.received), len(local.received))
+
+
+# -- decorators ------------------------------------------------------------------------------------
+
+
+def test_moving_from_decorators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function does the same, whatever retries it: each time, the first attempt is refused (B1, B5)."""
+    needs("requests", "tenacity", "stamina")
+    refused, done = (503, {}, None), (200, {}, {"state": "STARTED"})
+    with service(*[refused, done] * 3) as reports:
+        monkeypatch.setenv("REPORTS_URL", reports.url)
+        program = pages.run(pages.HOW_TO / "moving-from-decorators.md")
+    assert {"state": "STARTED"} == program["before"]
+    assert ["/sales"] * 7 == [path for path, _, _ in reports.received]
