@@ -19,7 +19,7 @@ import pytest
 
 from conftest import TIMEOUT
 from retrying_executor.__main__ import main
-from retrying_executor._demo import webhooks
+from retrying_executor._demo import report, webhooks
 from retrying_executor._demo.scenario import parse
 from retrying_executor._demo.service import Service
 from retrying_executor._demo.webhooks import deliver
@@ -73,8 +73,16 @@ def test_a_lost_webhook_is_a_failure(
     out, err = capsys.readouterr()
     assert "" == err
     assert out.endswith(" lost 10 webhooks; the last error: HTTP Error 503: Service Unavailable\n")
-    for column in columns(out):
-        assert ("10", "10", "0") == (column["lost"], column["attempts"], column["retries"])
+    plain, retrying = columns(out)
+    assert ("10", "10", "0") == (plain["lost"], plain["attempts"], plain["retries"])
+    assert "10" == retrying["lost"]
+    assert int(retrying["attempts"]) > 0  # the others waited for the service until time was up
+
+
+def test_a_webhook_that_was_never_tried_is_lost_for_want_of_time() -> None:
+    """While the service is held, calls wait, and have no error (U5)."""
+    nothing = webhooks.Report(0, 3, 0, 0, 0.0, 0, 0, [])
+    assert "The RetryingExecutor lost 3 webhooks; there was no more time" == report.verdict(nothing)
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,22 @@ def test_what_is_no_http_status_says_nothing(status: object) -> None:
     assert transient(failure(status_code=status, status=404)) is False
 
 
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("too many 429 error responses", NotNow),
+        ("too many 503 error responses", True),
+        ("too many 404 error responses", False),
+        ("too many redirects", True),
+        ("too many strange error responses", True),
+    ],
+)
+def test_what_urllib3_retried_in_vain_has_a_status(reason: str, expected: object) -> None:
+    """It stands in the words of the reason; requests wraps that once more (U1, U3)."""
+    exhausted = failure(reason=reason)
+    assert expected == meaning(exhausted) == meaning(ConnectionError(exhausted))
+
+
 AWS = [
     *((code, 400, NotNow) for code in ("ThrottlingException", "SlowDown", "LimitExceededException")),
     *((code, 400, NotNow) for code in ("ConcurrentRunsExceededException", "InsufficientInstanceCapacity")),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with the options *argv*, those of the process if ``None``; return its exit status."""
     options = scenario.parse(argv)
+    logging.getLogger("retrying_executor").setLevel(logging.ERROR)  # the line shows that the service is held
     try:
         print(report.introduction(options), flush=True)
         reports = {}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     State: TypeAlias = Literal["open", "held", "probing", "ramping"]
 
-_SPREAD = 0.1  # of what is asked for: who is told "in ten minutes" comes back within one more
+_SPREAD = 0.1  # of what is asked for, at least: one probe at a time needs no more
 _RAMP_END = 128
 """With so many in flight the ramp is over, where no ``max_concurrency`` ends it."""
 
@@ -143,7 +143,10 @@ class Gate:
         if is_probe:
             self._probe = None
         if asked is not None:
-            self.hold(max(self.held_until, now + asked * (1.0 + _SPREAD * self._random())))
+            # Where short times are named again and again, the service is asked less and less.
+            spread = max(_SPREAD * asked, self._next_hold() / 2.0)
+            self._holds += is_probe
+            self.hold(max(self.held_until, now + asked + spread * self._random()))
         elif is_probe and evidence in ("failed", "busy"):
             self._hold_longer(now)
         elif is_latest and evidence == "worked":
@@ -159,10 +162,14 @@ class Gate:
             if self._failures >= self._hold_after:
                 self._hold_longer(now)
 
+    def _next_hold(self) -> float:
+        """Return how long the next hold is at most, if no time is named."""
+        return min(self._max_hold, self._initial_hold * 2.0 ** min(self._holds, 64))
+
     def _hold_longer(self, now: float) -> None:
-        longest = min(self._max_hold, self._initial_hold * 2.0 ** min(self._holds, 64))
+        duration = self._next_hold() * (1.0 + self._random()) / 2.0
         self._holds += 1
-        self.hold(max(self.held_until, now + longest * (1.0 + self._random()) / 2.0))
+        self.hold(max(self.held_until, now + duration))
 
     def hold(self, until: float) -> None:
         """Let nothing through until then; from then on a probe."""

@@ -59,12 +59,13 @@ def retry_scheduled(work: Work, number: int, outcome: Outcome, delay: float, rea
         _log(logging.INFO, message, call_name(work[0]), number, describe(*outcome), *details)
 
 
-def upstream_changed(name: str, before: str, after: str, held_for: float) -> None:
+def upstream_changed(name: str, before: str, after: str, held_for: float, *, failed: bool) -> None:
     """An upstream is held, or works again."""
     if after == "held":
-        _log(logging.WARNING, "upstream %s is held for %s", name, in_words(held_for))
+        level = logging.WARNING if failed and before != "probing" else logging.INFO  # not for every probe
+        _log(level, "upstream %s is held for %s", name, in_words(held_for))
     elif before == "probing" and after in ("ramping", "open"):
-        _log(logging.WARNING, "upstream %s works again", name)
+        _log(logging.INFO, "upstream %s works again", name)
 
 
 def initializer_failed(error: BaseException) -> None:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 MAX_RETRY_AFTER = 300.0
 _DEFAULT_MAX_ATTEMPTS = 5
 _DEFAULT_CURVE = {"initial_delay": 0.5, "multiplier": 2.0, "max_delay": 60.0}
-_SPREAD = 0.1  # of what is asked for, at least: who is told "in ten minutes" comes back within one more
+_SPREAD = 0.25  # of what is asked for, at least; docs/explanation/fleet.py shows what it does for the load
 
 
 class Attempt(Value):
@@ -123,7 +123,7 @@ class RetryPolicy(Value):
         max_retry_after: Where an exception tells of an answer that asks to wait (``Retry-After`` and
             its like, see `retry_after`), the next attempt comes no sooner, unless it asks for more
             than this many seconds: 0 or more, or ``None`` for no such limit. With jitter, up to the
-            delay of the curve, or a tenth of what is asked for, comes on top. The default is five
+            delay of the curve, or a quarter of what is asked for, comes on top. The default is five
             minutes: longer than the windows of common rate limits, and short enough that a wrong
             header does no harm.
         retry_result: A predicate: the results for which it is true are failures too. When no

@@ -100,7 +100,7 @@ class Upstream:
 
     @property
     def state(self) -> State:
-        """What it is doing: ``"open"``, ``"held"``, ``"probing"`` or ``"ramping"``."""
+        """One of ``"open"``, ``"held"``, ``"probing"`` and ``"ramping"``."""
         return self._gate.state(time.monotonic())
 
     @property
@@ -164,7 +164,7 @@ class Upstream:
             self._gate.end(permit, now, evidence, asked)
             after, held_for = self._gate.state(now), self._gate.held_until - now
         if before != after:
-            _log.upstream_changed(self._name, before, after, held_for)
+            _log.upstream_changed(self._name, before, after, held_for, failed=evidence == "failed")
         self._tell(pool)
 
     def decline(self, pool: Pool) -> None:

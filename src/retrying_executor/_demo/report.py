@@ -79,4 +79,5 @@ def verdict(retrying: Report) -> str:
     """Say whether the executor that retries delivered everything, and if not, why."""
     if not retrying.lost:
         return "The RetryingExecutor delivered every webhook."
-    return f"The RetryingExecutor lost {retrying.lost} webhooks; the last error: {retrying.errors[-1]}"
+    reason = f"the last error: {retrying.errors[-1]}" if retrying.errors else "there was no more time"
+    return f"The RetryingExecutor lost {retrying.lost} webhooks; {reason}"

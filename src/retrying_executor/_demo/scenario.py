@@ -48,7 +48,7 @@ def parse(argv: Sequence[str] | None) -> Scenario:
     option("--seed", 1, 0, 2**32 - 1, "decides which requests the service fails (the timing varies)")
     option("--failures", 0.2, 0, 1, "share of the requests that it answers with 503 (1: all, for ever)")
     option("--outage", 2.0, 0, 30, "seconds that the service is down (0: it never is)")
-    option("--max-elapsed", 120.0, 0, 3600, "seconds until the RetryingExecutor gives a webhook up")
+    option("--max-elapsed", 120.0, 0, 3600, "seconds until the RetryingExecutor gives up")
     return Scenario(**vars(parser.parse_args(argv)))
 
 

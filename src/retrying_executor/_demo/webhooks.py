@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, Upstream
 from retrying_executor._demo.service import Service
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def retrying(scenario: Scenario) -> RetryingExecutor:
         max_delay=2.0,
         retry_on=OSError,  # anything else is a mistake of ours
     )
-    return RetryingExecutor(scenario.workers, _NAME, retry=policy, idle_timeout=0.5)
+    # While the service is down, one call at a time finds out whether it is back; the others wait.
+    service = Upstream("webhooks", hold_after=scenario.workers, initial_hold=0.2, max_hold=1.0)
+    return RetryingExecutor(scenario.workers, _NAME, retry=policy, upstream=service, idle_timeout=0.5)
 
 
 def deliver_all(
@@ -88,24 +90,28 @@ def deliver_all(
 
     def look(pending: int) -> None:
         threads.append(sum(thread.name.startswith(_NAME) for thread in threading.enumerate()))
-        state = "" if service.is_up else "  OUTAGE"
-        show(len(service.ledger) / scenario.calls, f"pending {pending:4}  threads {threads[-1]:2}{state}")
+        held = f"held {executor.stats().held:4}  " if isinstance(executor, RetryingExecutor) else ""
+        text = f"pending {pending:4}  {held}threads {threads[-1]:2}{'' if service.is_up else '  OUTAGE'}"
+        show(len(service.ledger) / scenario.calls, text)
 
     with service.running() as url:
         try:
             began_at = time.monotonic()
             for number in range(scenario.calls):
                 futures.append(executor.submit(deliver, url, f"webhook-{number}"))
+            deadline = began_at + scenario.max_elapsed
             pending = futures
             while pending := [future for future in pending if not future.done()]:
                 look(len(pending))
+                if time.monotonic() > deadline:  # a call that was not tried yet would wait on
+                    break
                 time.sleep(_TICK)  # not wait(): Ctrl-C in there would leave futures locked
             elapsed = time.monotonic() - began_at
             for _ in range(round(REST / _TICK)):
                 time.sleep(_TICK)
                 look(0)
         finally:
-            executor.shutdown(cancel_futures=True)  # nothing is left to cancel, unless interrupted
+            executor.shutdown(cancel_futures=True)  # nothing is left, unless interrupted, or out of time
             errors = [error for future in futures if not future.cancelled() and (error := future.exception())]
     return Report(
         delivered=len(service.ledger),
