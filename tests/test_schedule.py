@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from retrying_executor._schedule import Schedule
 
 DELAYS = st.sampled_from([0.0, 0.0, 1.0, 1.0, 2.0, 5.0])
+SERVICES = st.sampled_from([None, 0, 1])
 
 
 class Item:
@@ -25,6 +27,15 @@ class Item:
         self.taken = False
         self._lane = None
         self.hook: Callable[[], object] | None = None
+        # What the model knows of it:
+        self.service: Service | None = None
+        self.until = self.due_at = math.inf
+        self.number = 0
+        self.retried = self.held = False
+
+    def __lt__(self, other: Item) -> bool:
+        """Return whether the model has it start earlier, among retries and those that are held."""
+        return (self.due_at, self.number) < (other.due_at, other.number)
 
     def done(self) -> bool:
         """Return whether the item is gone, after what the hook does."""
@@ -64,68 +75,135 @@ def take_all(schedule: Any, now: float = 0.0) -> list[Item]:
 
 def entries(schedule: Any) -> int:
     """Return how many items, live and gone, the schedule keeps."""
-    return len(schedule._fresh) + len(schedule._retries)
+    lanes = sum(entries(lane.calls) for lane in schedule._lanes.values())
+    return len(schedule._fresh) + len(schedule._retries) + lanes
 
 
 # -- against a model -----------------------------------------------------------------------------
 
 
+class Service:
+    """Stands for an upstream: it lets calls through from a certain time on, perhaps one in so many seconds.
+
+    Args:
+        period: How long it is closed after each call.
+    """
+
+    def __init__(self, period: float) -> None:
+        self.period = period
+        self.opens_at = -math.inf
+        self.told = -math.inf  # what the schedule knows of that
+
+    def claim(self, item: Item, now: float) -> bool | tuple[Service, float, float]:
+        """Let a call through, or say when it opens; a call that has waited for too long needs it no more."""
+        if self.opens_at <= now:
+            self.opens_at = now + self.period if self.period else self.opens_at
+        elif now < item.until:
+            return self, self.opens_at, item.until
+        return claim(item, now)
+
+
+def claim_of_service(item: Item, now: float) -> Any:
+    """Let an item that is not gone be taken if its service, if it has one, allows it."""
+    return claim(item, now) if item.gone or item.service is None else item.service.claim(item, now)
+
+
 class ScheduleMachine(RuleBasedStateMachine):
-    """Whatever happens in whichever order, the schedule agrees with two plain lists (D1, D2, E1)."""
+    """Whatever happens in whichever order, the schedule agrees with a plain list (D1, D2, E1, U4)."""
 
     def __init__(self) -> None:
         """Start with an empty schedule at time 0."""
         super().__init__()
         self.schedule: Any = Schedule()
         self.now = 0.0
-        self.fresh: list[Item] = []
-        self.retries: list[tuple[float, Item]] = []  # ties stay in the order of their coming
+        self.services = [Service(0.0), Service(1.0)]
+        self.items: list[Item] = []  # those that wait, in the order of their coming
+        self.number = itertools.count()
+        self.given_up_at: set[float | None] = set()  # patience of those that do not wait for a service now
 
-    @rule(count=st.integers(1, 5))
-    def add(self, count: int) -> None:
+    fresh = property(lambda self: [item for item in self.items if not item.retried and not item.held])
+    retries = property(lambda self: sorted(i for i in self.items if i.retried and not i.held))
+    held = property(lambda self: sorted(item for item in self.items if item.held))
+
+    def new_item(self, service: int | None) -> Item:
+        """Return an item that the model knows of."""
+        item = Item()
+        item.service = None if service is None else self.services[service]
+        item.number = next(self.number)
+        self.items.append(item)
+        return item
+
+    @rule(count=st.integers(1, 5), service=SERVICES)
+    def add(self, count: int, service: int | None) -> None:
         """Fresh calls queue up in the order of their submission (D1)."""
         for _ in range(count):
-            item = Item()
-            self.schedule.add(item)
-            self.fresh.append(item)
+            self.schedule.add(self.new_item(service))
 
-    @rule(delay=DELAYS, count=st.integers(1, 3))
-    def add_retry(self, delay: float, count: int) -> None:
+    @rule(delay=DELAYS, count=st.integers(1, 3), service=SERVICES, patience=st.sampled_from([math.inf, 1, 6]))
+    def add_retry(self, delay: float, count: int, service: int | None, patience: float) -> None:
         """Retries queue up in the order of their due times, ties as they came; a gone one may lead (D2)."""
         for _ in range(count):
-            item, due_at = Item(), self.now + delay
-            is_first = all(due_at < other for other, _ in self.retries)
-            self.retries.append((due_at, item))
-            self.retries.sort(key=lambda entry: entry[0])
+            due_at = self.now + delay
+            is_first = all(due_at < other.due_at for other in self.retries)
+            item = self.new_item(service)
+            item.due_at, item.retried = due_at, True
+            item.until = due_at + patience + 1e-6 * item.number  # no two at once
             answer = self.schedule.add_retry(item, due_at)
             assert answer is (is_first and not self.schedule._retries[0][2].gone)
 
+    def next(self) -> Item | None:
+        """Return the item whose turn it is: the first whose service allows it; the others are held then."""
+        for item in self.held:
+            if item.until <= self.now:
+                item.held, item.due_at, item.number = False, item.until, next(self.number)
+        due = [item for item in self.retries if item.due_at <= self.now]
+        for item in [*sorted([*due, *self.held]), *self.fresh]:
+            service = item.service
+            if service is None or service.opens_at <= self.now or item.until <= self.now:
+                return item
+            service.told = service.opens_at
+            if not item.held:
+                item.held, item.number = True, next(self.number)
+        return None
+
     @rule(count=st.integers(1, 5))
     def take(self, count: int) -> None:
-        """Due retries come before fresh calls (D2)."""
+        """Due retries come before fresh calls, held ones included, and who may not start delays nobody (D2, U4)."""
         for _ in range(count):
-            expected = None
-            if self.retries and self.retries[0][0] <= self.now:
-                expected = self.retries.pop(0)[1]
-            elif self.fresh:
-                expected = self.fresh.pop(0)
-            assert expected is self.schedule.take(self.now, claim)
+            expected = self.next()
+            assert expected is self.schedule.take(self.now, claim_of_service)
+            if expected is not None:
+                self.forget(expected)
 
-    @precondition(lambda self: self.fresh)
+    @precondition(lambda self: self.items)
     @rule(data=st.data(), count=st.integers(1, 3))
-    def discard_fresh(self, data: st.DataObject, count: int) -> None:
-        """A call is cancelled before its first attempt (E1)."""
-        for _ in range(min(count, len(self.fresh))):
-            item = self.fresh.pop(data.draw(st.integers(0, len(self.fresh) - 1)))
-            discard(self.schedule, item, retried=False)
+    def discard(self, data: st.DataObject, count: int) -> None:
+        """A call is cancelled before its first attempt, in backoff, after it, or while it is held (E1)."""
+        for _ in range(min(count, len(self.items))):
+            item = self.items[data.draw(st.integers(0, len(self.items) - 1))]
+            self.forget(item)
+            discard(self.schedule, item, retried=item.retried)
+            assert item._lane is None
 
-    @precondition(lambda self: self.retries)
-    @rule(data=st.data(), count=st.integers(1, 3))
-    def discard_retry(self, data: st.DataObject, count: int) -> None:
-        """A call is cancelled in backoff, or after it (E1)."""
-        for _ in range(min(count, len(self.retries))):
-            _, item = self.retries.pop(data.draw(st.integers(0, len(self.retries) - 1)))
-            discard(self.schedule, item, retried=True)
+    def forget(self, item: Item) -> None:
+        """An item waits no more."""
+        self.items.remove(item)
+        self.given_up_at.add(item.until)
+
+    @rule(service=st.integers(0, 1), duration=st.sampled_from([0.5, 2.0, math.inf]))
+    def close(self, service: int, duration: float) -> None:
+        """A service lets nothing through for a while, perhaps until it says otherwise."""
+        self.services[service].opens_at = self.now + duration
+
+    @rule(service=st.integers(0, 1))
+    def open(self, service: int) -> None:
+        """A service opens, and says so, as `Pool.look_again` does."""
+        one = self.services[service]
+        one.opens_at = one.told = self.now
+        lane = self.schedule.lane(one)
+        assert (lane is not None) is any(item.service is one for item in self.held)
+        if lane is not None:
+            lane.opens_at = self.now
 
     @rule(step=st.sampled_from([0.5, 1.0, 3.0]))
     def advance(self, step: float) -> None:
@@ -135,37 +213,47 @@ class ScheduleMachine(RuleBasedStateMachine):
     @invariant()
     def memory_is_proportional_to_live_calls(self) -> None:
         """Entries kept are never more than about twice the live ones (B10, E1)."""
-        assert entries(self.schedule) <= 2 * (len(self.fresh) + len(self.retries)) + 1
+        assert entries(self.schedule) <= 2 * len(self.items) + 1 + len(self.schedule._lanes)
 
     @invariant()
     def counts_are_right_before_anything_is_dropped(self) -> None:
         """Counting calls drops nothing, and counts live calls only (G4)."""
-        due = sum(due_at <= self.now for due_at, _ in self.retries)
-        assert len(self.fresh) + len(self.retries) == len(self.schedule)
-        assert len(self.fresh) + due == self.schedule.count_ready(self.now)
+        due = sum(item.due_at <= self.now for item in self.retries)
+        closed = sum(item.service.told > self.now for item in self.held)
+        assert len(self.items) == len(self.schedule)
+        assert closed == self.schedule.count_held(self.now)
+        assert len(self.held) == self.schedule.count_held()
+        assert len(self.fresh) + due + len(self.held) - closed == self.schedule.count_ready(self.now)
 
     @invariant()
     def waiting_calls_are_all_there(self) -> None:
         """Every live call is waiting, the fresh ones first and in order (G1)."""
         waiting = self.schedule.waiting()
         assert self.fresh == waiting[: len(self.fresh)]
-        assert {item for _, item in self.retries} == set(waiting[len(self.fresh) :])
-        assert len(self.fresh) + len(self.retries) == len(waiting)
+        assert set(self.items) == set(waiting)
+        assert len(self.items) == len(waiting)
 
     @rule()
     def look(self) -> None:
         """Readiness and the first due time are those of the live calls (C3)."""
-        due = bool(self.retries) and self.retries[0][0] <= self.now
-        assert (bool(self.fresh) or due) is self.schedule.is_ready(self.now)
-        assert (self.retries[0][0] if self.retries else None) == self.schedule.first_due_at()
+        times = [item.due_at for item in self.retries]
+        times += [min(item.service.told, item.until) for item in self.held]
+        first, expected = self.schedule.first_due_at(), min(times, default=None)
+        assert first == expected or (times and first in self.given_up_at)
+        is_due = first is not None and first <= self.now
+        assert (bool(self.fresh) or is_due) is self.schedule.is_ready(self.now)
 
     def teardown(self) -> None:
         """In the end every live call is taken, once and in order, and nothing is kept (G1, G2)."""
-        expected = [item for _, item in self.retries] + self.fresh
-        assert expected == take_all(self.schedule, self.now + 100)
-        assert 0 == entries(self.schedule) == len(self.schedule)
+        self.advance(100.0)
+        for number, service in enumerate(self.services):
+            service.period = 0.0
+            self.open(number)
+        self.take(len(self.items))
+        assert [] == self.items == take_all(self.schedule, self.now)
+        assert 0 == entries(self.schedule) == len(self.schedule) == len(self.schedule._lanes)
         assert self.schedule.first_due_at() is None
-        assert not self.schedule.is_ready(self.now + 100)
+        assert not self.schedule.is_ready(self.now)
 
 
 ScheduleMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -81,6 +81,7 @@ class Gate:
         self._in_flight = 0
         self._since = 0  # how many of these started after the latest hold
         self._era = 0  # how many holds there were
+        self._first_era = 0  # of this process
         self._failures = 0  # in a row
         self._holds = 0  # in a row
         self.held_until = -math.inf
@@ -136,6 +137,8 @@ class Gate:
             evidence: What it tells of the service.
             asked: How many seconds the service asked to wait, if it did.
         """
+        if permit.era < self._first_era:
+            return
         self._in_flight -= 1
         is_latest = permit.era == self._era
         self._since -= is_latest
@@ -188,4 +191,5 @@ class Gate:
         """In a forked child: what is in flight is the parent's."""
         self._in_flight = self._since = 0
         self._era += 1
+        self._first_era = self._era
         self._probe = None

@@ -92,7 +92,9 @@ def ask_urllib(url: str) -> None:
 
 
 def ask_urllib3(url: str) -> None:
-    retries = urllib3.Retry(2, status_forcelist=[429, 503], backoff_factor=0, respect_retry_after_header=False)
+    retries = urllib3.Retry(
+        2, status_forcelist=[429, 503], backoff_factor=0, respect_retry_after_header=False
+    )
     with urllib3.PoolManager(retries=retries) as pool:
         pool.request("GET", url)
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
 from datetime import timedelta
+from typing import Literal
 
 from typing_extensions import assert_type
 
 from retrying_executor import (
     Attempt,
     ForkedFutureError,
+    NotNow,
     PendingLimitError,
     RetryingExecutor,
     RetryingFuture,
     RetryPolicy,
     Stats,
+    Upstream,
+    View,
+    retry_after,
+    transient,
 )
 
 
@@ -226,6 +232,34 @@ def attempt() -> None:
     assert_type(RetryPolicy()(attempt), float | None)
     attempt.number = 2  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     Attempt(number=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def upstream(executor: RetryingExecutor) -> None:
+    """A service and its limits (U4, U5)."""
+    upstream = Upstream("glue", max_concurrency=1, rate=(10, timedelta(seconds=1)), hold_after=None)
+    assert_type(upstream.name, str)
+    assert_type(upstream.state, Literal["open", "held", "probing", "ramping"])
+    assert_type(upstream.held_until, float | None)
+    assert_type(upstream.in_flight, int)
+    upstream.pause(1.5)
+    upstream.pause()
+    upstream.resume()
+    RetryingExecutor(upstream=upstream)
+    assert_type(executor.with_options(upstream=upstream, max_attempts=3), View)
+    executor.with_options(upstream=None)
+    RetryingExecutor(upstream="glue")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Upstream("glue", max_concurency=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Upstream("glue", rate=10)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def answers(error: Exception) -> None:
+    """What failures mean (U1 to U3)."""
+    assert_type(transient(error), bool | NotNow)
+    assert_type(retry_after(error), float | None)
+    assert_type(NotNow("busy", after=timedelta(seconds=1)).after, float | None)
+    RetryPolicy(retry_on=lambda error: NotNow(after=1), max_retry_after=None)
+    NotNow(30)
+    NotNow(after="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def stats(executor: RetryingExecutor) -> None:
