@@ -168,7 +168,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 5))
     def take(self, count: int) -> None:
-        """Due retries come before fresh calls, held ones included, and who may not start delays nobody (D2, U4)."""
+        """Due retries and held calls come before fresh ones; who may not start delays nobody (D2, U4)."""
         for _ in range(count):
             expected = self.next()
             assert expected is self.schedule.take(self.now, claim_of_service)
@@ -193,7 +193,8 @@ class ScheduleMachine(RuleBasedStateMachine):
     @rule(service=st.integers(0, 1), duration=st.sampled_from([0.5, 2.0, math.inf]))
     def close(self, service: int, duration: float) -> None:
         """A service lets nothing through for a while, perhaps until it says otherwise."""
-        self.services[service].opens_at = self.now + duration
+        one = self.services[service]
+        one.opens_at = max(one.opens_at, self.now + duration)
 
     @rule(service=st.integers(0, 1))
     def open(self, service: int) -> None:
@@ -318,6 +319,98 @@ def test_taking_the_live_calls_leaves_no_gone_ones_behind(*, retried: bool) -> N
         assert entries(schedule) <= 2 * live + 1
 
 
+# -- calls that may not start because of their upstream -------------------------------------------
+
+
+def fill_lane(schedule: Any, service: Service, count: int, until: float = math.inf) -> list[Item]:
+    """Add *count* retries of a service that is closed until 5, have them held, and return them."""
+    service.opens_at = 5.0
+    items = fill(schedule, count, retried=True)
+    for item in items:
+        item.service, item.until = service, until
+    assert schedule.take(0.0, claim_of_service) is None
+    assert (0, count) == (schedule.count_ready(0.0), schedule.count_held(0.0))
+    return items
+
+
+def test_a_lane_that_is_closed_stops_nobody_else() -> None:
+    """Calls that are held come before fresh ones once their lane opens, in the order of D2 (D2, U4)."""
+    schedule: Any = Schedule()
+    service = Service(0.0)
+    service.opens_at = 5.0
+    early, other, held, late = Item(), Item(), Item(), Item()
+    early.service = held.service = late.service = service
+    schedule.add(early)
+    schedule.add(other)
+    schedule.add_retry(late, 2.0)
+    schedule.add_retry(held, 1.0)
+    assert other is schedule.take(3.0, claim_of_service)
+    assert schedule.take(3.0, claim_of_service) is None
+    assert (3, 5.0) == (schedule.count_held(), schedule.first_due_at())
+    [newer] = fill(schedule, 1, retried=False)
+    taken = iter(lambda: schedule.take(5.0, claim_of_service), None)
+    assert [held, late, early, newer] == list(taken)
+    assert schedule.lane(service) is None
+
+
+def test_a_held_call_that_is_cancelled_is_gone() -> None:
+    """Its place in the lane goes with it, and the lane with the last of them (E1, U4)."""
+    schedule: Any = Schedule()
+    service = Service(0.0)
+    items = fill_lane(schedule, service, 3)
+    for left, item in ((2, items[1]), (1, items[0]), (0, items[2])):
+        discard(schedule, item, retried=True)
+        assert left == len(schedule) == schedule.count_held()
+        assert entries(schedule) <= 2 * left
+    assert schedule.lane(service) is schedule.first_due_at() is None
+    assert [] == schedule.waiting()
+
+
+def test_a_call_that_has_been_held_for_too_long_is_offered_again() -> None:
+    """When its patience is over it comes at once, although its lane is closed; the others stay (B6, U4)."""
+    schedule: Any = Schedule()
+    service = Service(0.0)
+    patient, gone = fill_lane(schedule, service, 1)[0], Item()
+    hasty = Item()
+    hasty.service = gone.service = service
+    hasty.until, gone.until = 3.0, 2.0
+    schedule.add_retry(hasty, 0.0)
+    schedule.add_retry(gone, 0.0)
+    assert schedule.take(0.0, claim_of_service) is None
+    discard(schedule, gone, retried=True)
+    assert schedule.take(2.0, claim_of_service) is None
+    assert 3.0 == schedule.first_due_at()
+    assert schedule.is_ready(3.0)
+    assert hasty is schedule.take(3.5, claim_of_service)
+    assert [patient] == schedule.waiting()
+    assert (1, 5.0) == (schedule.count_held(), schedule.first_due_at())
+
+
+def test_a_call_is_not_offered_for_ever_at_the_very_end_of_its_patience() -> None:
+    """A call that may wait until now and is refused once more is not offered again at the same time (G1)."""
+    schedule: Any = Schedule()
+    item = fill_lane(schedule, Service(0.0), 1, until=3.0)[0]
+    offered = itertools.count(1)
+
+    def refuse(one: Item, now: float) -> Any:
+        assert next(offered) < 10
+        return now > one.until or (one.service, 5.0, one.until)
+
+    assert schedule.take(3.0, refuse) is None
+    assert [item] == schedule.waiting()
+    assert item is schedule.take(math.nextafter(3.0, 4.0), refuse)
+
+
+def test_nothing_is_kept_of_held_calls_that_are_done() -> None:
+    """However patient the calls were, cancelled ones do not stay while others are held (E1, G2, U4)."""
+    schedule: Any = Schedule()
+    service = Service(0.0)
+    items = fill_lane(schedule, service, 100, until=3600.0)
+    for item in items[1:]:
+        discard(schedule, item, retried=True)
+    assert len(schedule.lane(service).patience) <= 3
+
+
 # -- interruptions: a destructor or a signal handler adds or discards in the middle ---------------
 
 OPERATIONS: dict[str, Callable[[Any], Item | None]] = {
@@ -406,4 +499,45 @@ def test_an_exception_in_the_middle_loses_nothing(*, retried: bool, hooked: int)
         discard(schedule, items[2], retried=retried)
     assert 1 == len(schedule)
     assert items[:1] == take_all(schedule)
+    assert 0 == len(schedule) == entries(schedule)
+
+
+@pytest.mark.parametrize("retried", [False, True], ids=["fresh", "retries"])
+@pytest.mark.parametrize("is_held", [False, True], ids=["not held", "held"])
+def test_a_call_that_goes_while_it_is_refused_is_dropped(*, retried: bool, is_held: bool) -> None:
+    """Whoever cancels a call at the very moment at which its upstream refuses it holds up nobody (F7, G1)."""
+    schedule: Any = Schedule()
+    service, now = Service(0.0), 0.0
+    items = fill(schedule, 2, retried=retried)
+    items[0].service = items[1].service = service
+    if is_held:
+        service.opens_at = now = 5.0
+        assert schedule.take(0.0, claim_of_service) is None
+    service.opens_at = 9.0
+    asked = itertools.count(1)
+
+    def refuse(item: Item, now: float) -> Any:
+        assert next(asked) < 10
+        if item is items[0] and not item.gone:
+            discard(schedule, item, retried=retried)
+            return service, 9.0, math.inf
+        return claim_of_service(item, now)
+
+    assert schedule.take(now, refuse) is None
+    assert items[1] is schedule.take(9.0, refuse)
+    assert schedule.take(9.0, refuse) is None
+    assert 0 == len(schedule) == entries(schedule)
+
+
+def test_a_held_call_that_goes_while_it_is_claimed_is_passed_over() -> None:
+    """So it is when its lane opens: the next of the lane comes (F7, G1)."""
+    schedule: Any = Schedule()
+    items = fill_lane(schedule, Service(0.0), 2)
+
+    def claim(item: Item, _: float) -> bool:
+        if item is items[0]:
+            discard(schedule, item, retried=True)
+        return not item.gone
+
+    assert items[1] is schedule.take(5.0, claim)
     assert 0 == len(schedule) == entries(schedule)

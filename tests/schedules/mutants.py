@@ -318,7 +318,7 @@ MUTANTS = [
         "retry_due_against_shutdown",
         (
             "_pool.py",
-            "                    patience = due_at - now\n",
+            "                    patience = -1.0 if due_at == math.inf else due_at - now\n",
             "                    patience = -1.0\n",
         ),
     ),

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import TIMEOUT
 
-PAGES = Path(__file__).parents[1] / "docs" / "explanation"
+PAGES = Path(__file__).parents[2] / "docs" / "explanation"
 FLEET = ("--processes", "50", "--calls", "20", "--outage", "8", "--down-at", "2")
 WITH_UPSTREAM, WITHOUT, LOOP = 0, 1, 2
 
