@@ -132,7 +132,7 @@ class GateMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.in_flight)
     @rule(data=st.data(), evidence=EVIDENCE, asked=ASKED, sample=SAMPLES)
     def end(self, data: st.DataObject, evidence: Any, asked: float | None, sample: float) -> None:
-        """An attempt ends: the service is held if it asks for it, and if the latest evidence is bad enough."""
+        """An attempt ends: the service is held if it asks for it, and if the evidence is bad enough."""
         flight = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
         self.sample = sample
         is_probe, is_latest = flight is self.probe, flight.holds == self.holds
@@ -213,10 +213,11 @@ TestGateAgreesWithTheTrace = GateMachine.TestCase
 @given(OPTIONS, st.lists(st.tuples(EVIDENCE, ASKED, SAMPLES), min_size=1), st.integers(1, 5))
 def test_no_call_starves(options: dict[str, Any], endings: list[Any], patience: int) -> None:
     """Who asks at the time that the gate names, and when an attempt ends, starts sooner or later (G1, U5)."""
-    sample, now, started = 0.0, 0.0, 0
+    sample, now, started, future = 0.0, 0.0, 0, cycle(endings)
     gate = make_gate(**options, random=lambda: sample)
     in_flight: list[Permit] = []
-    for evidence, asked, sample in cycle(endings):  # noqa: B007  # the sample is drawn by the gate
+    while started < 100:
+        evidence, asked, sample = next(future)
         opens = gate.open_at()
         if opens < math.inf and len(in_flight) < patience:
             now = max(now, opens)
@@ -225,8 +226,6 @@ def test_no_call_starves(options: dict[str, Any], endings: list[Any], patience: 
         else:
             assert in_flight  # else nothing would ever happen again
             gate.end(in_flight.pop(0), now, evidence, asked)
-        if started == 100:
-            break
 
 
 # -- one rule at a time --------------------------------------------------------------------------
@@ -322,7 +321,7 @@ def test_failures_in_a_row_hold_it(evidence: Any, expected: str) -> None:
 
 @pytest.mark.parametrize("evidence", ["worked", "failed", "busy", "none"])
 def test_attempts_from_before_the_hold_tell_nothing(evidence: Any) -> None:
-    """What started before neither opens the gate nor lengthens the hold, nor does it count as a success (U5)."""
+    """What started before neither opens the gate nor lengthens the hold, nor widens the ramp (U5)."""
     gate = make_gate(hold_after=1)
     early = start_all(gate, 0.0, limit=4)
     gate.end(early.pop(), 0.0, "failed")
@@ -338,7 +337,7 @@ def test_attempts_from_before_the_hold_tell_nothing(evidence: Any) -> None:
 
 @pytest.mark.parametrize(("sample", "until"), [(0.0, 60.0), (0.5, 63.0)])
 def test_it_is_held_for_as_long_as_asked(sample: float, until: float) -> None:
-    """Never sooner, up to a tenth later, and beyond ``max_hold``; a shorter time shortens nothing (U2, U5)."""
+    """Never sooner, up to a tenth later, for more than ``max_hold`` too; nothing shortens it (U2, U5)."""
     gate = make_gate(random=lambda: sample)
     early = start_all(gate, 0.0, limit=2)
     gate.end(early[0], 0.0, "busy", 60.0)

@@ -9,9 +9,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import wait
-from contextlib import contextmanager
 from datetime import timedelta
 from itertools import groupby
 from threading import Event
@@ -64,21 +63,17 @@ def counts(executor: RetryingExecutor) -> tuple[int, int]:
 
 
 class Meter:
-    """A call of a service that takes two at a time: each attempt waits for another one.
-
-    Args:
-        failures: How many attempts of each call fail.
-    """
+    """A call that measures how many attempts run at once, and gives others the time to be among them."""
 
     def __init__(self) -> None:
-        self.lock, self.pair = threading.Lock(), threading.Barrier(2)
+        self.lock, self.never = threading.Lock(), Event()
         self.running = self.most = 0
 
     def __call__(self, flaky: Flaky) -> int:
         with self.lock:
             self.running += 1
             self.most = max(self.most, self.running)
-        self.pair.wait(TIMEOUT)
+        self.never.wait(0.0005)
         with self.lock:
             self.running -= 1
         return flaky()
@@ -94,7 +89,7 @@ def test_max_concurrency_holds_over_retries_executors_and_views() -> None:
         view = other.with_options(retry=AT_ONCE, upstream=service)
         futures = [each.submit(meter, Flaky(1)) for _ in range(20) for each in (one, view)]
         assert [1] * 40 == [future.result(TIMEOUT) for future in futures]
-    assert (2, 0) == (meter.most, service.in_flight)
+    assert (2, 0, 0) == (meter.most, meter.running, service.in_flight)
 
 
 def test_rate_holds_over_retries_executors_and_views() -> None:
@@ -142,17 +137,25 @@ def test_calls_that_are_held_need_one_thread_for_each_executor() -> None:
 
 @pytest.mark.parametrize("max_workers", [1, 3])
 def test_executors_take_turns(max_workers: int) -> None:
-    """Places go round: while both wait, none of two executors starts many calls in a row (U4)."""
+    """Places go round: while two executors wait, neither has many calls in a row (U4)."""
     service, order = paused(max_concurrency=1), []
-    with RetryingExecutor(max_workers) as one, RetryingExecutor(max_workers) as other:
-        for _ in range(20):
-            for name, executor in (("one", one), ("other", other)):
-                executor.with_options(upstream=service).submit(order.append, name)
-        assert eventually(lambda: counts(one) == counts(other) == (0, 20))
-        service.resume()
-    assert 20 == order.count("one") == order.count("other")
-    last = min(len(order) - order[::-1].index(name) for name in ("one", "other"))
-    assert max(len(list(calls)) for _, calls in groupby(order[:last])) <= 3
+    executors = [RetryingExecutor(max_workers, upstream=service) for _ in range(2)]
+
+    def call(name: int) -> None:
+        order.append(name)
+        other = 1 - name
+        assert eventually(lambda: executors[other].stats().held == 20 - order.count(other))  # it has asked
+
+    for _ in range(20):
+        for name, executor in enumerate(executors):
+            executor.submit(call, name)
+    assert eventually(lambda: [(0, 20)] * 2 == [counts(executor) for executor in executors])
+    service.resume()
+    for executor in executors:
+        executor.shutdown()
+    assert 20 == order.count(0) == order.count(1)
+    while_both_wait = order[: min(len(order) - order[::-1].index(name) for name in range(2))]
+    assert max(len(list(calls)) for _, calls in groupby(while_both_wait)) <= 2
 
 
 # -- calls that are held -------------------------------------------------------------------------
@@ -250,6 +253,19 @@ def test_a_held_call_gives_up_in_time() -> None:
         future = executor.submit(Flaky(9))
         assert isinstance(future.exception(TIMEOUT), ConnectionError)
     assert (1, "held", 0) == (future.attempts, service.state, service.in_flight)
+
+
+def test_a_held_call_can_be_refused_after_all() -> None:
+    """Where ``submit()`` is interrupted before it returns, the call never runs, though it was held (G1)."""
+    service = paused()
+    with RetryingExecutor(1, upstream=service) as executor:
+        future = executor.submit(Flaky(0))
+        assert eventually(lambda: (0, 1) == counts(executor))
+        with executor._pool._lock:
+            executor._pool._ledger.refuse(future)
+        assert (0, 0) == (executor.stats().submitted, executor.stats().held)
+        service.resume()
+    assert 0 == future.attempts
 
 
 def test_a_held_call_can_be_settled_from_outside() -> None:
@@ -371,44 +387,50 @@ def test_a_probe_can_be_settled_from_outside() -> None:
     service = paused(max_concurrency=1)
     with RetryingExecutor(1, upstream=service) as executor:
         service.resume()
-        with occupied(executor) as probe, pytest.raises(AssertionError):
-            probe.set_result(False)
+        with occupied(executor) as probe:
+            probe.set_result(True)
         assert 0 == executor.submit(Flaky(0)).result(TIMEOUT)
     assert ("open", 0) == (service.state, service.in_flight)
 
 
 def test_holds_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """When a service is held, and when it works again, is a warning (G3, U5)."""
+    """That a service failed is a warning, once; what becomes of the probes is information (G3, U5)."""
+    caplog.set_level(logging.INFO)
     service = Upstream("glue", hold_after=2, initial_hold=0.001)
     with RetryingExecutor(1, retry=RetryPolicy(delays=(0,) * 3), upstream=service) as executor:
         assert 3 == executor.submit(Flaky(3)).result(TIMEOUT)
-    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert 3 == len(messages)
-    assert all(message.startswith("upstream glue is held for 0.00") for message in messages[:2])
-    assert "upstream glue works again" == messages[2]
+    records = [(r.levelname, r.getMessage()) for r in caplog.records if "upstream" in r.getMessage()]
+    assert ["WARNING", "INFO", "INFO"] == [level for level, _ in records]
+    assert all(message.startswith("upstream glue is held for 0.00") for _, message in records[:2])
+    assert "upstream glue works again" == records[2][1]
 
 
 EVIDENCE = [
-    (RetryPolicy(), AnsweredError(404), "ramping"),  # it answers
-    (RetryPolicy(retry_on=Exception), AnsweredError(404), "ramping"),
-    (RetryPolicy(retry_on=Exception), NameError("no"), "held"),  # it was not called
-    (RetryPolicy(), AnsweredError(503), "held"),
-    (None, ConnectionError("no"), "held"),
+    (RetryPolicy(), AnsweredError(404), "it works"),
+    (RetryPolicy(retry_on=Exception), AnsweredError(404), "it works"),
+    (RetryPolicy(retry_on=Exception), NameError("no"), "it was not called"),
+    (RetryPolicy(), AnsweredError(503), "it failed"),
+    (None, ConnectionError("no"), "it failed"),
 ]
 
 
-@pytest.mark.parametrize(("retry", "exception", "state"), EVIDENCE)
+@pytest.mark.parametrize(("retry", "exception", "expected"), EVIDENCE)
 @pytest.mark.usefixtures("quiet")
-def test_an_answer_is_an_answer(retry: RetryPolicy | None, exception: Exception, state: str) -> None:
+def test_an_answer_is_an_answer(retry: RetryPolicy | None, exception: Exception, expected: str) -> None:
     """What a probe tells of the service does not depend on whether the policy tries again (U5)."""
-    service = paused()
+    service = paused(initial_hold=60)
     with RetryingExecutor(1, retry=retry, upstream=service) as executor:
         service.resume()
         future = executor.submit(fail, exception)
         assert eventually(lambda: future.attempts and not future.running())
         executor.shutdown(cancel_futures=True)
     assert future.cancelled() or future.exception() is exception
-    assert (state, isinstance(exception, NameError)) == (service.state, service.held_until is None)
+    verdicts = {
+        ("ramping", True): "it works",
+        ("held", True): "it was not called",
+        ("held", False): "it failed",
+    }
+    assert expected == verdicts[service.state, service.held_until is None]
 
 
 def test_an_attempt_that_was_not_made_tells_nothing() -> None:
@@ -420,49 +442,226 @@ def test_an_attempt_that_was_not_made_tells_nothing() -> None:
 # -- interruptions, and threads that are late ----------------------------------------------------
 
 
-@contextmanager
-def late(monkeypatch: pytest.MonkeyPatch, is_late: Callable[[Any], bool]) -> Iterator[tuple[Event, Event]]:
-    """Hold up the first thread that comes out of `Pool.look_again` with a certain answer.
+class Late:
+    """Holds up the first thread that tells a pool of something, before it does or when it has the answer.
 
-    Yields:
-        What is set when it does, and what lets it go on.
+    Args:
+        monkeypatch: Puts it in the place of `Pool.look_again`.
+        is_before: Whether to hold it up before, given the time that it tells.
+        is_after: Whether to hold it up afterwards, given the answer.
     """
-    answered, go_on, look_again = Event(), Event(), Pool.look_again
 
-    def look_again_late(self: Pool, *args: Any, **options: Any) -> bool:
-        answer = look_again(self, *args, **options)
-        if is_late(answer) and not answered.is_set():
-            answered.set()
-            assert go_on.wait(TIMEOUT)
-        return answer
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        is_before: Callable[[float], bool] = lambda _: False,
+        is_after: Callable[[bool], bool] = lambda _: False,
+    ) -> None:
+        self.arrived, self.go_on = Event(), Event()
+        look_again = Pool.look_again
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Pool, "look_again", look_again_late)
-        yield answered, go_on
+        def look_again_late(pool: Pool, service: Upstream, opens_at: float, **options: Any) -> bool:
+            self.hold_up(is_before(opens_at))
+            answer = look_again(pool, service, opens_at, **options)
+            self.hold_up(is_after(answer))
+            return answer
+
+        monkeypatch.setattr(Pool, "look_again", look_again_late)
+
+    def hold_up(self, is_late: bool) -> None:
+        if is_late and not self.arrived.is_set():
+            self.arrived.set()
+            assert self.go_on.wait(TIMEOUT)
+
+
+def gets_through(future: Any) -> bool:
+    """Return whether a call gets through in some seconds; cancel it if not."""
+    return bool(wait([future], 5).done) or not future.cancel()
 
 
 def test_an_executor_that_asks_meanwhile_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who had nobody free when it was told, and was then refused, is told again (C5, G1, U4)."""
-    service, started, going = Upstream("service", max_concurrency=1), Event(), Event()
+    service, going, busy = Upstream("service", max_concurrency=1), [Event(), Event()], threading.Barrier(3)
     with RetryingExecutor(1, upstream=service) as other, RetryingExecutor(2, upstream=service) as executor:
-        plain = executor.with_options(upstream=None)
-        with late(monkeypatch, lambda answer: not answer) as (answered, go_on):
-            with occupied(other):
-                first = executor.submit(lambda: started.set() or going.wait(TIMEOUT))
-                second = executor.submit(Flaky(0))
-                assert eventually(lambda: (0, 2) == counts(executor))
-                free = threading.Barrier(3)
-                busy = [plain.submit(lambda: free.wait(TIMEOUT) and 0) for _ in range(2)]
-                assert eventually(lambda: 2 == free.n_waiting)
-            assert answered.wait(TIMEOUT)
-            free.wait(TIMEOUT)
-            assert started.wait(TIMEOUT)
-            assert eventually(lambda: (1, 1) == counts(executor))
-            go_on.set()
-            assert not wait(busy, TIMEOUT).not_done
-            assert eventually(lambda: 0 == counts(other)[0])
-        going.set()
+        future = other.submit(going[0].wait, TIMEOUT)
+        assert eventually(lambda: 1 == service.in_flight)
+        first, second = executor.submit(going[1].wait, TIMEOUT), executor.submit(Flaky(0))
+        assert eventually(lambda: (0, 2) == counts(executor))
+        for _ in range(2):
+            executor.with_options(upstream=None).submit(busy.wait, TIMEOUT)
+        assert eventually(lambda: 2 == busy.n_waiting)
+        late = Late(monkeypatch, is_after=lambda answer: not answer)
+        going[0].set()
+        assert late.arrived.wait(TIMEOUT)
+        busy.wait(TIMEOUT)
+        assert eventually(lambda: (1, 1) == counts(executor))
+        late.go_on.set()
+        assert future.result(TIMEOUT)
+        going[1].set()
         assert first.result(TIMEOUT)
-        is_done = bool(wait([second], 5).done)
-        second.cancel()
-    assert is_done
+        assert gets_through(second)
+
+
+def test_what_was_true_before_does_not_overrule_what_is_true_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that is resumed while somebody still tells of the hold is resumed (G1, U5)."""
+    service, going = paused(), Event()
+    with RetryingExecutor(1, upstream=service) as executor:
+        future = executor.submit(Flaky(0))
+        assert eventually(lambda: (0, 1) == counts(executor))
+        executor.with_options(upstream=None).submit(going.wait, TIMEOUT)
+        assert eventually(lambda: (1, 1) == counts(executor))
+        late = Late(monkeypatch, is_before=lambda opens_at: opens_at > time.monotonic())
+        pausing = threading.Thread(target=service.pause, args=(60,))
+        pausing.start()
+        assert late.arrived.wait(TIMEOUT)
+        service.resume()
+        late.go_on.set()
+        pausing.join(TIMEOUT)
+        assert not pausing.is_alive()
+        going.set()
+        assert gets_through(future)
+
+
+def test_a_place_that_is_kept_in_vain_goes_to_another() -> None:
+    """Where the call for which it was kept is cancelled meanwhile, the next executor gets it (G1, U4)."""
+    service = paused(max_concurrency=1)
+    with RetryingExecutor(1, upstream=service) as one, RetryingExecutor(1, upstream=service) as other:
+        cancelled = one.submit(Flaky(0))
+        assert eventually(lambda: (0, 1) == counts(one))
+        future = other.submit(Flaky(0))
+        assert eventually(lambda: (0, 1) == counts(other))
+        with one._pool._lock:  # no worker looks in between
+            service.resume()
+            assert cancelled.cancel()
+        assert 0 == future.result(TIMEOUT)
+
+
+def test_a_place_that_is_kept_for_the_busy_goes_to_another() -> None:
+    """Where the only worker takes up a retry that is due, the next executor gets the place (G1, U4)."""
+    service, going = paused(max_concurrency=1), Event()
+    outcomes = [lambda: going.wait(TIMEOUT), lambda: fail(ConnectionError("not yet"))]
+    with RetryingExecutor(1, retry=RetryPolicy(delays=(0.01,))) as one, RetryingExecutor(1) as other:
+        held = one.with_options(upstream=service).submit(Flaky(0))
+        assert eventually(lambda: (0, 1) == counts(one))
+        waiting = other.with_options(upstream=service).submit(Flaky(0))
+        assert eventually(lambda: (0, 1) == counts(other))
+        busy = one.submit(lambda: outcomes.pop()())
+        assert eventually(lambda: len(outcomes) == 1 and not busy.running())
+        with one._pool._lock:  # no worker looks in between
+            assert eventually(lambda: (busy.due_at or 0.0) <= time.monotonic())
+            service.resume()
+        assert gets_through(waiting)
+        going.set()
+        assert (True, 0) == (busy.result(TIMEOUT), held.result(TIMEOUT))
+
+
+def test_a_callback_does_not_keep_a_place() -> None:
+    """While a done callback runs, the place of the call that is done is free for others (F7, U4)."""
+    service, going = Upstream("service", max_concurrency=1), [Event(), Event()]
+    told: list[bool] = []
+    with RetryingExecutor(2, upstream=service) as one, RetryingExecutor(1, upstream=service) as other:
+        future = one.submit(going[0].wait, TIMEOUT)
+        assert eventually(lambda: 1 == service.in_flight)
+        one.submit(Flaky(0))
+        assert eventually(lambda: (1, 1) == counts(one))
+        waiting = other.submit(Flaky(0))
+        assert eventually(lambda: (0, 1) == counts(other))
+        one.with_options(upstream=None).submit(going[1].wait, TIMEOUT)
+        assert eventually(lambda: (2, 1) == counts(one))
+        future.add_done_callback(lambda _: told.append(gets_through(waiting)))
+        going[0].set()
+        assert eventually(lambda: told)
+        going[1].set()
+    assert [True] == told
+
+
+def test_a_call_that_is_cancelled_while_it_is_let_through_takes_no_place() -> None:
+    """A destructor may cancel it at that very moment (E1, F7, U4)."""
+    doomed: list[Any] = []
+
+    class Service(Upstream):
+        def ask(self, *args: Any) -> Any:
+            answer = super().ask(*args)
+            for future in doomed:
+                assert future.cancel()
+            doomed.clear()
+            return answer
+
+    service, going = Service("service", max_concurrency=1), Event()
+    with RetryingExecutor(1) as executor:
+        executor.submit(going.wait, TIMEOUT)
+        calls = executor.with_options(upstream=service)
+        doomed.append(calls.submit(Flaky(0)))
+        other = calls.submit(Flaky(0))
+        going.set()
+        assert gets_through(other)
+    assert 0 == service.in_flight
+
+
+@pytest.mark.parametrize("owner", [Pool, _attempt], ids=["before", "within"])
+@pytest.mark.parametrize("has_upstream", [True, False])
+@pytest.mark.usefixtures("quiet")
+def test_an_interrupted_worker_gives_its_place_back(
+    monkeypatch: pytest.MonkeyPatch, owner: Any, has_upstream: bool
+) -> None:
+    """An exception from outside fails the call of that worker, and the others go on (G1, U4)."""
+    service = paused(max_concurrency=1)
+    method = "_attempt" if owner is Pool else "make"
+    original, interrupts = getattr(owner, method), [Interrupt()]
+
+    def interrupted(*args: Any) -> Any:
+        if interrupts:
+            raise interrupts.pop()
+        return original(*args)
+
+    monkeypatch.setattr(owner, method, interrupted)
+    with RetryingExecutor(1, upstream=service if has_upstream else None) as executor:
+        service.resume()
+        future, other = executor.submit(Flaky(0)), executor.submit(Flaky(0))
+        assert isinstance(future.exception(TIMEOUT), Interrupt)
+        assert 0 == other.result(TIMEOUT)
+    assert (0, "open" if has_upstream else "held") == (service.in_flight, service.state)
+
+
+# -- arguments -----------------------------------------------------------------------------------
+
+BAD = [
+    ({"name": 7}, TypeError, "name must be a string, not 7"),
+    ({"max_concurrency": 0}, ValueError, "max_concurrency must be 1 or more, not 0"),
+    ({"max_concurrency": 1.5}, TypeError, "max_concurrency must be an integer, 1 or more, not 1.5"),
+    ({"hold_after": True}, TypeError, "hold_after must be an integer, 1 or more, not True"),
+    ({"hold_after": -1}, ValueError, "hold_after must be 1 or more, not -1"),
+    ({"rate": 10}, TypeError, "rate must be a tuple (attempts, seconds), not 10"),
+    ({"rate": (1, 2, 3)}, TypeError, "rate must be a tuple (attempts, seconds), not (1, 2, 3)"),
+    ({"rate": (0, 1)}, ValueError, "rate[0] must be 1 or more, not 0"),
+    ({"rate": (1, 0)}, ValueError, "rate[1] must be more than 0 seconds, not 0"),
+    ({"rate": (1, math.inf)}, ValueError, "rate[1] must be a finite number of seconds, 0 or more, not inf"),
+    ({"initial_hold": 0}, ValueError, "initial_hold must be more than 0 seconds, not 0"),
+    ({"initial_hold": "1"}, TypeError, "initial_hold must be a number of seconds or a timedelta, not '1'"),
+    ({"initial_hold": 61}, ValueError, "max_hold must be 61.0 (initial_hold) or more, not 60.0"),
+    ({"max_hold": math.nan}, ValueError, "max_hold must be a finite number of seconds, 0 or more, not nan"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), BAD, ids=str)
+def test_bad_arguments_are_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    """The error names the argument, what is allowed, and what it was (A1, U4)."""
+    with pytest.raises(error) as caught:
+        Upstream(**{"name": "service", **options})
+    assert message == str(caught.value)
+
+
+@pytest.mark.parametrize("accept", [RetryingExecutor, RetryingExecutor().with_options])
+def test_what_is_no_upstream_is_refused(accept: Callable[..., object]) -> None:
+    """By executors and views (U4)."""
+    with pytest.raises(TypeError, match="upstream must be an Upstream or None, not 'glue'"):
+        accept(upstream="glue")
+
+
+def test_a_bad_pause_is_refused() -> None:
+    """And changes nothing (U5)."""
+    service = Upstream("service")
+    with pytest.raises(ValueError, match="duration must be a finite number of seconds, 0 or more, not -1"):
+        service.pause(-1)
+    assert "open" == service.state

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with the options *argv*, those of the process if ``None``; return its exit status."""
     options = scenario.parse(argv)
-    logging.getLogger("retrying_executor").setLevel(logging.ERROR)  # the line shows that the service is held
     try:
         print(report.introduction(options), flush=True)
         reports = {}
@@ -35,4 +34,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    logging.getLogger("retrying_executor").setLevel(logging.ERROR)  # the line shows that the service is held
     sys.exit(main())

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 
+from retrying_executor._errors import NotNow
 from retrying_executor._log import UnseenFailure, call_name
-from retrying_executor._policy import DONE, GIVE_UP, MAX_RETRY_AFTER, TOO_LATE, Attempt, Verdict
-from retrying_executor._transient import evidence_of, retry_after
+from retrying_executor._policy import DONE, GIVE_UP, TOO_LATE, Attempt, Verdict
+from retrying_executor._transient import evidence_of
 from retrying_executor._value import in_words, optional_seconds
 
 TYPE_CHECKING = False
@@ -49,9 +50,8 @@ def make(call: Call, work: Work) -> tuple[Verdict, Outcome]:
         if verdict.delay is not None:
             call._last = outcome
             if is_probe and verdict.counts:
-                verdict.counts = False
                 verdict.reason = "a probe, not counted"
-            if not verdict.counts:
+            if is_probe or not verdict.counts:
                 call._postponed += 1
         return verdict, outcome
     finally:
@@ -69,14 +69,15 @@ def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence
     exception = outcome[1]
     if verdict is DONE:
         return "worked", None
+    if verdict is TOO_LATE:
+        return "none", None
     if exception is None:  # rejected
         return "failed", None
-    if verdict is TOO_LATE or not isinstance(exception, Exception):
+    if not isinstance(exception, Exception):
         return "none", None
-    asked = verdict.asked
-    if asked is None and terms.verdict is None:  # another policy, or none
-        asked = retry_after(exception)
-        asked = None if asked is None else min(asked, MAX_RETRY_AFTER)
+    asked = verdict.asked  # whether or not the call gives up
+    if asked is None:
+        asked = exception.after if isinstance(exception, NotNow) else terms.asked_by(exception)
     if asked is not None or not verdict.counts:
         return "busy", asked
     return evidence_of(exception), None

@@ -20,6 +20,7 @@ from then on the inherited code rules. What must stay true:
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError, TimeoutError  # noqa: A004  # not the builtin on 3.10
 
@@ -83,6 +84,7 @@ class RetryingFuture(Future["T"]):
     _unseen: UnseenFailure | None = None
     _permit: Permit | None = None  # while an attempt runs, if the call has an upstream
     _lane: Lane | None = None  # while it waits for its upstream
+    _waits_until: float = math.inf  # for that, at most
 
     # Made on first need, see __getattr__.
     _condition: threading.Condition

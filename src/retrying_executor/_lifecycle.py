@@ -1,6 +1,6 @@
 """The process around the pools: the end of the interpreter, and forks.
 
-``_guard`` guards ``_pools`` and ``_upstreams``. Lock order: ``_guard``, the pools' locks, the upstreams'.
+``_guard`` guards ``_pools`` and ``_upstreams``. Lock order: ``_guard``, the upstreams' locks, the pools'.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _finish_all() -> None:
 def _before_fork() -> None:
     # A signal handler may raise in here. The fork goes on then, and what follows undoes what was done.
     _guard.acquire()
-    everything: list[Pool | Upstream] = [*_pools, *_upstreams]
+    everything: list[Pool | Upstream] = [*_upstreams, *_pools]
     for one in everything:
         one.lock_for_fork()
         _locked.append(one)

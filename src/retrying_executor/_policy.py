@@ -237,7 +237,7 @@ class RetryPolicy(Value):
         if isinstance(answer, NotNow):
             asked = answer.after
         if asked is None and isinstance(answer, (bool, NotNow)) and attempt.exception is not None:
-            asked = self._asked_by(attempt.exception)
+            asked = asked_by(attempt.exception, self.max_retry_after)
         if isinstance(answer, float):
             delay = answer
         else:
@@ -259,12 +259,6 @@ class RetryPolicy(Value):
             return answer
         return seconds("what retry_on returns (if not a bool or a NotNow)", answer)
 
-    def _asked_by(self, exception: Exception) -> float | None:
-        asked = retry_after(exception)
-        if asked is None or self.max_retry_after is None:
-            return asked
-        return min(asked, self.max_retry_after)
-
     def _delay(self, number: int, asked: float | None) -> float:
         """Return the delay after the *number*-th failure, or the *number*-th "not now", of a call."""
         if self.delays:
@@ -278,6 +272,12 @@ class RetryPolicy(Value):
         if self.jitter:
             bound *= _random() if self.random is None else self.random()
         return bound + (asked or 0.0)
+
+
+def asked_by(exception: Exception, limit: float | None) -> float | None:
+    """Return how many seconds an answer asks to wait, up to a *limit*; ``None`` if it does not."""
+    asked = retry_after(exception)
+    return asked if asked is None or limit is None else min(asked, limit)
 
 
 def backoff(number: int, *, base: float, multiplier: float, cap: float) -> float:
@@ -309,6 +309,11 @@ class Terms:
         self.verdict = own.verdict if own is not None and decides_itself else None
         self.rejects = None if own is None else own.retry_result
         self.max_elapsed = math.inf if own is None or own.max_elapsed is None else own.max_elapsed
+
+    def asked_by(self, exception: Exception) -> float | None:
+        """Return how many seconds an answer asks to wait, as far as that is heeded."""
+        own = self.policy if isinstance(self.policy, RetryPolicy) else None
+        return asked_by(exception, MAX_RETRY_AFTER if own is None else own.max_retry_after)
 
     def is_too_late(self, elapsed: float) -> bool:
         """Return whether no attempt may start *elapsed* seconds after the first one began."""

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 _AT_EXIT = "cannot schedule new futures after interpreter shutdown"
 _ARRIVAL_TIMEOUT = 0.05  # seconds
+_ASK_AGAIN_AFTER = 0.001  # seconds
 _BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
 
 
@@ -98,8 +99,9 @@ class Pool:
             name=self._thread_name_prefix,
             daemon=self.exit_timeout is not None,  # the interpreter joins the others, however long it takes
         )
-        self._claim: Callable[[Call, float], Claim] = RetryingFuture._begin  # until a call has an upstream
+        self._has_upstreams = False  # no call had one so far
         self._invitations: dict[Upstream, None] = {}  # places kept for this pool, by whom
+        self._unused: list[Permit] = []  # places taken for a call that was cancelled at that very moment
         self._observed: set[weakref.ref[Call]] = set()
         self._initializing = 0
 
@@ -137,7 +139,7 @@ class Pool:
         """Queue a call; return the lock that is given back when the thread started for it arrives."""
         self._ledger.accept(call)
         if upstream is not None:
-            self._claim = self._claim_if_let_through
+            self._has_upstreams = True
         crew = self._crew
         if not crew.can_summon:
             return None
@@ -202,7 +204,7 @@ class Pool:
                 call = self._next(worker)
                 if _log.overdue:
                     _log.report_overdue()
-                if self._invitations:
+                if self._invitations or self._unused:
                     self._decline_unused()
                 if call is None:
                     return
@@ -278,13 +280,14 @@ class Pool:
                 else:
                     continue
             del last, ending  # not earlier: destructors must not run under the lock
-            if self._invitations:
+            if self._invitations or self._unused:
                 self._decline_unused()
             timed_out = not rest.gate.acquire(timeout=min(patience, threading.TIMEOUT_MAX))
 
     def _take_up(self, worker: Worker, now: float) -> bool:
         """Put the next call, if one is ready, in the worker's hands, and call for help with the rest."""
-        call = None if self._halted else self._ledger.take(now, self._claim)
+        claim = self._claim_if_let_through if self._has_upstreams else RetryingFuture._begin
+        call = None if self._halted else self._ledger.take(now, claim)
         if call is None:
             return False
         worker.call = call
@@ -344,17 +347,25 @@ class Pool:
         upstream = None if work is None else work[4].upstream
         if upstream is None or work is None or call.done():
             return call._begin(now)
-        until = call._began_at + work[4].max_elapsed if call._attempts else math.inf
-        if now > until:  # no attempt will be made: see _attempt.make
-            return call._begin(now)
+        until = math.inf
+        if call._attempts:
+            if work[4].is_too_late(now - call._began_at):  # no attempt will be made: see _attempt.make
+                return call._begin(now)
+            until = max(call._began_at + work[4].max_elapsed, now)  # the sum may be rounded
         lane = self._ledger.schedule.lane(upstream)
         opens_at = -math.inf if lane is None or call._lane is lane else lane.opens_at
         if opens_at <= now:
             permit = upstream.ask(self, now)
+            if permit is None:
+                return upstream, now + _ASK_AGAIN_AFTER, until
             self._invitations.pop(upstream, None)
             if isinstance(permit, Permit):
-                call._permit = permit
-                return call._begin(now)
+                begun = call._begin(now)
+                if begun:
+                    call._permit = permit
+                else:  # a destructor or a signal handler has cancelled it meanwhile
+                    self._unused.append(permit)
+                return begun
             opens_at = permit
         return upstream, opens_at, until
 
@@ -362,15 +373,14 @@ class Pool:
         """Tell the upstream of a call, if it was let through by one, that the attempt has ended."""
         permit, call._permit = call._permit, None
         if permit is not None:
-            permit.upstream.end(self, permit, evidence, asked)
+            permit.upstream.end(permit, evidence, asked)
 
-    def look_again(self, upstream: Upstream, opens_at: float, *, is_about_to: bool) -> bool:
+    def look_again(self, upstream: Upstream, opens_at: float) -> bool:
         """An upstream lets calls through again, now or at a certain time.
 
         Args:
             upstream: Which it is.
             opens_at: From when on; if that is now, a place is kept for this pool.
-            is_about_to: Whether a worker is about to look for work anyway.
 
         Returns:
             Whether a call waits for that, and somebody will see to it.
@@ -379,7 +389,7 @@ class Pool:
             lane = self._ledger.schedule.lane(upstream)
             if lane is None or self._halted:
                 return False
-            lane.opens_at = opens_at
+            lane.opens_at = min(lane.opens_at, opens_at)  # what is told late may be old; asking does no harm
             now, crew = time.monotonic(), self._crew
             if opens_at > now:
                 crew.wake_leader()
@@ -387,7 +397,7 @@ class Pool:
             self._invitations[upstream] = None
             if crew.can_summon:
                 self._call_for_help(now)
-            if is_about_to or crew.on_the_way is not None:
+            if crew.on_the_way is not None:
                 return True
             del self._invitations[upstream]  # whoever is free first will ask
             return False
@@ -400,8 +410,11 @@ class Pool:
             unused = [one for one in self._invitations if is_busy or lane_of(one) is None]
             for upstream in unused:
                 del self._invitations[upstream]
+            permits, self._unused = self._unused, []
         for upstream in unused:
             upstream.decline(self)
+        for permit in permits:
+            permit.upstream.end(permit)
 
     # -- calls become done -----------------------------------------------------------------------
 

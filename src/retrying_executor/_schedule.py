@@ -51,11 +51,11 @@ class Lane:
     def __init__(self, ticket: Callable[[], int]) -> None:
         self.calls = Schedule(ticket)
         self.opens_at = math.inf
-        self.patience: list[tuple[float, int, Call]] = []  # a heap: until when each may wait
+        self.patience = math.inf  # until when all of them may wait, or less
 
     def acts_at(self) -> float:
-        """Return when there is something to do: it opens, or a call has waited for too long."""
-        return min([self.opens_at, *(until for until, _, _ in self.patience[:1])])
+        """Return when there is something to do: it opens, or a call may have waited for too long."""
+        return min(self.opens_at, self.patience)
 
     def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
         """Return the call whose turn it is, no longer in the lane; ``None`` if the lane closes."""
@@ -152,7 +152,7 @@ class Schedule:
                     heappop(self._retries)
                     if claimed is True:
                         return call
-                    if claimed is False:
+                    if claimed is False or call.done():  # by a destructor, at that very moment
                         del self._gone_retries[-1:]
                     else:
                         self._defer(call, due_at, claimed)
@@ -162,7 +162,7 @@ class Schedule:
                     self._fresh.popleft()
                     if claimed is True:
                         return call
-                    if claimed is False:
+                    if claimed is False or call.done():
                         del self._gone_fresh[-1:]
                     else:
                         self._defer(call, math.inf, claimed)
@@ -242,16 +242,15 @@ class Schedule:
             lane = self._lanes[upstream] = Lane(self._ticket)
         lane.opens_at = opens_at
         lane.calls.add_retry(call, due_at)
-        if until < math.inf:
-            heappush(lane.patience, (until, self._ticket(), call))
-        call._lane = lane
+        lane.patience = min(lane.patience, until)
+        call._lane, call._waits_until = lane, until
 
     def _first_lane(self, now: float) -> Lane | None:
         """Return the lane whose first call comes before all others, if it is open."""
         first = None
         best = self._retries[0][:2] if self._retries and self._retries[0][0] <= now else (math.inf, math.inf)
         for upstream, lane in list(self._lanes.items()):
-            if lane.patience and lane.patience[0][0] <= now:
+            if lane.patience < now:
                 self._give_up(lane, now)
             entry = lane.calls.first_retry()
             if entry is None:
@@ -262,17 +261,19 @@ class Schedule:
 
     def _give_up(self, lane: Lane, now: float) -> None:
         """Let calls that have waited for too long come at once: they need no more than to be told."""
-        while lane.patience and lane.patience[0][0] <= now:
-            until, _, call = heappop(lane.patience)
-            if call._lane is lane:
-                lane.calls.remove_retry(call)
+        patient = []
+        lane.patience = math.inf
+        for entry in lane.calls._retries:
+            call = entry[2]
+            if call._waits_until < now and not call.done():
                 call._lane = None
-                heappush(self._retries, (until, self._ticket(), call))
-
-    def remove_retry(self, call: Call) -> None:
-        """Take a call out of the middle of the heap: in time proportional to the heap."""
-        self._retries = [entry for entry in self._retries if entry[2] is not call]
-        heapify(self._retries)
+                heappush(self._retries, (call._waits_until, self._ticket(), call))
+                continue
+            patient.append(entry)
+            if not call.done():
+                lane.patience = min(lane.patience, call._waits_until)
+        heapify(patient)
+        lane.calls._retries = patient
 
     def _drop_gone(self) -> None:
         """Drop the calls that are gone at the fronts; all of them where they are the majority."""

@@ -6,8 +6,9 @@
   there is room, so many are invited; if there will be at a certain time, they have been told;
 - who is in ``_invited`` will ask or decline, and until then a place is kept for it.
 
-So places go round among those who wait. Lock order: a pool's lock, then this one; nothing else is taken
-while it is held, and the pools are told when it is free.
+So places go round among those who wait. The pools are told when this lock is free. But while it is
+held, a destructor or a signal handler may submit, and wait for a pool's lock. So whoever has a pool's
+lock does not wait for this one for ever: that counts as a refusal, for a moment.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from retrying_executor._gate import Evidence, State
     from retrying_executor._pool import Pool
     from retrying_executor._value import Duration
+
+
+_LOCK_TIMEOUT = 0.05  # seconds
 
 
 class Upstream:
@@ -84,7 +88,7 @@ class Upstream:
             random=_random,
         )
         # In the order of their asking. Weak: a pool that waits for something has a thread that keeps it.
-        self._waiting: weakref.WeakKeyDictionary[Pool, float] = weakref.WeakKeyDictionary()
+        self._waiting: weakref.WeakKeyDictionary[Pool, list[float]] = weakref.WeakKeyDictionary()
         self._invited: set[Pool] = set()
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
         _lifecycle.register_upstream(self)
@@ -137,26 +141,28 @@ class Upstream:
 
     # -- for the pools ---------------------------------------------------------------------------
 
-    def ask(self, pool: Pool, now: float) -> Permit | float:
+    def ask(self, pool: Pool, now: float) -> Permit | float | None:
         """Let an attempt through, or say when to ask again: infinity means that the pool will be told.
 
-        Called under the pool's lock.
+        Called under the pool's lock. ``None``: there is no answer yet, and an invitation stays open.
         """
-        with self._lock:
+        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):
+            return None  # whoever has it may wait for the pool's lock: see above
+        try:
             opens = self._gate.open_at()
             if opens <= now and (pool in self._invited or self._gate.room() > len(self._invited)):
                 self._waiting.pop(pool, None)
                 permit = self._gate.start(now)
                 permit.upstream = self
-            else:
-                self._waiting[pool] = math.inf if opens <= now else opens
-                permit = None
+                return permit
+            opens = math.inf if opens <= now else opens
+            self._waiting[pool] = [opens]
+            return opens
+        finally:
             self._invited.discard(pool)
-            return self._waiting[pool] if permit is None else permit
+            self._lock.release()
 
-    def end(
-        self, pool: Pool, permit: Permit, evidence: Evidence = "none", asked: float | None = None
-    ) -> None:
+    def end(self, permit: Permit, evidence: Evidence = "none", asked: float | None = None) -> None:
         """Take note that an attempt has ended; see `Gate.end`. Called without a lock, by a worker."""
         with self._lock:
             now = time.monotonic()
@@ -165,7 +171,7 @@ class Upstream:
             after, held_for = self._gate.state(now), self._gate.held_until - now
         if before != after:
             _log.upstream_changed(self._name, before, after, held_for, failed=evidence == "failed")
-        self._tell(pool)
+        self._tell()
 
     def decline(self, pool: Pool) -> None:
         """An invited pool has nothing to start: the place goes to another. Called without a lock."""
@@ -173,12 +179,8 @@ class Upstream:
             self._invited.discard(pool)
         self._tell()
 
-    def _tell(self, busy: Pool | None = None) -> None:
-        """Tell those who wait what has changed: that there is room, or when to ask again.
-
-        Args:
-            busy: A pool of which a worker is about to look for work anyway.
-        """
+    def _tell(self) -> None:
+        """Tell those who wait what has changed: that there is room, or when to ask again."""
         while True:
             with self._lock:
                 now, opens = time.monotonic(), self._gate.open_at()
@@ -186,19 +188,19 @@ class Upstream:
                 if is_open and self._gate.room() <= len(self._invited):
                     return
                 # While it is open any will do; else those who would ask too late.
-                waiting = (pool for pool, at in self._waiting.items() if is_open or at > opens)
+                waiting = (pool for pool, asks_at in self._waiting.items() if is_open or asks_at[0] > opens)
                 pool = next(waiting, None)
                 if pool is None:
                     return
+                entry = self._waiting[pool] = [opens]
                 if is_open:
                     del self._waiting[pool]
                     self._invited.add(pool)
-                else:
-                    self._waiting[pool] = opens
-            if not pool.look_again(self, opens, is_about_to=pool is busy):
+            if not pool.look_again(self, opens):
                 with self._lock:
                     self._invited.discard(pool)
-                    self._waiting.pop(pool, None)
+                    if self._waiting.get(pool) is entry:  # it has not asked meanwhile
+                        del self._waiting[pool]
 
     # -- around a fork ---------------------------------------------------------------------------
 

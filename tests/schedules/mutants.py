@@ -372,15 +372,24 @@ MUTANTS = [
         "two_executors_and_one_place",
         (
             "_upstream.py",
-            "        with self._lock:\n            opens = self._gate.open_at()\n            if opens <= now and",
-            "        opens = self._gate.open_at()\n        with self._lock:\n            if opens <= now and",
+            "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
+            "        opens = self._gate.open_at()\n        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
+        ),
+        (
+            "_upstream.py",
+            "        try:\n            opens = self._gate.open_at()\n",
+            "        try:\n",
         ),
     ),
     mutant(
         "the end of an attempt is told to nobody",
         "deadlock",
         "two_executors_and_one_place",
-        ("_upstream.py", "        self._tell(pool)\n", ""),
+        (
+            "_upstream.py",
+            'failed=evidence == "failed")\n        self._tell()\n',
+            'failed=evidence == "failed")\n',
+        ),
     ),
     mutant(
         "the end of a hold is told to nobody",
@@ -404,8 +413,8 @@ MUTANTS = [
         "two_calls_and_one_place",
         (
             "_upstream.py",
-            "                self._waiting[pool] = math.inf if opens <= now else opens\n",
-            "                return math.inf\n",
+            "            self._waiting[pool] = [opens]\n",
+            "",
         ),
     ),
     mutant(
