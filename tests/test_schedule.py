@@ -543,3 +543,28 @@ def test_a_held_call_that_goes_while_it_is_claimed_is_passed_over(count: int) ->
 
     assert (items[1] if count == 2 else None) is schedule.take(5.0, claim)
     assert 0 == len(schedule) == entries(schedule)
+
+
+@pytest.mark.parametrize(("hooked", "victim"), [*itertools.permutations(range(3), 2)])
+def test_an_interruption_while_held_calls_give_up_loses_nothing(hooked: int, victim: int) -> None:
+    """Whoever cancels one that is held at that very moment holds up no other (F7, G1)."""
+    schedule: Any = Schedule()
+    service, asked = Service(0.0), itertools.count(1)
+    items = fill_lane(schedule, service, 3)
+    hasty, gone = fill(schedule, 2, retried=True)
+    for item, until in ((hasty, 3.0), (gone, 4.0)):
+        item.service, item.until = service, until
+    assert schedule.take(0.0, claim_of_service) is None
+    discard(schedule, gone, retried=True)  # a minority: it stays until there are two
+    items[hooked].hook = lambda: discard(schedule, items[victim], retried=True)
+
+    def claim(item: Item, now: float) -> Any:
+        assert next(asked) < 10
+        return claim_of_service(item, now)
+
+    assert hasty is schedule.take(3.5, claim)
+    items[hooked].hook = None
+    left = [item for item in items if not item.gone]
+    assert len(left) == len(schedule) == schedule.count_held()
+    assert left == list(iter(lambda: schedule.take(5.0, claim), None))
+    assert 0 == len(schedule) == entries(schedule)

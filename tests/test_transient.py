@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import TIMEOUT
+from observe import eventually
 from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, retry_after, transient
 from retrying_executor._transient import evidence_of
 
@@ -529,5 +530,6 @@ def test_a_delay_may_end_at_no_date(caplog: pytest.LogCaptureFixture) -> None:
     policy = RetryPolicy(max_elapsed=None)
     with caplog.at_level(logging.INFO, "retrying_executor"), RetryingExecutor(1, retry=policy) as executor:
         future = executor.submit(raises, NotNow(after=1e18))
+        assert eventually(lambda: future.due_at is not None)
         executor.shutdown(timeout=0)
     assert future.cancelled()

@@ -40,13 +40,14 @@ _RAMP_END = 128
 class Permit:
     """One attempt that was let through."""
 
-    __slots__ = ("era", "is_probe", "upstream")
+    __slots__ = ("era", "is_over", "is_probe", "upstream")
 
     upstream: Upstream  # whose gate it is
 
     def __init__(self, era: int, *, is_probe: bool) -> None:
         self.era = era
         self.is_probe = is_probe
+        self.is_over = False
 
 
 class Gate:
@@ -129,7 +130,7 @@ class Gate:
         return permit
 
     def end(self, permit: Permit, now: float, evidence: Evidence, asked: float | None = None) -> None:
-        """Take note that an attempt has ended.
+        """Take note that an attempt has ended; the second time, nothing happens.
 
         Args:
             permit: What let it through.
@@ -137,8 +138,9 @@ class Gate:
             evidence: What it tells of the service.
             asked: How many seconds the service asked to wait, if it did.
         """
-        if permit.era < self._first_era:
+        if permit.is_over or permit.era < self._first_era:
             return
+        permit.is_over = True
         self._in_flight -= 1
         is_latest = permit.era == self._era
         self._since -= is_latest

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from retrying_executor._future import Ending, Outcome
-    from retrying_executor._gate import Evidence
     from retrying_executor._schedule import Call, Claim
     from retrying_executor._stats import Stats
     from retrying_executor._upstream import Upstream
@@ -302,13 +301,14 @@ class Pool:
         Returns:
             What the call becomes done with; ``None`` if it has another attempt, or is done already.
         """
-        work, outcome = call._work, None
+        work, permit, outcome = call._work, call._permit, None
         try:
             if work is None:  # somebody else set the outcome
                 return None
             verdict, outcome = _attempt.make(call, work)
-            if call._permit is not None:
-                self._land(call, *_attempt.evidence(work[4], verdict, outcome))
+            if permit is not None:
+                permit.upstream.end(permit, *_attempt.evidence(work[4], verdict, outcome))
+                permit = None
             if verdict.delay is not None and not self._halted:
                 # Logged before the next attempt can fail too, so that the lines come in order.
                 _log.retry_scheduled(work, call._attempts, outcome, verdict.delay, verdict.reason)
@@ -316,8 +316,8 @@ class Pool:
                     return None
             return outcome, _attempt.conclude(call, work, outcome)
         finally:
-            if call._permit is not None:
-                self._land(call)
+            if permit is not None:  # not that of the call: in backoff it may have got another one
+                permit.upstream.end(permit)
             del call, work, outcome  # the exception's traceback keeps this frame
 
     def _back_off(self, worker: Worker, call: Call, delay: float) -> bool:
@@ -334,7 +334,8 @@ class Pool:
     def _rescue(self, worker: Worker, error: BaseException) -> None:
         """Keep the worker alive: *error* was raised by a done callback, or asynchronously."""
         if worker.call is not None and worker.ending is None:
-            self._land(worker.call)
+            if worker.call._permit is not None:
+                worker.call._permit.upstream.end(worker.call._permit)
             with suppress(BaseException):  # of its callbacks; its state is changed before they run
                 self.settle(worker.call, (None, error))
         _log.worker_interrupted(error)
@@ -345,6 +346,7 @@ class Pool:
         """Begin an attempt if the call's upstream, if it has one, lets it through."""
         work = call._work
         upstream = None if work is None else work[4].upstream
+        call._permit = None
         if upstream is None or work is None or call.done():
             return call._begin(now)
         until = math.inf
@@ -368,12 +370,6 @@ class Pool:
                 return begun
             opens_at = permit
         return upstream, opens_at, until
-
-    def _land(self, call: Call, evidence: Evidence = "none", asked: float | None = None) -> None:
-        """Tell the upstream of a call, if it was let through by one, that the attempt has ended."""
-        permit, call._permit = call._permit, None
-        if permit is not None:
-            permit.upstream.end(permit, evidence, asked)
 
     def look_again(self, upstream: Upstream, opens_at: float) -> bool:
         """An upstream lets calls through again, now or at a certain time.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instructions import IS_EXACT
-from scenarios import SAMPLED
+from scenarios import LARGE, SAMPLED
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Mutant:
         """The options of the search that finds it."""
         if self.fine:
             return ["--fine", "--runs", "300"]
+        if self.scenario in {one.__name__ for one in LARGE}:
+            return ["--preemptions", "1"]
         return [] if self.is_enumerable else ["--runs", "3000"]
 
     def apply(self, package: Path) -> None:
@@ -421,10 +423,16 @@ MUTANTS = [
         "an attempt keeps its place when it fails",
         "still counted (U4)",
         "a_probe_that_fails",
+        ("_gate.py", "        if permit.is_over or", '        if evidence == "failed" or'),
+    ),
+    mutant(
+        "the place of a retry is given back with that of the attempt before",
+        "more attempts than allowed (U4)",
+        "retry_at_once_and_one_place",
         (
             "_pool.py",
-            "        if permit is not None:\n            permit.upstream.end",
-            '        if permit is not None and evidence != "failed":\n            permit.upstream.end',
+            "            if permit is not None:  # not that of the call: in backoff it may have got another one\n",
+            "            permit = call._permit\n            if permit is not None:\n",
         ),
     ),
 ]

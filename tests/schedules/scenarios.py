@@ -299,6 +299,14 @@ def two_calls_and_one_place() -> Trial:
     return trial
 
 
+def retry_at_once_and_one_place() -> Trial:
+    """A call that fails is in other hands before its worker has seen to everything (U4)."""
+    trial, service = Trial(2, idle_timeout=0), Service(max_concurrency=1)
+    trial.submit(1, delay=0.0, service=service)
+    trial.submit(act=lambda: time.sleep(1), service=service)
+    return trial
+
+
 def two_executors_and_one_place() -> Trial:
     """When an attempt of one has ended, the other is told (U4)."""
     service = Service(max_concurrency=1)
@@ -403,6 +411,7 @@ SAMPLED: list[Scenario] = [as_completed_against_finishing]
 
 LARGE: list[Scenario] = [
     two_calls_and_one_place,
+    retry_at_once_and_one_place,
     two_executors_and_one_place,
     a_place_for_a_call_that_is_cancelled,
     a_place_for_an_executor_that_is_busy,
