@@ -402,6 +402,18 @@ def test_a_call_is_not_offered_for_ever_at_the_very_end_of_its_patience() -> Non
     assert item is schedule.take(math.nextafter(3.0, 4.0), refuse)
 
 
+def test_a_call_that_gives_up_comes_before_a_fresh_one_whose_lane_opens() -> None:
+    """It is a retry that is due, also where its patience is over when its lane opens (D2, U4)."""
+    schedule: Any = Schedule()
+    service = Service(0.0)
+    [hasty] = fill_lane(schedule, service, 1, until=3.0)
+    [fresh] = fill(schedule, 1, retried=False)
+    fresh.service = service
+    assert schedule.take(0.0, claim_of_service) is None
+    taken = iter(lambda: schedule.take(6.0, claim_of_service), None)
+    assert [hasty, fresh] == list(taken)
+
+
 def test_nothing_is_kept_of_held_calls_that_are_done() -> None:
     """However patient the calls were, cancelled ones do not stay while others are held (E1, G2, U4)."""
     schedule: Any = Schedule()

@@ -523,6 +523,28 @@ def test_what_was_true_before_does_not_overrule_what_is_true_now(monkeypatch: py
         assert gets_through(future)
 
 
+def test_who_has_the_lock_of_an_upstream_may_submit_and_cancel() -> None:
+    """So may do a destructor or a signal handler that runs there, though a worker asks just then (F7)."""
+    service = Upstream("service")
+    with RetryingExecutor(1, upstream=service) as executor:
+        with service._lock:
+            cancelled, future = executor.submit(Flaky(0)), executor.submit(Flaky(0))
+            assert eventually(lambda: executor._pool._ledger.schedule.lane(service))  # it got no answer
+            assert cancelled.cancel()
+        assert 0 == future.result(TIMEOUT)
+
+
+def test_an_executor_without_held_calls_is_not_told_of_holds() -> None:
+    """When its last held call was cancelled, it does not wait for the service any more (E1, U4)."""
+    service = paused()
+    with RetryingExecutor(1, upstream=service) as executor:
+        future = executor.submit(Flaky(0))
+        assert eventually(lambda: (0, 1) == counts(executor))
+        assert future.cancel()
+        service.pause(60)
+        assert not service._waiting
+
+
 def test_a_place_that_is_kept_in_vain_goes_to_another() -> None:
     """Where the call for which it was kept is cancelled meanwhile, the next executor gets it (G1, U4)."""
     service = paused(max_concurrency=1)

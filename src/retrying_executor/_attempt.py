@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 
-from retrying_executor._errors import NotNow
 from retrying_executor._log import UnseenFailure, call_name
 from retrying_executor._policy import DONE, GIVE_UP, TOO_LATE, Attempt, Verdict
 from retrying_executor._transient import evidence_of
@@ -77,7 +76,7 @@ def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence
         return "none", None
     asked = verdict.asked  # whether or not the call gives up
     if asked is None:
-        asked = exception.after if isinstance(exception, NotNow) else terms.asked_by(exception)
+        asked = terms.asked_by(exception)
     if asked is not None or not verdict.counts:
         return "busy", asked
     return evidence_of(exception), None

@@ -312,6 +312,11 @@ class Terms:
 
     def asked_by(self, exception: Exception) -> float | None:
         """Return how many seconds an answer asks to wait, as far as that is heeded."""
+        if isinstance(exception, NotNow):
+            try:
+                return optional_seconds("after", exception.after)
+            except Exception:  # somebody has set it to something else
+                return None
         own = self.policy if isinstance(self.policy, RetryPolicy) else None
         return asked_by(exception, MAX_RETRY_AFTER if own is None else own.max_retry_after)
 

@@ -201,10 +201,10 @@ class Pool:
         while True:
             try:
                 call = self._next(worker)
-                if _log.overdue:
-                    _log.report_overdue()
                 if self._invitations or self._unused:
                     self._decline_unused()
+                if _log.overdue:
+                    _log.report_overdue()
                 if call is None:
                     return
                 worker.ending = self._attempt(worker, call)
@@ -221,6 +221,7 @@ class Pool:
             self._initializing += 1
             if self._crew.can_summon:
                 self._call_for_help(time.monotonic())
+        self._decline_unused(are_all=True)  # who knows how long this takes
         try:
             self._initializer(*self._initargs)
         except BaseException as error:
@@ -357,7 +358,7 @@ class Pool:
         lane = self._ledger.schedule.lane(upstream)
         opens_at = -math.inf if lane is None or call._lane is lane else lane.opens_at
         if opens_at <= now:
-            permit = upstream.ask(self, now)
+            permit = upstream.ask(self)
             if permit is None:
                 return upstream, now + _ASK_AGAIN_AFTER, until
             self._invitations.pop(upstream, None)
@@ -398,12 +399,12 @@ class Pool:
             del self._invitations[upstream]  # whoever is free first will ask
             return False
 
-    def _decline_unused(self) -> None:
+    def _decline_unused(self, *, are_all: bool = False) -> None:
         """Give back the places that are kept for this pool if there is nobody to use them, or no call."""
         with self._lock:
             lane_of = self._ledger.schedule.lane
-            is_busy = self._crew.on_the_way is None and not self._crew.can_summon
-            unused = [one for one in self._invitations if is_busy or lane_of(one) is None]
+            are_all |= self._crew.on_the_way is None and not self._crew.has_resting
+            unused = [one for one in self._invitations if are_all or lane_of(one) is None]
             for upstream in unused:
                 del self._invitations[upstream]
             permits, self._unused = self._unused, []
@@ -529,6 +530,7 @@ class Pool:
 
     def _clear(self) -> None:
         """Make every call done that waits for an attempt that will not be."""
+        self._decline_unused(are_all=True)  # their callbacks may wait for who needs the places
         with self._lock:
             calls = self._ledger.schedule.waiting()
         for call in calls:

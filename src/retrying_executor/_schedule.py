@@ -230,9 +230,9 @@ class Schedule:
         lane = self._lanes.get(upstream)
         return lane if lane is not None and len(lane.calls) else None
 
-    def count_held(self, now: float = -math.inf) -> int:
+    def count_held(self, now: float | None = None) -> int:
         """Return how many calls wait in lanes that are closed at *now*; without it, in all lanes."""
-        return sum(len(lane.calls) for lane in self._lanes.values() if lane.opens_at > now)
+        return sum(len(lane.calls) for lane in self._lanes.values() if now is None or lane.opens_at > now)
 
     def _defer(self, call: Call, due_at: float, refusal: Refusal) -> None:
         """Put a call whose turn has come in its lane."""
@@ -247,11 +247,12 @@ class Schedule:
 
     def _first_lane(self, now: float) -> Lane | None:
         """Return the lane whose first call comes before all others, if it is open."""
+        for lane in self._lanes.values():
+            if lane.patience < now:
+                self._give_up(lane, now)
         first = None
         best = self._retries[0][:2] if self._retries and self._retries[0][0] <= now else (math.inf, math.inf)
         for upstream, lane in list(self._lanes.items()):
-            if lane.patience < now:
-                self._give_up(lane, now)
             entry = lane.calls.first_retry()
             if entry is None:
                 del self._lanes[upstream]
@@ -261,19 +262,21 @@ class Schedule:
 
     def _give_up(self, lane: Lane, now: float) -> None:
         """Let calls that have waited for too long come at once: they need no more than to be told."""
-        patient = []
-        lane.patience = math.inf
-        for entry in lane.calls._retries:
-            call = entry[2]
-            if call._waits_until < now and not call.done():
-                call._lane = None
-                heappush(self._retries, (call._waits_until, self._ticket(), call))
+        calls = lane.calls
+        calls._busy = True  # until then the heap is not replaced
+        try:
+            late = [entry[2] for entry in calls._retries if entry[2]._waits_until < now]
+            calls._retries = [entry for entry in calls._retries if entry[2]._waits_until >= now]
+            heapify(calls._retries)
+            lane.patience = min((entry[2]._waits_until for entry in calls._retries), default=math.inf)
+        finally:
+            calls._busy = False
+        for call in late:
+            if call.done():
+                del calls._gone_retries[-1:]
                 continue
-            patient.append(entry)
-            if not call.done():
-                lane.patience = min(lane.patience, call._waits_until)
-        heapify(patient)
-        lane.calls._retries = patient
+            call._lane = None
+            heappush(self._retries, (call._waits_until, self._ticket(), call))
 
     def _drop_gone(self) -> None:
         """Drop the calls that are gone at the fronts; all of them where they are the majority."""

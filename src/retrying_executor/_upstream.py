@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 _LOCK_TIMEOUT = 0.05  # seconds
+_MOST_STARTS = 1_000_000  # of which the times are kept
 
 
 class Upstream:
@@ -47,8 +48,9 @@ class Upstream:
         name: What to call it in logs.
         max_concurrency: How many attempts may run at once, over all executors: 1 or more, or ``None`` for
             no limit.
-        rate: How many attempts may start in how many seconds, as ``(10, 1.0)``: never more than 10 in any
-            window of a second; ``None`` for no limit.
+        rate: How many attempts may be let through in how many seconds, as ``(10, 1.0)``: never more than 10
+            in any window of a second; ``None`` for no limit. When an attempt that was let through begins is
+            up to the machine, usually within a millisecond. Up to 1,000,000.
         hold_after: After how many failures in a row, with no success between, it is held; 1 or more, or
             ``None``: only when it asks for it.
         initial_hold: How long the first hold is, in seconds, less jitter of up to a half; more than 0.
@@ -91,6 +93,7 @@ class Upstream:
         self._waiting: weakref.WeakKeyDictionary[Pool, list[float]] = weakref.WeakKeyDictionary()
         self._invited: set[Pool] = set()
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
+        _log.never_log_under(self._lock)
         _lifecycle.register_upstream(self)
 
     def __repr__(self) -> str:
@@ -141,7 +144,7 @@ class Upstream:
 
     # -- for the pools ---------------------------------------------------------------------------
 
-    def ask(self, pool: Pool, now: float) -> Permit | float | None:
+    def ask(self, pool: Pool) -> Permit | float | None:
         """Let an attempt through, or say when to ask again: infinity means that the pool will be told.
 
         Called under the pool's lock. ``None``: there is no answer yet, and an invitation stays open.
@@ -149,7 +152,7 @@ class Upstream:
         if not self._lock.acquire(timeout=_LOCK_TIMEOUT):
             return None  # whoever has it may wait for the pool's lock: see above
         try:
-            opens = self._gate.open_at()
+            now, opens = time.monotonic(), self._gate.open_at()
             if opens <= now and (pool in self._invited or self._gate.room() > len(self._invited)):
                 self._waiting.pop(pool, None)
                 permit = self._gate.start(now)
@@ -188,15 +191,15 @@ class Upstream:
                 if is_open and self._gate.room() <= len(self._invited):
                     return
                 # While it is open any will do; else those who would ask too late.
-                waiting = (pool for pool, asks_at in self._waiting.items() if is_open or asks_at[0] > opens)
-                pool = next(waiting, None)
+                waiting = [pool for pool, asks_at in self._waiting.items() if is_open or asks_at[0] > opens]
+                pool = waiting[0] if waiting else None
                 if pool is None:
                     return
                 entry = self._waiting[pool] = [opens]
                 if is_open:
                     del self._waiting[pool]
                     self._invited.add(pool)
-            if not pool.look_again(self, opens):
+            if not pool.look_again(self, max(opens, now)):
                 with self._lock:
                     self._invited.discard(pool)
                     if self._waiting.get(pool) is entry:  # it has not asked meanwhile
@@ -215,6 +218,7 @@ class Upstream:
     def restart_in_child(self) -> None:
         """After, in the child: nothing is in flight, and nobody waits."""
         self._lock = threading.RLock()
+        _log.never_log_under(self._lock)
         self._waiting.clear()
         self._invited.clear()
         self._gate.forget_flights()
@@ -243,7 +247,9 @@ def _checked_rate(rate: object) -> tuple[int, float] | None:
     window = seconds("rate[1]", rate[1])
     if window == 0.0:
         raise ValueError(f"rate[1] must be more than 0 seconds, not {rate[1]!r}")
-    return positive_int("rate[0]", rate[0]), window
+    if positive_int("rate[0]", rate[0]) > _MOST_STARTS:
+        raise ValueError(f"rate[0] must be at most {_MOST_STARTS}, not {rate[0]!r}")
+    return rate[0], window
 
 
 def _random() -> float:

@@ -34,21 +34,16 @@ class Mutant:
     @property
     def is_repeatable(self) -> bool:
         """Whether the same choices make the same run."""
-        return self.is_enumerable and (IS_EXACT or not self.fine)
-
-    @property
-    def is_enumerable(self) -> bool:
-        """Whether all schedules of the scenario can be tried."""
-        return self.scenario not in {one.__name__ for one in SAMPLED}
+        is_exact = IS_EXACT or not self.fine
+        return is_exact and self.scenario not in {one.__name__ for one in SAMPLED}
 
     @property
     def search(self) -> list[str]:
         """The options of the search that finds it."""
         if self.fine:
             return ["--fine", "--runs", "300"]
-        if self.scenario in {one.__name__ for one in LARGE}:
-            return ["--preemptions", "1"]
-        return [] if self.is_enumerable else ["--runs", "3000"]
+        sampled = {one.__name__ for one in (*SAMPLED, *LARGE)}
+        return ["--runs", "3000"] if self.scenario in sampled else []
 
     def apply(self, package: Path) -> None:
         """Patch the copy of the library in *package*."""

@@ -17,6 +17,9 @@ from retrying_executor import PendingLimitError, RetryingExecutor, RetryingFutur
 ROUNDING = 1e-6
 """How far sums of times may be off, in seconds."""
 
+SOON = 0.01
+"""Longer than a worker waits that has found the lock of an upstream taken, in seconds."""
+
 DELAY = 10.0
 """What a call in a trial waits between its attempts, in seconds of virtual time."""
 
@@ -317,7 +320,7 @@ class Trial:
         for call in self.accepted:
             if call.future is None or call.future.done() or self.running == self.max_workers:
                 continue
-            if call.service is not None and not call.service.lets_through(now - rushed):
+            if call.service is not None and not call.service.lets_through(now - rushed - SOON):
                 continue
             assert call.future.attempts or call.future.running(), "a call that nobody takes up (C4, C5)"
             due_at = call.future.due_at
