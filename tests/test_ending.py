@@ -20,6 +20,7 @@ from calls import Flaky
 from conftest import TIMEOUT
 from observe import eventually, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor._pool import Pool
 
 NEVER_DUE = 3600.0
 
@@ -490,3 +491,27 @@ def test_no_outcome_is_lost_to_a_callback_of_another_call() -> None:
     fail.set()
     assert "outcome" == running.result(TIMEOUT)
     executor.shutdown()
+
+
+def test_a_worker_leaves_no_call_behind_that_another_thread_is_about_to_cancel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever shuts down may be late; the worker sees to the calls then, before it goes (F2)."""
+    clear, late = Pool._clear, [1, 1]
+
+    def clear_late(pool: Pool) -> None:
+        if late:
+            late.pop()
+        else:
+            clear(pool)
+
+    monkeypatch.setattr(Pool, "_clear", clear_late)
+    going = threading.Event()
+    executor = RetryingExecutor(1)
+    running, waiting = executor.submit(going.wait, TIMEOUT), executor.submit(int)
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert not waiting.done()
+    going.set()
+    executor.shutdown()
+    assert running.result(0)
+    assert waiting.cancelled()

@@ -139,20 +139,19 @@ class GateMachine(RuleBasedStateMachine):
         self.gate.end(flight.permit, self.now, evidence, asked)
         if is_probe:
             self.probe = None
+        fails = is_latest and not is_probe and asked is None and evidence == "failed"
+        self.failures += fails
+        is_held = is_probe and evidence in ("failed", "busy")
         if asked is not None:
             spread = max(0.1 * asked, self.next_hold() / 2)
             self.failed_holds += is_probe
             self.expect_hold(asked, asked + spread)
-        elif is_probe and evidence in ("failed", "busy"):
+        elif is_held or (fails and self.failures >= self.options["hold_after"]):
             self.expect_longer_hold()
         elif is_latest and evidence == "worked":
             self.successes += 1
             self.failures = 0
             self.failed_holds *= not is_probe
-        elif is_latest and evidence == "failed":
-            self.failures += 1
-            if self.failures >= self.options["hold_after"]:
-                self.expect_longer_hold()
 
     def expect_longer_hold(self) -> None:
         """It is held for twice as long as the last time, less up to a half."""

@@ -393,6 +393,37 @@ def test_a_probe_can_be_settled_from_outside() -> None:
     assert ("open", 0) == (service.state, service.in_flight)
 
 
+def test_a_result_that_is_rejected_is_a_failure_of_the_service() -> None:
+    """Whether the call has another attempt or not (U5)."""
+    service = Upstream("service", hold_after=1, initial_hold=60)
+    policy = RetryPolicy(max_attempts=1, retry_result=lambda _: True)
+    with RetryingExecutor(1, retry=policy, upstream=service) as executor:
+        assert 7 == executor.submit(lambda: 7).result(TIMEOUT)
+    assert "held" == service.state
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_time_that_is_none_holds_nothing() -> None:
+    """An exception may have been changed after it was made (B8, U5)."""
+    service, exception = Upstream("service"), NotNow()
+    exception.after = "soon"  # type: ignore[assignment]  # nonsense
+    with RetryingExecutor(1, retry=None, upstream=service) as executor:
+        assert exception is executor.submit(fail, exception).exception(TIMEOUT)
+    assert "open" == service.state
+
+
+def test_the_end_of_a_ramp_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """That the probe got through was news; that all others follow is not (U5)."""
+    caplog.set_level(logging.INFO)
+    service = paused(max_concurrency=2)
+    with RetryingExecutor(1, upstream=service) as executor:
+        service.resume()
+        for _ in range(3):
+            assert 0 == executor.submit(Flaky(0)).result(TIMEOUT)
+    assert "open" == service.state
+    assert ["upstream service works again"] == caplog.messages
+
+
 def test_holds_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     """That a service failed is a warning, once; what becomes of the probes is information (G3, U5)."""
     caplog.set_level(logging.INFO)
@@ -657,6 +688,7 @@ BAD = [
     ({"rate": 10}, TypeError, "rate must be a tuple (attempts, seconds), not 10"),
     ({"rate": (1, 2, 3)}, TypeError, "rate must be a tuple (attempts, seconds), not (1, 2, 3)"),
     ({"rate": (0, 1)}, ValueError, "rate[0] must be 1 or more, not 0"),
+    ({"rate": (10**30, 1)}, ValueError, f"rate[0] must be at most 1000000, not {10**30}"),
     ({"rate": (1, 0)}, ValueError, "rate[1] must be more than 0 seconds, not 0"),
     ({"rate": (1, math.inf)}, ValueError, "rate[1] must be a finite number of seconds, 0 or more, not inf"),
     ({"initial_hold": 0}, ValueError, "initial_hold must be more than 0 seconds, not 0"),
