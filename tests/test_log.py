@@ -13,10 +13,12 @@ from typing import Any, NoReturn
 
 import pytest
 
+from calls import Flaky
 from conftest import TIMEOUT
 from observe import eventually, needs_gil, resting
 from retrying_executor import Attempt, RetryingExecutor, RetryingFuture, RetryPolicy
 from retrying_executor._log import UnseenFailure, call_name, describe, time_is_up
+from retrying_executor._pool import Pool
 
 LOGGER = logging.getLogger("retrying_executor")
 
@@ -288,6 +290,28 @@ def test_neither_success_nor_cancellation_is_a_failure(executor: RetryingExecuto
     del calls
     run_to_the_end(executor, int)
     assert [] == logged(logging.ERROR)
+
+
+@needs_gil
+def test_a_worker_logs_afterwards_what_went_away_while_it_held_the_lock(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the pool's lock it must not: a log handler may wait for who needs that lock (F7, G3)."""
+    take_up = Pool._take_up
+    with RetryingExecutor(1, retry=RetryPolicy(delays=[0.05])) as executor:
+        failed = [executor.with_options(retry=None).submit(fail)]
+        assert eventually(failed[0].done)
+
+        def take_up_and_drop(pool: Pool, worker: Any, now: float) -> bool:
+            taken = take_up(pool, worker, now)
+            if taken and worker.call.attempts:  # its retry: nobody else is about to look
+                failed.clear()
+            return taken
+
+        monkeypatch.setattr(Pool, "_take_up", take_up_and_drop)
+        assert 1 == executor.submit(Flaky(1)).result(TIMEOUT)
+        assert not failed
+    assert ["nobody looked at its outcome" in line for line in logged(logging.ERROR)] == [True]
 
 
 def test_an_outcome_that_came_too_late_is_no_unseen_failure(
