@@ -370,11 +370,12 @@ MUTANTS = [
         (
             "_upstream.py",
             "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
-            "        opens = self._gate.open_at()\n        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
+            "        now, opens = time.monotonic(), self._gate.open_at()\n"
+            "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
         ),
         (
             "_upstream.py",
-            "        try:\n            opens = self._gate.open_at()\n",
+            "        try:\n            now, opens = time.monotonic(), self._gate.open_at()\n",
             "        try:\n",
         ),
     ),

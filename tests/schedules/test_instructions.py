@@ -11,7 +11,12 @@ RUNS = 1000 if IS_NIGHTLY else 20
 """For each scenario."""
 
 
-@pytest.mark.parametrize("scenario", [*SCENARIOS, *SAMPLED], ids=lambda scenario: scenario.__name__)
+# Not the large ones: where two executors find the lock of an upstream taken and ask again, an unfair
+# scheduler can have them do so for ever.
+FINE = [one for one in (*SCENARIOS, *SAMPLED) if one not in LARGE]
+
+
+@pytest.mark.parametrize("scenario", FINE, ids=lambda scenario: scenario.__name__)
 def test_no_switch_between_instructions_breaks_a_promise(scenario: Scenario) -> None:
     """State that is touched outside the lock would show (C5, G1)."""
     sample(scenario, runs=RUNS, seed=1, fine=True)

@@ -320,7 +320,8 @@ class Trial:
         for call in self.accepted:
             if call.future is None or call.future.done() or self.running == self.max_workers:
                 continue
-            if call.service is not None and not call.service.lets_through(now - rushed - SOON):
+            is_soon = now - Run.active.now < SOON
+            if call.service is not None and (is_soon or not call.service.lets_through(now - rushed)):
                 continue
             assert call.future.attempts or call.future.running(), "a call that nobody takes up (C4, C5)"
             due_at = call.future.due_at
