@@ -30,7 +30,8 @@ def eventually(condition: Callable[[], object]) -> bool:
 
 def resting(executor: RetryingExecutor) -> int:
     """Return how many workers rest, at a gate of their own."""
-    return len(executor._pool._crew._resting)
+    crew = executor._pool._crew
+    return len(crew._resting) + (crew._leading is not None)
 
 
 def threads_named(prefix: str) -> list[threading.Thread]:

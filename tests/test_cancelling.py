@@ -20,7 +20,9 @@ from typing import Any, NoReturn
 import pytest
 
 from conftest import TIMEOUT
-from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, _pool
+from retrying_executor._crew import Worker
+from retrying_executor._stdlib import HAS_GIL
 
 AnyFuture = RetryingFuture[Any]
 AN_HOUR = RetryPolicy(initial_delay=3600, max_delay=3600, max_elapsed=None, jitter=False)
@@ -229,9 +231,56 @@ def test_a_cancelled_call_cannot_begin(lone: RetryingExecutor, release: Event, w
     future = waiting(lone, release)
     before = future.attempts
     assert future.cancel()
-    assert not future._begin(0.0)
+    assert not future._begin(Worker(0, threading.RLock()), 0.0)
     assert future.cancelled()
     assert before == future.attempts
+
+
+def test_a_call_that_was_not_cancelled_can_be_observed(lone: RetryingExecutor, release: Event) -> None:
+    """Who comes to observe it after a cancel() in vain is told when it is done (A3, E2)."""
+    running, told = Event(), Event()
+    future = lone.submit(lambda: (running.set(), release.wait(TIMEOUT)))
+    assert running.wait(TIMEOUT)
+    assert not future.cancel()
+    future.add_done_callback(lambda _: told.set())
+    release.set()
+    assert told.wait(TIMEOUT)
+
+
+def test_an_attempt_begins_if_cancel_comes_too_late(lone: RetryingExecutor, release: Event) -> None:
+    """A worker that sees somebody about to cancel asks who was first, and it was the worker (E2)."""
+    ready(lone, release)
+    future = lone.submit(int)
+    future._is_last = True  # what that one does first
+    release.set()
+    assert 0 == future.result(TIMEOUT)
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="without the GIL workers have no lock of their own")
+def test_cancelled_calls_are_tidied_up_another_time(
+    lone: RetryingExecutor, release: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a worker cannot be stopped for that, they are dropped when the next call is cancelled (E1)."""
+    monkeypatch.setattr(_pool, "_STANDSTILL_TIMEOUT", 0.001)
+    futures = [ready(lone, release), lone.submit(int)]
+    pool = lone._pool
+    (worker,) = pool._crew.members
+    held, done = Event(), Event()
+
+    def hold() -> None:
+        with worker.lock:
+            held.set()
+            assert done.wait(TIMEOUT)
+
+    holder = Thread(target=hold)
+    holder.start()
+    assert held.wait(TIMEOUT)
+    assert all(future.cancel() for future in futures)
+    assert futures == list(pool._fresh)
+    done.set()
+    holder.join(TIMEOUT)
+    assert lone.submit(int).cancel()
+    assert [] == list(pool._fresh)
 
 
 def test_many_threads_cancel_one_call(lone: RetryingExecutor, release: Event) -> None:

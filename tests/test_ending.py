@@ -343,7 +343,7 @@ def test_drain_does_not_wait_for_calls_submitted_later() -> None:
         assert running.wait(TIMEOUT)
         thread = Thread(target=lambda: drained.append(executor.drain(TIMEOUT)))
         thread.start()
-        assert eventually(lambda: first._observed)  # drain() has begun to wait
+        assert eventually(lambda: first._awaited)  # drain() has begun to wait
         later = executor.submit(run_later)
         release.set()
         thread.join(TIMEOUT)
@@ -357,7 +357,7 @@ def test_drain_counts_cancelled_calls_as_done() -> None:
     with RetryingExecutor(1, retry=lambda _: NEVER_DUE) as executor:
         future = executor.submit(Flaky())
         assert eventually(lambda: future.due_at)
-        canceller = Thread(target=lambda: eventually(lambda: future._observed) and future.cancel())
+        canceller = Thread(target=lambda: eventually(lambda: future._awaited) and future.cancel())
         canceller.start()
         assert executor.drain(TIMEOUT)
         canceller.join(TIMEOUT)

@@ -506,7 +506,7 @@ def test_an_outcome_set_as_a_worker_takes_the_call_stands(executor: RetryingExec
     """The worker has the call in hand, and makes no attempt of it (A3, G1)."""
     future = executor.submit(int)
     assert 0 == future.result(TIMEOUT)
-    assert executor._pool._attempt(Worker(0), future) is None
+    assert executor._pool._attempt(Worker(0, threading.RLock()), future) is None
     assert 1 == future.attempts
 
 

@@ -429,6 +429,18 @@ def test_calls_that_a_shutdown_cuts_off_are_counted(executor: RetryingExecutor, 
     assert ["time is up: waiting calls cancelled: 2, calls still running: none"] == logged(logging.WARNING)
 
 
+def test_a_shutdown_that_cuts_nothing_off_is_silent(executor: RetryingExecutor, logged: Logged) -> None:
+    """When the time is up and only a done callback still runs, there is nothing to say (F3, G3)."""
+    started, told, release = Event(), Event(), Event()
+    future = executor.submit(started.wait, TIMEOUT)
+    future.add_done_callback(lambda _: told.set() or release.wait(TIMEOUT))
+    started.set()
+    assert told.wait(TIMEOUT)
+    executor.shutdown(timeout=0)
+    release.set()
+    assert [] == logged(logging.WARNING)
+
+
 def test_calls_that_outlast_a_shutdown_are_reported(executor: RetryingExecutor, logged: Logged) -> None:
     """What still runs when the time is up is named; threads cannot be killed (F3)."""
     started, release = Event(), Event()

@@ -6,16 +6,16 @@ import threading
 import time
 from concurrent.futures import wait
 from concurrent.futures.thread import BrokenThreadPool
+from functools import partial
 from itertools import count
 from threading import Barrier, Event, Lock, Thread
-from typing import Any
 
 import pytest
 
 from conftest import TIMEOUT
 from observe import eventually, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
-from retrying_executor._crew import Rest, Worker
+from retrying_executor._crew import Worker
 
 AT_ONCE = RetryPolicy(delays=(0, 0, 0, 0))
 NEVER_DUE = 3600.0
@@ -358,11 +358,10 @@ def test_a_call_that_comes_as_a_worker_comes_to_rest_is_seen(monkeypatch: pytest
         rest = crew.rest
         late: list[RetryingFuture[int]] = []
 
-        def interrupted(worker: Worker, *, leading: bool) -> Rest:
-            resting = rest(worker, leading=leading)
+        def interrupted(worker: Worker) -> None:
+            rest(worker)
             monkeypatch.setattr(crew, "rest", rest)
             late.append(executor.submit(int))
-            return resting
 
         monkeypatch.setattr(crew, "rest", interrupted)
         assert 0 == executor.submit(int).result(TIMEOUT)
@@ -390,28 +389,26 @@ def test_a_worker_that_is_woken_as_it_leaves_stays(monkeypatch: pytest.MonkeyPat
     assert [] == threads_named("woken")
 
 
-def test_a_submit_that_is_interrupted_is_a_refusal() -> None:
+def test_a_submit_that_is_interrupted_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     """If a signal handler raises in submit(), the call never runs, unless it runs by then (G1)."""
-
-    class Interrupted:
-        """What submit() waits for."""
-
-        def acquire(self, **_: object) -> None:
-            raise KeyboardInterrupt
-
-    arrival: Any = Interrupted()
     ran: list[int] = []
     started, release = Event(), Event()
-    with RetryingExecutor(1) as executor:
-        running = executor.submit(lambda: (started.set(), release.wait(TIMEOUT)))
-        assert started.wait(TIMEOUT)
-        for future in (running, executor.submit(ran.append, 1)):
+
+    def interrupted(call: RetryingFuture[object]) -> None:
+        if not started.is_set():
+            see_to(call)
+            assert started.wait(TIMEOUT)
+        raise KeyboardInterrupt
+
+    with RetryingExecutor(2) as executor:
+        see_to = executor._pool._see_to
+        monkeypatch.setattr(executor._pool, "_see_to", interrupted)
+        for call in (lambda: (ran.append(1), started.set(), release.wait(TIMEOUT)), partial(ran.append, 2)):
             with pytest.raises(KeyboardInterrupt):
-                executor._pool._await_arrival(future, arrival)
+                executor.submit(call)
         assert 1 == executor.stats().submitted
         release.set()
-        assert (None, True) == running.result(TIMEOUT)
-    assert [] == ran
+    assert [1] == ran
 
 
 # -- threads that cannot be started (C7) ---------------------------------------------------------
@@ -468,6 +465,20 @@ def test_a_call_for_which_no_thread_can_be_started_is_left_to_others(
         assert 1 == executor.stats().threads
         release.set()
         assert 0 == future.result(TIMEOUT)
+
+
+def test_a_thread_that_could_not_be_started_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes up one of the calls that wait for it tries again (C4, C7)."""
+    started, release, both = Event(), Event(), Barrier(2)
+    with RetryingExecutor(2) as executor:
+        executor.submit(lambda: (started.set(), release.wait(TIMEOUT)))
+        assert started.wait(TIMEOUT)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", lambda _: fail())
+            futures = [executor.submit(both.wait, TIMEOUT) for _ in range(2)]
+        release.set()
+        assert {0, 1} == {future.result(TIMEOUT) for future in futures}
+        assert 2 == executor.stats().threads
 
 
 @pytest.mark.parametrize("max_workers", [1, 2, 3])

@@ -31,15 +31,24 @@ def make(call: Call, work: Work) -> tuple[Verdict, Outcome]:
     Returns:
         What follows; and what this attempt ended with, or if none follows the outcome of the call.
     """
-    outcome, terms = call._last, work[4]
+    previous = outcome = None
     try:
-        if call._attempts and terms.is_too_late(time.monotonic() - call._began_at):
-            return TOO_LATE, outcome
+        if call._attempts:
+            if work[4].is_too_late(time.monotonic() - call._began_at):
+                return TOO_LATE, call._last
+            previous = call._last[1]
         call._attempts += 1
-        outcome = run(work, outcome[1])
-        failed = outcome[1] is not None or terms.rejects is not None  # or has to be judged
-        if not failed:
+        outcome = run(work, previous)
+        if outcome[1] is None and work[4].rejects is None:
             return DONE, outcome
+        return follow_up(call, work[4], outcome)
+    finally:
+        del call, work, outcome, previous  # a traceback keeps this frame
+
+
+def follow_up(call: Call, terms: Terms, outcome: Outcome) -> tuple[Verdict, Outcome]:
+    """Ask the policy what follows an attempt that failed, or whose result has to be judged; see `make`."""
+    try:
         if terms.policy is None or call._is_last:
             return GIVE_UP, outcome
         elapsed = time.monotonic() - call._began_at
@@ -54,7 +63,7 @@ def make(call: Call, work: Work) -> tuple[Verdict, Outcome]:
                 call._postponed += 1
         return verdict, outcome
     finally:
-        del call, work, outcome  # a traceback keeps this frame
+        del call, outcome  # a traceback keeps this frame
 
 
 def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence, float | None]:
@@ -90,7 +99,7 @@ def conclude(call: Call, work: Work, outcome: Outcome) -> UnseenFailure | None:
             add_note(outcome[1], call._attempts, time.monotonic() - call._began_at)
         unseen = UnseenFailure(call_name(work[0]), call._attempts, outcome[1])
     call._work = None  # now, so that no destructor of an argument runs under the lock
-    if call._attempts > 1:
+    if call._attempts > 1 or unseen is not None:
         call._last = outcome
     return unseen
 

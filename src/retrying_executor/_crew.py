@@ -4,14 +4,21 @@ What there is to do is none of their business: the pool decides, under its lock,
 it out. The pool's lock guards all of it; methods that need no lock say so. What must stay true:
 
 - At most ``size`` workers are members.
-- A resting worker waits at a gate, made for that one rest. To wake it, open the gate first, then
-  take the rest out of ``_resting``; an interruption in between costs nothing, since a worker that
-  wakes takes its rest out itself, and opening an open gate does nothing.
-- A rest in ``_resting`` may be opened by anybody; `wake_all` does so without the lock.
+- A resting worker waits at its gate. To wake it, open the gate first, then take it out of ``_resting``;
+  an interruption in between costs nothing, since a worker that wakes takes itself out.
+- A gate may be opened by anybody at any time; `wake_all` does so without the lock. At worst the worker
+  looks for work once in vain.
 - At most one worker is on its way, woken or started but not arrived: it looks for what there is
   to do, and calls the next before it gets busy.
-- At most one resting worker leads: it rests until the first retry is due. It is at the bottom
-  of ``_resting``, so it is the last to be given other work.
+- At most one resting worker leads: it rests until the first retry is due, apart from the others, and is
+  the last to be given other work.
+- ``can_summon`` is looked at without the lock, by who has just queued a call. While the lock is free it
+  is right; before that it may be wrongly true, and wrongly false only while whoever has the lock will
+  look for calls again.
+
+A worker has a lock of its own, for taking a call and for making it done: with one lock for all, workers
+that make short calls would spend their time waiting for each other. That it does for taking a call out of
+a queue that others append to without a lock needs the GIL. Without it, that one lock it is.
 """
 
 from __future__ import annotations
@@ -19,6 +26,8 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from itertools import count
+
+from retrying_executor._stdlib import HAS_GIL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,36 +37,51 @@ if TYPE_CHECKING:
     from retrying_executor._future import Ending, RetryingFuture
 
 
-class Rest:
-    """One time that a worker rests: at a gate, a lock that is held until it is opened."""
-
-    __slots__ = ("gate", "worker")
-
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self.gate = threading.Lock()
-        self.gate.acquire()
-
-    def open(self) -> None:
-        """Wake the worker, or keep it from falling asleep. Needs no lock."""
-        with suppress(RuntimeError):  # it is open already
-            self.gate.release()
-
-
 class Worker:
-    """A thread, the call it runs, what to finish that with, and its rest if it has one."""
+    """A thread, the call it runs, what to finish that with, and the gate at which it rests.
 
-    __slots__ = ("arrival", "call", "ending", "index", "rest", "thread")
+    Args:
+        index: Its number among the members of its crew.
+        lock: That of the pool.
+    """
+
+    __slots__ = (
+        "acquire",
+        "arrival",
+        "call",
+        "ending",
+        "failed",
+        "gate",
+        "index",
+        "lock",
+        "release",
+        "rests",
+        "succeeded",
+        "thread",
+    )
 
     thread: threading.Thread
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, lock: threading.RLock) -> None:
         self.index = index
+        self.lock = threading.RLock() if HAS_GIL else lock  # reentrant for the sake of destructors
+        self.acquire, self.release = self.lock.acquire, self.lock.release  # three times as fast as ``with``
         self.call: RetryingFuture[Any] | None = None
         self.ending: Ending | None = None
-        self.rest: Rest | None = None
+        self.succeeded = 0  # of the calls that it made
+        self.failed = 0
+        self.rests = False
+        self.gate = threading.Lock()  # held until it is opened
+        self.gate.acquire()
         self.arrival: threading.Lock | None = threading.Lock()  # held until it arrives for the first time
         self.arrival.acquire()
+
+    def wake(self) -> None:
+        """Open the gate: the worker wakes, or does not fall asleep. Needs no lock."""
+        try:  # not suppress(), which takes longer than all the rest
+            self.gate.release()
+        except RuntimeError:
+            return  # it is open already
 
 
 class Crew:
@@ -67,32 +91,35 @@ class Crew:
         size: How many workers there may be; 1 or more.
         name: Prefix of the threads' names.
         daemon: Whether the interpreter may end while a worker still works.
+        lock: That of the pool.
     """
 
-    def __init__(self, *, size: int, name: str, daemon: bool) -> None:
+    def __init__(self, *, size: int, name: str, daemon: bool, lock: threading.RLock) -> None:
         self.size = size
+        self.can_summon = True
+        """Whether somebody rests or may be started, and nobody is on the way."""
+        self._lock = lock
         self.members: dict[Worker, None] = {}  # a set in the order of their start
         self.on_the_way: Worker | None = None
         self._name = name
         self._daemon = daemon
-        self._resting: list[Rest] = []
-        self._leading: Rest | None = None
+        self._resting: list[Worker] = []
+        self._leading: Worker | None = None
         self._departed: list[threading.Thread] = []
 
     @property
     def has_resting(self) -> bool:
         """Whether somebody rests."""
-        return bool(self._resting)
+        return bool(self._resting) or self._leading is not None
 
     @property
     def has_leader(self) -> bool:
         """Whether somebody rests until the first retry is due."""
-        return self._leading in self._resting[:1]
+        return self._leading is not None
 
-    @property
-    def can_summon(self) -> bool:
-        """Whether somebody rests or may be started, and nobody is on the way."""
-        return self.on_the_way is None and (bool(self._resting) or len(self.members) < self.size)
+    def _count(self) -> None:
+        """Somebody came, went, or was called."""
+        self.can_summon = self.on_the_way is None and (self.has_resting or len(self.members) < self.size)
 
     def summon(self, work: Callable[[Worker], None]) -> None:
         """Wake a resting worker, or start one if none rests.
@@ -103,18 +130,19 @@ class Crew:
         Raises:
             RuntimeError: If a thread cannot be started.
         """
-        if not self._resting:
+        worker = self._resting[-1] if self._resting else self._leading
+        if worker is None:
             self._start(work)
             return
-        rest = self._resting[-1]
-        rest.open()
-        self._take_out(rest)
-        self.on_the_way = rest.worker  # not before: were it wrongly set, nobody else would be called
+        worker.wake()
+        self._take_out(worker)
+        self.on_the_way = worker  # not before: were it wrongly set, nobody else would be called
+        self._count()
 
     def _start(self, work: Callable[[Worker], None]) -> None:
         taken = {worker.index for worker in self.members}
         index = next(index for index in count() if index not in taken)
-        worker = Worker(index)
+        worker = Worker(index, self._lock)
         worker.thread = threading.Thread(
             target=work, args=(worker,), name=f"{self._name}_{index}", daemon=self._daemon
         )
@@ -126,38 +154,44 @@ class Crew:
         finally:
             if self.on_the_way is not worker:
                 self.members.pop(worker, None)
+            self._count()
 
     def arrive(self, worker: Worker) -> None:
         """Take note that a worker is awake and looks for something to do."""
-        if self.on_the_way is worker:
-            self.on_the_way = None
+        if self.on_the_way is worker or worker.rests:
+            if self.on_the_way is worker:
+                self.on_the_way = None
+            self._take_out(worker)
+            worker.rests = False
+            self._count()
         if worker.arrival is not None:
             worker.arrival.release()
             worker.arrival = None
-        if worker.rest is not None:
-            self._take_out(worker.rest)
-            worker.rest = None
 
-    def rest(self, worker: Worker, *, leading: bool) -> Rest:
+    def rest(self, worker: Worker) -> None:
         """Publish that a worker rests from now on."""
-        worker.rest = rest = Rest(worker)
-        if leading:
-            self._leading = rest
-            self._resting.insert(0, rest)
-        else:
-            self._resting.append(rest)
-        return rest
+        worker.rests = True
+        self._resting.append(worker)
+        self._count()
 
-    def leave(self, worker: Worker, rest: Rest) -> bool:
+    def lead(self, worker: Worker) -> None:
+        """Let a worker that rests do so until the first retry is due."""
+        self._leading = worker  # first, so that at any time it can be found
+        with suppress(ValueError):  # it has just been woken
+            self._resting.remove(worker)
+
+    def leave(self, worker: Worker) -> bool:
         """Let a resting worker go; return ``False`` if it was woken instead.
 
         First it is no member any more, and cannot be woken: from then on a new one can be started.
         Only then it looks whether it was woken before.
         """
         self.members.pop(worker, None)
-        self._take_out(rest)
-        if not rest.gate.locked():
+        self._take_out(worker)
+        self._count()
+        if worker.gate.acquire(blocking=False):
             self.members[worker] = None
+            self._count()
             return False
         self._departed = [thread for thread in self._departed if thread.is_alive()]
         self._departed.append(worker.thread)
@@ -165,18 +199,27 @@ class Crew:
 
     def wake_leader(self) -> None:
         """Make the leader look again when the first retry is due."""
-        if self._leading is not None:
-            self._leading.open()
-            self._take_out(self._leading)
+        leader = self._leading
+        if leader is not None:
+            leader.wake()
+            self._take_out(leader)
+            self._count()
 
     def wake_all(self) -> None:
         """Make everybody who rests look again whether to stay. Needs no lock."""
-        for rest in self._resting.copy():
-            rest.open()
+        for worker in self._resting.copy():
+            worker.wake()
+        leader = self._leading
+        if leader is not None:
+            leader.wake()
 
-    def _take_out(self, rest: Rest) -> None:
-        with suppress(ValueError):  # it is out already
-            self._resting.remove(rest)
+    def _take_out(self, worker: Worker) -> None:
+        if self._leading is worker:
+            self._leading = None
+        try:
+            self._resting.remove(worker)
+        except ValueError:
+            return  # it is out already
 
     def threads(self) -> list[threading.Thread]:
         """Return the threads that have not ended."""

@@ -60,7 +60,7 @@ class _Submitter(Executor):
         """
         work = (fn, args, kwargs or _NO_KEYWORDS, contextvars.copy_context(), self._terms)
         future: RetryingFuture[T] = RetryingFuture(self._pool, work)
-        self._pool.submit(future, self._terms.upstream)
+        self._pool.submit(future)
         return future
 
     if TYPE_CHECKING:  # the plain signature of the base class would forget what fn takes
@@ -281,6 +281,8 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             max_pending=None if max_pending is None else positive_int("max_pending", max_pending),
             wait_when_full=when_full == "wait",
         )
+        if upstream is not None:
+            self._pool.serve_upstreams()
         _lifecycle.register(self._pool)
         weakref.finalize(self, self._pool.abandon).atexit = False
 
@@ -322,6 +324,8 @@ class View(_Submitter):
         self._origin = origin
         self._pool = origin._pool
         self._terms = terms
+        if terms.upstream is not None:
+            self._pool.serve_upstreams()
 
     def __enter__(self) -> NoReturn:
         self.shutdown()

@@ -2,20 +2,41 @@
 
 The future is also the work item. Its life, with the state that the standard library knows:
 
-    PENDING ──begin──> RUNNING ──finish──> FINISHED
-       │  <──back off──┘  (in backoff a call is PENDING again)
-       └──cancel──> CANCELLED_AND_NOTIFIED
+    waits ──a worker takes it──> runs ──finish──> FINISHED
+      │  <────────back off────────┘
+      └──cancel──> CANCELLED_AND_NOTIFIED
+
+Until it is done ``_state`` is PENDING; it runs while it has a ``_worker``, in whose hands it is.
 
 A future starts *unobserved*: with no condition, no waiters and no callbacks, since building those
 is most of what a standard future costs. The first that needs them (`wait`, `as_completed`,
-`add_done_callback`, ``result()`` of a call that is not done) makes it *observed*, for good, and
-from then on the inherited code rules. What must stay true:
+``add_done_callback``) makes it *observed*, for good, and from then on the inherited code rules. Who only
+waits, in ``result()``, does so at a *latch*: a lock that is opened when the call is done, and through which
+those who wait pass one by one. So nobody waits at the condition, and a lock does for it. What must stay
+true:
 
-- Every change of state happens under the pool's lock; it becomes done exactly once.
-- While an attempt runs, ``_work``, ``_last`` and ``_attempts`` belong to its worker, without the lock.
-- The hand-over from unobserved to observed happens under the pool's lock.
-- An observed future becomes done under its condition too. Lock order: condition, then pool's lock.
-- A state that is done never changes, so reading ``_state`` needs no lock.
+- A call becomes done once. A state that is done never changes, so reading ``_state`` needs no lock.
+- A call that waits changes under the pool's lock. One that runs becomes done under its worker's lock, by
+  that worker, but for ``set_result()`` and ``set_exception()``, which make it observed first.
+- An observed call becomes done under its condition too. Lock order: condition, pool's lock, worker's lock.
+- While an attempt runs, ``_work``, ``_last`` and ``_attempts`` belong to its worker, without a lock.
+
+A call passes into a worker's hands, and becomes observed, without the pool's lock. Two sides that have no
+lock in common *announce first, then look*, so at least one of them sees the other:
+
+    a worker that takes the call           sets ``_worker``, then looks at ``_is_last``
+    who cancels it, or sets its outcome    sets ``_is_last``, then looks at ``_worker`` and ``_observed``
+    who observes it                        sets ``_observed``, then looks at ``_worker`` and ``_is_last``
+    who waits at its latch                 sets ``_awaited``, then looks at ``_state``
+    whoever makes it done                  sets ``_state``, then looks at ``_awaited``
+
+- A worker that sees ``_is_last`` gets the pool's lock before it begins, which whoever cancels holds.
+- Who cancels leaves a call that has a ``_worker`` alone, and goes by the condition of an observed one.
+- Who observes, and sees that somebody may change the call, waits until that one has given its lock back
+  once. From then on it is done, or whoever makes it done sees that it is observed.
+
+That takes a thread's steps to be seen by others in the order in which it makes them, as with the GIL.
+Without it there is one lock for all; see `_crew`.
 """
 
 from __future__ import annotations
@@ -28,6 +49,7 @@ from retrying_executor._stdlib import (
     CANCELLED_AND_NOTIFIED,
     DONE,
     FINISHED,
+    HAS_GIL,
     LOGGER,
     PENDING,
     RUNNING,
@@ -41,6 +63,7 @@ if TYPE_CHECKING:
     from contextvars import Context
     from typing import Any, NoReturn, TypeAlias, TypeVar
 
+    from retrying_executor._crew import Worker
     from retrying_executor._gate import Permit
     from retrying_executor._log import UnseenFailure
     from retrying_executor._policy import Terms
@@ -70,24 +93,36 @@ class RetryingFuture(Future["T"]):
     call waits for its next attempt the future is pending: neither running nor done.
     """
 
-    # These stand for the attributes of a call that has not got so far; instances grow their own.
-    _state: str = PENDING
-    _result: Any = None
+    # All that a call needs which succeeds at once, and which nobody observes.
+    __slots__ = (
+        "_attempts",
+        "_awaited",
+        "_began_at",
+        "_is_last",
+        "_observed",
+        "_pool",
+        "_result",
+        "_state",
+        "_work",
+        "_worker",
+    )
+
+    _state: str
+    _result: T
+    _worker: Worker | None
+
+    # These stand for the other attributes, until an instance grows its own.
     _exception: BaseException | None = None
-    _attempts: int = 0
     _postponed: int = 0
-    _began_at: float = 0.0
     _due_at: float | None = None
     _last: Outcome = NO_OUTCOME
-    _is_last: bool = False
-    _observed: bool = False
     _unseen: UnseenFailure | None = None
     _permit: Permit | None = None  # while an attempt runs, if the call has an upstream
     _lane: Lane | None = None  # while it waits for its upstream
     _waits_until: float = math.inf  # for that, at most
 
     # Made on first need, see __getattr__.
-    _condition: threading.Condition
+    _condition: threading.Condition  # in truth the lock that one would have
     _waiters: list[Any]
     _done_callbacks: list[Callable[[Future[T]], object]]
 
@@ -95,6 +130,10 @@ class RetryingFuture(Future["T"]):
         # Not Future.__init__: it would build what makes a future observed.
         self._pool = pool
         self._work: Work | None = work
+        self._state = PENDING
+        self._worker = None
+        self._attempts = 0
+        self._is_last = self._observed = self._awaited = False
 
     def __getattr__(self, name: str) -> Any:
         if name == "_condition":
@@ -132,7 +171,7 @@ class RetryingFuture(Future["T"]):
 
     def running(self) -> bool:
         """Return whether an attempt is running; false in backoff."""
-        return self._state == RUNNING
+        return self._worker is not None and self._state == PENDING
 
     def cancelled(self) -> bool:
         """Return whether the call was cancelled."""
@@ -140,7 +179,7 @@ class RetryingFuture(Future["T"]):
 
     def __repr__(self) -> str:
         # Takes no lock: it may be called anywhere, while one is held too.
-        state = self._state
+        state = RUNNING if self.running() else self._state
         ending = ""
         if state == FINISHED:
             exception = self._exception
@@ -167,9 +206,14 @@ class RetryingFuture(Future["T"]):
             TimeoutError: If the call was not done in time.
             BaseException: What the last attempt raised.
         """
-        exception = self.exception(timeout)
+        if self._state not in DONE and not self._wait(timeout):
+            raise TimeoutError
+        if self._state != FINISHED:
+            raise CancelledError
+        exception = self._exception
         if exception is None:
-            return self._result  # type: ignore[no-any-return]  # what fn returned
+            return self._result
+        self._look()
         try:
             raise exception
         finally:
@@ -186,11 +230,19 @@ class RetryingFuture(Future["T"]):
 
     def _wait(self, timeout: Duration | None) -> bool:
         """Wait until the call is done, and return whether it is."""
-        with self._condition:
-            if not self.done():
-                # Not wait_for(): it would never end for a NaN. Nobody notifies before it is done.
-                self._condition.wait(None if timeout is None else to_seconds(timeout))
-            return self.done()
+        closed = threading.Lock()
+        closed.acquire()
+        latch = self.__dict__.setdefault("_latch", closed)
+        self._awaited = True  # announce it, then look
+        if not HAS_GIL:  # pragma: no cover  # coverage is measured with it
+            self._pool.synchronize()
+        if self._state in DONE:
+            return True
+        seconds = -1 if timeout is None else to_seconds(timeout)
+        passed = latch.acquire(timeout=seconds) if timeout is None or seconds > 0 else latch.acquire(False)
+        if passed:
+            latch.release()  # for the next
+        return passed or self.done()
 
     def _get_snapshot(self) -> Any:  # pragma: no cover  # called by asyncio from Python 3.15 on
         # There, asyncio takes the outcome by this instead of exception().
@@ -238,11 +290,12 @@ class RetryingFuture(Future["T"]):
 
     # -- for the pool: changes of state, under its lock ------------------------------------------
 
-    def _begin(self, now: float) -> bool:
+    def _begin(self, worker: Worker, now: float) -> bool:
         """An attempt is about to run, unless the call is done; return whether that is so."""
+        self._worker = worker  # from here on it cannot be cancelled
         if self._state != PENDING:
+            self._worker = None
             return False
-        self._state = RUNNING  # from here on it cannot be cancelled
         if self._attempts:
             self._due_at = None
         else:
@@ -252,14 +305,21 @@ class RetryingFuture(Future["T"]):
     def _back_off(self, due_at: float) -> None:
         """The attempt failed, and another follows."""
         self._due_at = due_at
-        self._state = PENDING
+        self._worker = None
 
-    def _finish(self, outcome: Outcome, unseen: UnseenFailure | None) -> None:
-        """The call has its outcome."""
-        self._result, self._exception = outcome
-        self._unseen = unseen
+    def _finish(self, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
+        """The call has its outcome; return ``False`` if it had one already."""
+        if self._state in DONE:
+            if unseen is not None:
+                unseen.seen()
+            return False
+        self._result, exception = outcome  # type: ignore[assignment]  # what fn returned
+        if exception is not None:
+            self._exception = exception
+            self._unseen = unseen
         self._release()
         self._state = FINISHED  # last: whoever sees it sees the rest
+        return True
 
     def _cancel(self) -> None:
         """The call is cancelled; its waiters are told at once, so there is no step in between."""
@@ -275,8 +335,13 @@ class RetryingFuture(Future["T"]):
 
     # -- for the pool: telling others, without its lock ------------------------------------------
 
+    def _open(self) -> None:
+        """Let those pass who wait for the call, which is done, if anybody does."""
+        if self._awaited:
+            self.__dict__["_latch"].release()
+
     def _tell_waiters(self) -> None:
-        """Wake whoever waits; under the condition."""
+        """Tell `wait` and `as_completed`; under the condition."""
         for waiter in self._waiters:
             if self._state == CANCELLED_AND_NOTIFIED:
                 waiter.add_cancelled(self)
@@ -284,7 +349,6 @@ class RetryingFuture(Future["T"]):
                 waiter.add_result(self)
             else:
                 waiter.add_exception(self)
-        self._condition.notify_all()
 
     def _invoke_callbacks(self) -> None:
         """Run the done callbacks, each of them, and let go of them.
@@ -310,7 +374,7 @@ class RetryingFuture(Future["T"]):
         belong to the parent.
         """
         if self._observed:
-            self._condition = threading.Condition()
+            self.__dict__["_condition"] = threading.RLock()
             self._waiters = []
             self.__dict__.pop("_done_callbacks", None)
         if self._state not in DONE:

@@ -1,14 +1,16 @@
 """The books: every call that was accepted waits, runs or is done, and is counted as such.
 
-Pure like the schedule: no threads, no clock. Whoever uses it holds the lock that guards it, and
-that lock guards the state of the calls too. What must stay true between any two methods:
+Pure like the schedule: no threads, no clock. Whoever uses it holds the lock that guards it. What must
+stay true between any two methods:
 
-- a call that waits is in the schedule, and its future is pending;
-- a call that runs is in somebody's hands, is counted in ``_running``, and its future is running;
-- a call that is done is counted once: as succeeded, as failed or as cancelled.
+- a call that waits is in the schedule, its future is pending, and it is in no worker's hands;
+- a call that is done is counted once: as succeeded, as failed or as cancelled; by its worker, if that
+  made its last attempt, else here. Whoever leaves hands its counts over.
 
-A signal handler that submits or cancels in the middle of an addition here may cost one count. No
-decision rests on those numbers; on ``_running`` some do, and what handlers may do leaves it alone.
+Nobody counts what is accepted: it is the sum of what became of it.
+
+A signal handler that cancels in the middle of an addition here may cost one count. No decision rests
+on those numbers.
 """
 
 from __future__ import annotations
@@ -17,115 +19,101 @@ import math
 
 from retrying_executor._schedule import Schedule
 from retrying_executor._stats import Stats
-from retrying_executor._stdlib import PENDING, RUNNING
+from retrying_executor._stdlib import PENDING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Collection
 
+    from retrying_executor._crew import Worker
     from retrying_executor._future import Outcome
     from retrying_executor._log import UnseenFailure
-    from retrying_executor._schedule import Call, Claim
+    from retrying_executor._schedule import Call
 
 
 class Ledger:
     """The calls of one pool, from the moment they are accepted."""
 
-    __slots__ = ("_accepted", "_cancelled", "_failed", "_retried", "_running", "_succeeded", "schedule")
+    __slots__ = ("_cancelled", "_failed", "_retried", "_succeeded", "schedule")
 
     def __init__(self) -> None:
         self.schedule = Schedule()
-        self._accepted = 0
-        self._running = 0
         self._succeeded = 0
         self._failed = 0
         self._cancelled = 0
         self._retried = 0
 
-    @property
-    def pending(self) -> int:
-        """How many calls are accepted and not done."""
-        return len(self.schedule) + self._running
+    def refuse(self, call: Call) -> bool:
+        """If a call still waits for its first attempt, it was not accepted after all: nothing counts it."""
+        is_queued = call._attempts == 0 and (call._lane is not None or self.schedule.has_fresh(call))
+        if is_queued and self._withdraw(call):
+            return True
+        call._is_last = False  # nobody else has had the future yet
+        return False
 
-    def accept(self, call: Call) -> None:
-        """A call waits for its first attempt."""
-        self.schedule.add(call)
-        self._accepted += 1
+    def cancel(self, call: Call) -> bool:
+        """Cancel a call that waits; of one that runs, make this attempt the last and return ``False``."""
+        if not self._withdraw(call):
+            return False
+        self._cancelled += 1
+        return True
 
-    def refuse(self, call: Call) -> None:
-        """If a call waits for its first attempt, it was not accepted after all: nothing counts it."""
-        waits = call._attempts == 0 and (call._lane is not None or self.schedule.has_fresh(call))
-        if waits and not call.done():
-            call._cancel()
-            self.schedule.discard(call, retried=False)
-            self._accepted -= 1
-
-    def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
-        """Return the call whose turn it is, which runs from now on; ``None`` if none is ready.
-
-        Args:
-            now: What time it is.
-            claim: `begin`, or what calls that if the call's upstream lets it through.
-        """
-        call = self.schedule.take(now, claim)
-        if call is not None:
-            self._running += 1
-        return call
+    def _withdraw(self, call: Call) -> bool:
+        call._is_last = True  # announce it, then look: see `RetryingFuture`
+        if call._worker is not None or call._state != PENDING:
+            return False
+        call._cancel()
+        self.schedule.discard(call, retried=call._attempts > 0)
+        return True
 
     def back_off(self, call: Call, due_at: float) -> bool:
         """A call that runs waits again, until *due_at*; return whether it is the first that is due."""
         call._back_off(due_at)
-        self._running -= 1
         self._retried += 1
         return self.schedule.add_retry(call, due_at)
 
-    def finish(self, call: Call, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
-        """Make a call done; return ``False`` if it is done already."""
-        if call.done():
-            if unseen is not None:
-                unseen.seen()
+    def settle(self, call: Call, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
+        """Make a call done from outside, wherever it is; return ``False`` if it is done already."""
+        call._is_last = True  # announce it, then look: see `RetryingFuture`
+        waited = call._worker is None
+        if not call._finish(outcome, unseen):
             return False
-        waited = call._state == PENDING
-        call._finish(outcome, unseen)
         if outcome[1] is None:
             self._succeeded += 1
         else:
             self._failed += 1
         if waited:
-            self._strike_out(call)
-        else:
-            self._running -= 1
+            self.schedule.discard(call, retried=call._attempts > 0)
         return True
 
-    def cancel(self, call: Call) -> bool:
-        """Cancel a call that waits; of one that runs, make this attempt the last and return ``False``."""
-        if call._state == RUNNING:
-            call._is_last = True
-        if call._state != PENDING:
-            return False
-        call._cancel()
-        self._cancelled += 1
-        self._strike_out(call)
-        return True
+    def take_over(self, worker: Worker) -> None:
+        """A worker leaves: keep what it has counted."""
+        self._succeeded += worker.succeeded
+        self._failed += worker.failed
+        worker.succeeded = worker.failed = 0
 
-    def _strike_out(self, call: Call) -> None:
-        self.schedule.discard(call, retried=call._attempts > 0)
-
-    def stats(self, now: float, threads: int) -> Stats:
-        """Return a consistent snapshot, given what time it is and how many threads there are."""
-        waiting = len(self.schedule)
-        ready = self.schedule.count_ready(now)
-        held = self.schedule.count_held(now)
-        due_at = self.schedule.first_due_at()
+    def stats(self, now: float, workers: Collection[Worker]) -> Stats:
+        """Return a consistent snapshot, given what time it is and who is at work, while all stand still."""
+        in_hand = [worker.call for worker in workers if worker.call is not None]
+        running = sum(not call.done() for call in in_hand)
+        schedule = self.schedule
+        # What was cancelled while a worker took it is in its hands, no longer in the schedule.
+        strays = sum(schedule.is_gone(call) for call in in_hand)
+        waiting = schedule.count() + strays
+        ready = schedule.count_ready(now) + strays
+        held = schedule.count_held(now)
+        due_at = schedule.first_due_at()
+        succeeded = self._succeeded + sum(worker.succeeded for worker in workers)
+        failed = self._failed + sum(worker.failed for worker in workers)
         return Stats(
-            threads=threads,
-            running=self._running,
+            threads=len(workers),
+            running=running,
             ready=ready,
             held=held,
             in_backoff=waiting - ready - held,
-            submitted=self._accepted,
-            succeeded=self._succeeded,
-            failed=self._failed,
+            submitted=waiting + running + succeeded + failed + self._cancelled,
+            succeeded=succeeded,
+            failed=failed,
             cancelled=self._cancelled,
             retried=self._retried,
             next_due_at=None if due_at == math.inf else due_at,

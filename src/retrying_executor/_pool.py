@@ -1,17 +1,23 @@
 """The calls of one executor and the threads that make them.
 
-``_lock`` guards the ledger, the crew and the state of every call. While it is free:
+``_lock`` guards the ledger, the crew and the state of every call that waits. While it is free:
 
 - every accepted call is waiting (in the ledger's schedule), running (in a worker's hands) or done,
   and exactly one of these;
 - if a call waits, there is a worker; if it is ready and a worker rests or may be started, one is on
   its way; if it is in backoff and a worker rests or may be started, one leads or is on its way;
-- a call becomes done once, by whoever took it out of the schedule or ran its last attempt.
+- a call becomes done once, by whoever took it out of the schedule or ran its last attempt;
+- before ``_acts_at`` there is nothing to see to but fresh calls.
 
-No other lock is taken while ``_lock`` is held, but for those inside `threading.Thread`; no user
-code runs, and no waiter is told. ``_lock`` is reentrant for the sake of destructors and signal
-handlers, which may submit or cancel wherever they interrupt. So everywhere the order is: publish
-first (that a worker rests, that it left), then look once more whether there is something to do.
+Most calls never meet it. They are appended to the queue, taken up and made done under no lock but the
+worker's own, see `_crew`, by who goes on to look whether somebody must be called, or the call is
+claimed by somebody else, see `_future`. So everywhere the order is: publish first (a call, that a
+worker rests, that it left), then look once more whether there is something to do.
+
+Lock order: ``_lock``, then those of the workers. No other lock is taken while ``_lock`` is held, but for
+those inside `threading.Thread`; no user code runs, and no waiter is told. All are reentrant for the sake of
+destructors and signal handlers, which may submit or cancel wherever they interrupt. Since that may be
+where a worker holds its own lock, who has ``_lock`` does not wait for those of the workers for ever.
 """
 
 from __future__ import annotations
@@ -21,19 +27,19 @@ import threading
 import time
 import weakref
 from concurrent.futures.thread import BrokenThreadPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from retrying_executor import _attempt, _log
 from retrying_executor._crew import Crew, Worker
 from retrying_executor._errors import ForkedFutureError, PendingLimitError
-from retrying_executor._future import RetryingFuture
 from retrying_executor._gate import Permit
 from retrying_executor._ledger import Ledger
-from retrying_executor._stdlib import is_held
+from retrying_executor._policy import DONE as ACCEPTED
+from retrying_executor._stdlib import DONE, FINISHED, HAS_GIL, is_held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from retrying_executor._future import Ending, Outcome
@@ -45,6 +51,7 @@ _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 _AT_EXIT = "cannot schedule new futures after interpreter shutdown"
 _ARRIVAL_TIMEOUT = 0.05  # seconds
 _ASK_AGAIN_AFTER = 0.001  # seconds
+_STANDSTILL_TIMEOUT = 10.0  # seconds; many threads may have their turn before one goes on
 _BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
 
 
@@ -85,6 +92,7 @@ class Pool:
         self._refusal: Exception | None = None  # what submit() raises, once it does
         self._halted = False  # no attempt starts any more
         self._abandoned = False  # the executor is gone; set without the lock
+        self._has_upstreams = False  # some calls may have one
         self._reset()
 
     def _reset(self) -> None:
@@ -93,76 +101,87 @@ class Pool:
         _log.never_log_under(self._lock)
         self._room = threading.Condition(self._lock)  # notified when a call becomes done, or is to be refused
         self._ledger = Ledger()
+        self._fresh = self._ledger.schedule.fresh
         self._crew = Crew(
             size=self._max_workers,
             name=self._thread_name_prefix,
             daemon=self.exit_timeout is not None,  # the interpreter joins the others, however long it takes
+            lock=self._lock,
         )
-        self._has_upstreams = False  # no call had one so far
+        self._acts_at = math.inf
         self._invitations: dict[Upstream, None] = {}  # places kept for this pool, by whom
         self._unused: list[Permit] = []  # places taken for a call that was cancelled at that very moment
         self._observed: set[weakref.ref[Call]] = set()
+        self._forget = self._observed.discard
         self._initializing = 0
+        self._stopped: list[Worker] = []  # for a fork
+        self._is_open = HAS_GIL and self._refusal is None and self._max_pending is None
+        """Whether calls are queued without the lock."""
+        self._look_ahead()
 
     # -- calls come in ---------------------------------------------------------------------------
 
-    def submit(self, call: Call, upstream: Upstream | None) -> None:
+    def submit(self, call: Call) -> None:
         """Accept a call, or raise: then it never runs.
-
-        Args:
-            call: The call.
-            upstream: That of its terms.
 
         Raises:
             RuntimeError: After shutdown, or if there is no thread and none can be started.
             BrokenThreadPool: If the initializer failed.
             PendingLimitError: If there is no room and waiting is not asked for, or is impossible.
         """
-        interrupts = self._max_pending is not None and is_held(self._lock)
+        error = None
+        is_queued = self._is_open
+        try:
+            if is_queued:
+                self._fresh.append(call)  # publish first,
+            else:
+                self._admit(call)
+                is_queued = True
+            if self._crew.can_summon or self._refusal is not None:  # then look
+                error = self._see_to(call)
+        except BaseException:  # of a signal handler too: who submits will not get the future
+            if is_queued:
+                self._change(call, self._ledger.refuse)
+            raise
+        if error is not None and self._change(call, self._ledger.refuse):  # or it was taken up meanwhile
+            raise error
+
+    def _admit(self, call: Call) -> None:
+        """Queue a call if it may be accepted: where there is a limit, or no GIL, or after shutdown."""
+        interrupts = is_held(self._lock)
         with self._lock:
             if self._max_pending is not None:
                 self._make_room(self._max_pending, may_wait=self._wait_when_full and not interrupts)
             if self._refusal is not None:
                 raise type(self._refusal)(*self._refusal.args)
-            try:
-                arrival = self._accept(call, upstream)
-            except BaseException:
-                self._ledger.refuse(call)  # in the same critical section: nobody has taken it up
-                raise
+            self._fresh.append(call)
+
+    def _see_to(self, call: Call) -> Exception | None:
+        """See that a call which was queued a moment ago is taken up, or return why it is to be refused.
+
+        If that starts a thread, wait for a moment until it took up its first call, or began its initializer.
+        So it is with the standard executor, and programs cancel or fork right after ``submit()``. It is
+        bounded, since a destructor or a signal handler may get here in a critical section.
+        """
+        arrival = None
+        with self._lock:
+            if self._refusal is not None:
+                return type(self._refusal)(*self._refusal.args)
+            if self._crew.can_summon:
+                error = self._call_for_help(time.monotonic())
+                if error is not None and not self._crew.members:
+                    return error  # nobody would run it; all accepted before have had somebody
+                if self._crew.on_the_way is not None:
+                    arrival = self._crew.on_the_way.arrival
         if arrival is not None:
-            self._await_arrival(call, arrival)
+            arrival.acquire(timeout=_ARRIVAL_TIMEOUT)
         if _log.overdue:
             _log.report_overdue()
-
-    def _accept(self, call: Call, upstream: Upstream | None) -> threading.Lock | None:
-        """Queue a call; return the lock that is given back when the thread started for it arrives."""
-        self._ledger.accept(call)
-        if upstream is not None:
-            self._has_upstreams = True
-        crew = self._crew
-        if not crew.can_summon:
-            return None
-        error = self._call_for_help(time.monotonic())
-        if error is not None and not crew.members:
-            raise error  # nobody would run it; all accepted before have had somebody
-        return None if crew.on_the_way is None else crew.on_the_way.arrival
-
-    def _await_arrival(self, call: Call, arrival: threading.Lock) -> None:
-        """Wait for a moment until a new thread took up its first call, or began its initializer.
-
-        So it is with the standard executor, and programs cancel or fork right after ``submit()``.
-        It is bounded, since a destructor or a signal handler may get here in a critical section.
-        """
-        try:
-            arrival.acquire(timeout=_ARRIVAL_TIMEOUT)
-        except BaseException:  # of a signal handler: who submits will not get the future
-            with self._lock:
-                self._ledger.refuse(call)
-            raise
+        return None
 
     def _make_room(self, limit: int, *, may_wait: bool) -> None:
         """Return when fewer than *limit* calls are pending, or when calls are refused."""
-        while self._refusal is None and self._ledger.pending >= limit:
+        while self._refusal is None and self._count_pending() >= limit:
             full = f"{limit} calls are pending, as many as max_pending allows"
             if may_wait and self._crew.includes_current_thread():
                 raise PendingLimitError(
@@ -173,9 +192,9 @@ class Pool:
             self._room.wait()
 
     def _call_for_help(self, now: float) -> Exception | None:
-        """Wake or start one more worker, if it would find something to do.
+        """Wake or start one more worker, if one can be had, and would find something to do.
 
-        The caller holds the lock, and has seen that `Crew.can_summon`.
+        The caller holds the lock.
 
         Returns:
             Why a thread could not be started. That is no harm where others are at work.
@@ -186,7 +205,7 @@ class Pool:
             needed = schedule.count_ready(now) > self._initializing
         else:
             needed = schedule.is_ready(now) or (not crew.has_leader and schedule.first_due_at() is not None)
-        if needed:
+        if needed and crew.can_summon:
             try:
                 crew.summon(self._work)
             except Exception as error:
@@ -198,17 +217,22 @@ class Pool:
     def _work(self, worker: Worker) -> None:
         """The whole life of a worker."""
         self._initialize(worker)
+        has_arrived = False
         while True:
             try:
-                call = self._next(worker)
-                if self._invitations or self._unused:
-                    self._decline_unused()
+                call = self._next_fresh(worker) if has_arrived else None
+                if call is None:
+                    call = self._next(worker)
+                    has_arrived = True
+                    if self._invitations or self._unused:
+                        self._decline_unused()
                 if _log.overdue:
                     _log.report_overdue()
                 if call is None:
                     return
                 worker.ending = self._attempt(worker, call)
             except BaseException as error:
+                has_arrived = False
                 self._rescue(worker, error)
             call = None
 
@@ -228,66 +252,144 @@ class Pool:
             _log.initializer_failed(error)
             with self._lock:
                 self._refusal = BrokenThreadPool(_BROKEN)
+                self._is_open = False
                 self._halted = True
+                self._look_ahead()
                 self._room.notify_all()
                 self._crew.wake_all()
         with self._lock:
             self._initializing -= 1
 
+    def _next_fresh(self, worker: Worker) -> Call | None:
+        """Finish the worker's call and return the next fresh one, as long as there is nothing else to see to.
+
+        That is most of the time, and goes without the pool's lock.
+
+        Returns:
+            A call whose attempt is to run; ``None`` if `_next` has to look what there is to do.
+        """
+        call = worker.call
+        if call is not None and call._observed and worker.ending is not None:
+            self._finish(worker)
+        now = time.monotonic()
+        try:
+            worker.acquire()
+            call, ending = worker.call, worker.ending
+            if call is not None and ending is not None:
+                (result, exception), unseen = ending
+                if call._observed or call._state in DONE:  # since a moment ago
+                    return None
+                # Nothing is called or created on the way, so no destructor can observe it in between.
+                call._result = result
+                if exception is None:
+                    worker.succeeded += 1
+                else:
+                    call._exception, call._unseen = exception, unseen
+                    worker.failed += 1
+                call._state = FINISHED
+                worker.ending = None
+                if call._awaited:
+                    call._open()
+            worker.call = None
+            if now >= self._acts_at:
+                return None
+            try:
+                call = worker.call = self._fresh.popleft()
+            except IndexError:
+                return None
+            call._worker = worker
+            call._began_at = now
+        finally:
+            worker.release()
+        if call._is_last:
+            with self._lock:
+                if call.done():
+                    worker.call = None
+                    self._ledger.schedule.drop(call)
+                    return None
+        if self._crew.can_summon and self._fresh:
+            with self._lock:
+                self._call_for_help(now)
+        return call
+
     def _next(self, worker: Worker) -> Call | None:
         """Finish the worker's call, if it has its outcome, and return the next one, when there is one.
-
-        One critical section does both for a call that nobody observes, which is most of them.
 
         Returns:
             A call whose attempt is to run; ``None`` if the worker is to leave.
         """
         timed_out = False
         while True:
-            last, ending = worker.call, worker.ending
-            if last is not None and ending is not None and (last._observed or self._halted):
-                worker.ending = None
-                self._change(last, self._finish, *ending)
-                ending = None
+            if worker.ending is not None:
+                self._finish(worker)
+            worker.call = None
             if self._halted:
                 self._clear()
             with self._lock:
-                if last is not None and ending is not None:
-                    if last._observed:  # since a moment ago
-                        continue
-                    self._finish(last, *ending)
-                worker.call = worker.ending = None
                 crew, schedule = self._crew, self._ledger.schedule
                 if worker not in crew.members:  # of a forked child; or its start was interrupted
                     return None
                 if self._halted and len(schedule):  # since a moment ago: shutdown() waits for workers only
                     continue
+                if self._max_pending is not None:
+                    self._room.notify_all()  # it may have made a call done
                 crew.arrive(worker)
                 now = time.monotonic()
                 if self._take_up(worker, now):
                     return worker.call
-                leading = not (self._halted or crew.has_leader or schedule.first_due_at() is None)
-                rest = crew.rest(worker, leading=leading)  # publish first,
+                crew.rest(worker)  # publish first,
                 if self._take_up(worker, now):  # then look once more
                     return worker.call
-                due_at = schedule.first_due_at() if leading else None
+                due_at = None
+                if self._acts_at < math.inf and not (self._halted or crew.has_leader):
+                    due_at = schedule.first_due_at()
                 if due_at is not None:
+                    crew.lead(worker)
                     patience = -1.0 if due_at == math.inf else due_at - now
                 elif not (timed_out or self._idle_timeout == 0 or self._abandoned or self._refusal):
                     patience = -1.0 if self._idle_timeout is None else self._idle_timeout
-                elif crew.leave(worker, rest):
+                elif crew.leave(worker):
+                    self._ledger.take_over(worker)
                     return None
                 else:
                     continue
-            del last, ending  # not earlier: destructors must not run under the lock
             if self._invitations or self._unused:
                 self._decline_unused()
-            timed_out = not rest.gate.acquire(timeout=min(patience, threading.TIMEOUT_MAX))
+            timed_out = not worker.gate.acquire(timeout=min(patience, threading.TIMEOUT_MAX))
+
+    def _finish(self, worker: Worker) -> None:
+        """Make the worker's call done, which has its outcome, and tell whoever observes it."""
+        call, ending = worker.call, worker.ending
+        assert call is not None
+        assert ending is not None
+        worker.ending = None
+        with call._condition:
+            with worker.lock:
+                finished = call._finish(*ending)
+                if finished and ending[0][1] is None:
+                    worker.succeeded += 1
+                elif finished:
+                    worker.failed += 1
+                worker.call = None
+            if finished:
+                call._tell_waiters()
+        del ending
+        if finished:
+            call._open()
+            call._invoke_callbacks()
 
     def _take_up(self, worker: Worker, now: float) -> bool:
         """Put the next call, if one is ready, in the worker's hands, and call for help with the rest."""
-        claim = self._claim_if_let_through if self._has_upstreams else RetryingFuture._begin
-        call = None if self._halted else self._ledger.take(now, claim)
+
+        def claim(call: Call, now: float) -> Claim:
+            return self._ask(call, worker, now) if self._has_upstreams else call._begin(worker, now)
+
+        if self._halted or (not self._fresh and now < self._acts_at):
+            return False
+        call = self._ledger.schedule.take(now, claim)
+        if now >= self._acts_at:
+            self._look_ahead()
+            self._release_leader()
         if call is None:
             return False
         worker.call = call
@@ -295,6 +397,14 @@ class Pool:
         if self._crew.can_summon:
             self._call_for_help(now)
         return True
+
+    def _look_ahead(self) -> None:
+        """Note until when there is nothing to see to but fresh calls."""
+        if self._halted or self._has_upstreams or self._max_pending is not None:
+            self._acts_at = -math.inf
+            return
+        due_at = self._ledger.schedule.first_due_at()
+        self._acts_at = math.inf if due_at is None else due_at
 
     def _attempt(self, worker: Worker, call: Call) -> Ending | None:
         """Make an attempt, and put the call in backoff if another follows.
@@ -307,6 +417,9 @@ class Pool:
             if work is None:  # somebody else set the outcome
                 return None
             verdict, outcome = _attempt.make(call, work)
+            if verdict is ACCEPTED and permit is None and call._attempts == 1:  # as most are
+                call._work = None  # now, so that no destructor of an argument runs under a lock
+                return outcome, None
             if permit is not None:
                 permit.upstream.end(permit, *_attempt.evidence(work[4], verdict, outcome))
                 permit = None
@@ -330,6 +443,7 @@ class Pool:
             worker.call = None
             if self._ledger.back_off(call, due_at):
                 self._crew.wake_leader()
+            self._look_ahead()
             return True
 
     def _rescue(self, worker: Worker, error: BaseException) -> None:
@@ -343,17 +457,17 @@ class Pool:
 
     # -- upstreams -------------------------------------------------------------------------------
 
-    def _claim_if_let_through(self, call: Call, now: float) -> Claim:
+    def _ask(self, call: Call, worker: Worker, now: float) -> Claim:
         """Begin an attempt if the call's upstream, if it has one, lets it through."""
         work = call._work
         upstream = None if work is None else work[4].upstream
         call._permit = None
         if upstream is None or work is None or call.done():
-            return call._begin(now)
+            return call._begin(worker, now)
         until = math.inf
         if call._attempts:
             if work[4].is_too_late(now - call._began_at):  # no attempt will be made: see _attempt.make
-                return call._begin(now)
+                return call._begin(worker, now)
             until = max(call._began_at + work[4].max_elapsed, now)  # the sum may be rounded
         lane = self._ledger.schedule.lane(upstream)
         opens_at = -math.inf if lane is None or call._lane is lane else lane.opens_at
@@ -363,7 +477,7 @@ class Pool:
                 return upstream, now + _ASK_AGAIN_AFTER, until
             self._invitations.pop(upstream, None)
             if isinstance(permit, Permit):
-                begun = call._begin(now)
+                begun = call._begin(worker, now)
                 if begun:
                     call._permit = permit
                 else:  # a destructor or a signal handler has cancelled it meanwhile
@@ -421,50 +535,97 @@ class Pool:
         unseen = None
         if exception is not None and work is not None:
             unseen = _log.UnseenFailure(_log.call_name(work[0]), call._attempts, exception)
-        return self._change(call, self._finish, outcome, unseen)
+        call._condition  # noqa: B018  # from now on its worker goes by that too
+        return self._change(call, self._ledger.settle, outcome, unseen)
 
     def cancel(self, call: Call) -> bool:
         """Cancel a call that waits; of one that is running, make this attempt the last."""
-        return self._change(call, self._cancel) or call.cancelled()
-
-    def _finish(self, call: Call, outcome: Outcome, unseen: _log.UnseenFailure | None) -> bool:
-        return self._ledger.finish(call, outcome, unseen) and self._make_way()
-
-    def _cancel(self, call: Call) -> bool:
-        return self._ledger.cancel(call) and self._make_way()
-
-    def _make_way(self) -> bool:
-        """A call became done: nobody waits for its due time or its place any more."""
-        if self._crew.has_leader and self._ledger.schedule.first_due_at() is None:
-            self._crew.wake_leader()
-        if self._max_pending is not None:
-            self._room.notify_all()
-        return True
+        return self._change(call, self._ledger.cancel) or call.cancelled()
 
     def _change(self, call: Call, change: Callable[..., bool], *args: Any) -> bool:
         """Apply *change*, which makes the call done or returns ``False``, and tell whoever observes it."""
         kept = call._work, call._last  # so that no destructor runs under a lock
         with self._lock:
-            if not call._observed:
-                return change(call, *args)
-        with call._condition:
-            with self._lock:
-                changed = change(call, *args)
-            if changed:
-                call._tell_waiters()
+            call._is_last = True  # announce it, then look: see `RetryingFuture`
+            observed = call._observed
+            changed = not observed and change(call, *args) and self._make_way()
+        if observed:
+            with call._condition:
+                with self._lock:
+                    changed = change(call, *args) and self._make_way()
+                if changed:
+                    call._tell_waiters()
         del kept
         if changed:
+            call._open()
             call._invoke_callbacks()
         return changed
 
+    def _make_way(self) -> bool:
+        """A call that waited became done: nobody waits for its due time or its place any more."""
+        schedule = self._ledger.schedule
+        self._release_leader()
+        if self._max_pending is not None:
+            self._room.notify_all()
+        if schedule.is_littered:
+            with self._standstill() as is_still:
+                if is_still:  # or the next time
+                    schedule.tidy()
+        return True
+
+    def _release_leader(self) -> None:
+        """See that nobody rests for the sake of calls that are gone."""
+        if self._crew.has_leader and self._ledger.schedule.first_due_at() is None:
+            self._crew.wake_leader()
+
     def observe(self, call: Call) -> None:
         """Give a call what its observers need; see `RetryingFuture`."""
-        condition = threading.Condition()
+        self._observed.add(weakref.ref(call, self._forget))
+        call._observed = True  # announce it, then look
+        call.__dict__.setdefault("_condition", threading.RLock())
+        if call._state in DONE:
+            return
+        if call._is_last or not HAS_GIL:
+            self.synchronize()
+        worker = call._worker
+        if worker is not None:
+            with worker.lock:
+                pass
+
+    def synchronize(self) -> None:
+        """Wait until who has the lock has given it back: that sees what was announced, or is seen."""
         with self._lock:
-            if not call._observed:
-                call._condition = condition
-                call._observed = True
-                self._observed.add(weakref.ref(call, self._observed.discard))
+            pass
+
+    @contextmanager
+    def _standstill(self) -> Iterator[bool]:
+        """Keep all workers from taking calls and from making them done; say whether they all stand still.
+
+        The caller holds the lock. One of them does not if a destructor has interrupted it at that very
+        moment, and waits for the lock.
+        """
+        stopped = self._stop_workers()
+        try:
+            yield len(stopped) == len(self._crew.members)
+        finally:
+            self._let_go_on(stopped)
+
+    def _stop_workers(self) -> list[Worker]:
+        workers = list(self._crew.members) if HAS_GIL else []
+        return [worker for worker in workers if worker.lock.acquire(timeout=_STANDSTILL_TIMEOUT)]
+
+    def _let_go_on(self, workers: list[Worker]) -> None:
+        while workers:
+            workers.pop().lock.release()
+
+    def serve_upstreams(self) -> None:
+        """From now on calls may have an upstream."""
+        if not self._has_upstreams:
+            with self._lock:
+                self._has_upstreams = True
+                self._look_ahead()
+                with self._standstill():
+                    pass  # from now on all have seen it
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -481,6 +642,7 @@ class Pool:
         with self._lock:
             if self._refusal is None:
                 self._refusal = RuntimeError(reason)
+            self._is_open = False
             self._room.notify_all()
             self._crew.wake_all()
 
@@ -510,7 +672,7 @@ class Pool:
         """Wait until every call accepted so far is done; return whether they all are."""
         if self._is_own_thread():
             raise RuntimeError("drain() in one of the executor's own threads would wait for itself")
-        with self._lock:
+        with self._lock, self._standstill():
             calls = [*self._running_calls(), *self._ledger.schedule.waiting()]
         deadline = None if timeout is None else time.monotonic() + timeout
         for call in calls:
@@ -523,6 +685,7 @@ class Pool:
         """Start no attempt any more, and cancel every call that waits; return how many those are."""
         with self._lock:
             self._halted = True
+            self._look_ahead()
             waiting = len(self._ledger.schedule)
             self._crew.wake_all()
         self._clear()
@@ -531,13 +694,17 @@ class Pool:
     def _clear(self) -> None:
         """Make every call done that waits for an attempt that will not be."""
         self._decline_unused(are_all=True)  # their callbacks may wait for who needs the places
-        with self._lock:
+        with self._lock, self._standstill():  # so that all have seen that they may take no more
             calls = self._ledger.schedule.waiting()
         for call in calls:
             if isinstance(self._refusal, BrokenThreadPool):
                 self.settle(call, (None, BrokenThreadPool(_BROKEN)))
             else:
                 self.cancel(call)
+
+    def _count_pending(self) -> int:
+        """Return how many calls are accepted and not done."""
+        return len(self._ledger.schedule) + len(self._running_calls())
 
     def _running_calls(self) -> list[Call]:
         calls = [worker.call for worker in self._crew.members]
@@ -552,9 +719,11 @@ class Pool:
     def lock_for_fork(self) -> None:
         """Before: no other thread is in the middle of anything here."""
         self._lock.acquire()
+        self._stopped = self._stop_workers()
 
     def unlock_after_fork(self) -> None:
         """After, in the parent: go on."""
+        self._let_go_on(self._stopped)
         self._lock.release()
 
     def restart_in_child(self) -> None:
@@ -570,5 +739,5 @@ class Pool:
 
     def stats(self) -> Stats:
         """Return a consistent snapshot."""
-        with self._lock:
-            return self._ledger.stats(time.monotonic(), threads=len(self._crew.members))
+        with self._lock, self._standstill():
+            return self._ledger.stats(time.monotonic(), self._crew.members)

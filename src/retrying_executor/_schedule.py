@@ -8,12 +8,14 @@ and holds the lock that guards it. Times are seconds on one clock, whichever it 
 - A call that may not start because of what it shares with others (its *upstream*) leaves the queue or
   the heap when its turn comes, and waits in that upstream's *lane*. A lane that is closed stops nobody
   else; when it opens, its calls come in the order above: they have waited longer than any fresh call.
-- A call that is done before its turn (cancelled) stays where it is and is counted as gone; it is
+- A call that is done before its turn (cancelled) stays where it is and is noted as gone; it is
   dropped when it gets to the front, or when more calls in that place are gone than live. So
   cancelling costs amortised constant time, and memory stays proportional to the live calls.
-- A destructor or a signal handler may ``add()`` or ``discard()`` in the middle of any method, in
-  the thread that holds the lock. Hence ``_busy``: while it is set, ``discard()`` only counts; and
-  the queue of fresh calls is never replaced, so what is added to it meanwhile stays.
+- Anybody may append to ``fresh`` at any time, without the lock, and workers take from its front, each
+  under a lock of its own. So it is never replaced, nobody relies on what its front is, and only
+  `tidy` takes out more than the first call.
+- A destructor or a signal handler may ``discard()`` in the middle of any method, in the thread that
+  holds the lock. Hence ``_busy``: while it is set, that is only noted.
 """
 
 from __future__ import annotations
@@ -79,29 +81,29 @@ class Schedule:
         ticket: Numbers the calls that are put in backoff, for the order of ties.
     """
 
-    __slots__ = ("_busy", "_fresh", "_gone_fresh", "_gone_retries", "_lanes", "_retries", "_ticket")
+    __slots__ = ("_busy", "_gone_fresh", "_gone_retries", "_lanes", "_retries", "_ticket", "fresh")
 
     def __init__(self, ticket: Callable[[], int] | None = None) -> None:
-        self._fresh: deque[Call] = deque()
+        self.fresh: deque[Call] = deque()
         self._retries: list[tuple[float, int, Call]] = []  # a heap of (due_at, ticket, call)
         self._ticket = ticket or count().__next__
-        self._gone_fresh: list[None] = []  # one entry for each: ``+= 1`` could be interrupted
-        self._gone_retries: list[None] = []
+        self._gone_fresh: set[Call] = set()
+        self._gone_retries: list[None] = []  # one entry for each: ``+= 1`` could be interrupted
         self._lanes: dict[Upstream, Lane] = {}
         self._busy = False
 
     def __len__(self) -> int:
-        """Return the number of live calls."""
-        queued = len(self._fresh) - len(self._gone_fresh) + len(self._retries) - len(self._gone_retries)
-        return queued + self.count_held() if self._lanes else queued
+        """Return the number of live calls; see `count`."""
+        return max(0, self.count())
 
-    def add(self, call: Call) -> None:
-        """Queue a call for its first attempt."""
-        self._fresh.append(call)
+    def count(self) -> int:
+        """Return the number of live calls, less that of the gone ones that workers took and have to drop yet."""
+        queued = len(self.fresh) - len(self._gone_fresh) + len(self._retries) - len(self._gone_retries)
+        return queued + self.count_held() if self._lanes else queued
 
     def has_fresh(self, call: Call) -> bool:
         """Return whether a call is queued for its first attempt: in time proportional to the queue."""
-        return call in self._fresh
+        return call in self.fresh
 
     def add_retry(self, call: Call, due_at: float) -> bool:
         """Put a call in backoff until *due_at*; return whether it is now the first of them."""
@@ -125,9 +127,40 @@ class Schedule:
             return
         if retried:
             self._gone_retries.append(None)
+            self._drop_gone()
         else:
-            self._gone_fresh.append(None)
-        self._drop_gone()
+            self._gone_fresh.add(call)
+
+    def drop(self, call: Call) -> None:
+        """A call that was taken from the front of ``fresh`` turned out to be done."""
+        self._gone_fresh.discard(call)
+
+    def is_gone(self, call: Call) -> bool:
+        """Return whether a fresh call was noted as gone, and not dropped yet."""
+        return call in self._gone_fresh
+
+    @property
+    def is_littered(self) -> bool:
+        """Whether more of the fresh calls are gone than live."""
+        return 2 * len(self._gone_fresh) > len(self.fresh)
+
+    def tidy(self) -> None:
+        """Drop the fresh calls that are gone; only while nobody else takes any."""
+        if self._busy:
+            return
+        self._busy = True
+        fresh = self.fresh
+        live: list[Call] = []
+        try:
+            for _ in range(len(fresh)):
+                call = fresh.popleft()
+                if call in self._gone_fresh:
+                    self._gone_fresh.discard(call)
+                else:
+                    live.append(call)
+        finally:
+            fresh.extendleft(reversed(live))
+            self._busy = False
 
     def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
         """Return the call whose turn it is, no longer in the schedule; ``None`` if none is ready.
@@ -156,29 +189,29 @@ class Schedule:
                         del self._gone_retries[-1:]
                     else:
                         self._defer(call, due_at, claimed)
-                elif self._fresh:
-                    call = self._fresh[0]
+                else:
+                    try:
+                        call = self.fresh.popleft()
+                    except IndexError:
+                        return None
                     claimed = claim(call, now)
-                    self._fresh.popleft()
                     if claimed is True:
                         return call
                     if claimed is False or call.done():
-                        del self._gone_fresh[-1:]
+                        self.drop(call)
                     else:
                         self._defer(call, math.inf, claimed)
-                else:
-                    return None
         finally:
             self._busy = False
-            if self._gone_fresh or self._gone_retries:
+            if self._gone_retries:
                 self._drop_gone()
 
     def is_ready(self, now: float) -> bool:
         """Return whether `take` would return a call."""
-        if self._gone_fresh:
-            self._drop_gone()
+        if len(self.fresh) > len(self._gone_fresh):
+            return True
         due_at = self.first_due_at()
-        return bool(self._fresh) or (due_at is not None and due_at <= now)
+        return due_at is not None and due_at <= now
 
     def first_retry(self) -> tuple[float, int, Call] | None:
         """Return the first entry of the heap: when it is due, its ticket, and the call."""
@@ -192,7 +225,7 @@ class Schedule:
 
     def count_ready(self, now: float) -> int:
         """Return how many calls could start now: in time proportional to the retries that are due."""
-        ready = len(self._fresh) - len(self._gone_fresh)
+        ready = len(self.fresh) - len(self._gone_fresh)
         if self._lanes:
             ready += self.count_held() - self.count_held(now)
         retries = self._retries
@@ -218,7 +251,7 @@ class Schedule:
 
     def waiting(self) -> list[Call]:
         """Return all live calls, the fresh ones first."""
-        calls = [*self._fresh, *(call for _, _, call in self._retries)]
+        calls = [*self.fresh.copy(), *(call for _, _, call in self._retries)]
         for lane in self._lanes.values():
             calls += lane.calls.waiting()
         return [call for call in calls if not call.done()]
@@ -279,16 +312,11 @@ class Schedule:
             heappush(self._retries, (call._waits_until, self._ticket(), call))
 
     def _drop_gone(self) -> None:
-        """Drop the calls that are gone at the fronts; all of them where they are the majority."""
+        """Drop the retries that are gone at the front; all of them where they are the majority."""
         if self._busy:
             return
         self._busy = True
         try:
-            if 2 * len(self._gone_fresh) > len(self._fresh):
-                self._compact_fresh()
-            while self._fresh and self._fresh[0].done():
-                self._fresh.popleft()
-                del self._gone_fresh[-1:]
             if 2 * len(self._gone_retries) > len(self._retries):
                 live = [entry for entry in self._retries if not entry[2].done()]
                 heapify(live)
@@ -299,16 +327,3 @@ class Schedule:
                 del self._gone_retries[-1:]
         finally:
             self._busy = False
-
-    def _compact_fresh(self) -> None:
-        live: list[Call] = []
-        try:
-            for _ in range(len(self._fresh)):
-                is_gone = self._fresh[0].done()
-                call = self._fresh.popleft()
-                if is_gone:
-                    del self._gone_fresh[-1:]
-                else:
-                    live.append(call)
-        finally:
-            self._fresh.extendleft(reversed(live))

@@ -6,10 +6,12 @@
 - ``_register_atexit``: the interpreter joins threads before it runs `atexit`, and refuses to
   start new ones from then on. This hook runs before; it is how the standard executor ends too.
 - ``RLock._is_owned``: whether this thread holds a lock; what `threading.Condition` asks too.
+- ``sys._is_gil_enabled``: documented, but not there before 3.13.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures._base import (
     _STATE_TO_DESCRIPTION_MAP as STATE_NAMES,
@@ -27,12 +29,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether threads run one at a time. Where it is so when the program begins, it stays so."""
+
 DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
 __all__ = [
     "CANCELLED_AND_NOTIFIED",
     "DONE",
     "FINISHED",
+    "HAS_GIL",
     "LOGGER",
     "PENDING",
     "RUNNING",

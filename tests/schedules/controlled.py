@@ -448,8 +448,6 @@ class RLock(_Shared):
         self._depth -= 1
         if not self._depth:
             self._owner = None
-            if Run.active is not None and self._may_be_known(Run.active):
-                Run.active.switch()
 
     def __enter__(self) -> bool:
         return self.acquire()

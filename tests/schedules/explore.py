@@ -25,6 +25,7 @@ from itertools import groupby, repeat
 from unittest import mock
 
 import scenarios
+from announced import announcements
 from controlled import Run, RunError
 from instructions import every_instruction
 from programs import Program
@@ -55,7 +56,7 @@ def run(scenario: Scenario, strategy: Strategy, *, fine: bool = False) -> Run:
     def logged(*_: object) -> None:
         this.fail(sys.exc_info()[1] or RuntimeError("an error was logged"))
 
-    with _undisturbed(), every_instruction() if fine else nullcontext({}) as options:
+    with _undisturbed(), announcements(), every_instruction() if fine else nullcontext({}) as options:
         this = Run(strategy, **options)
         try:
             with (

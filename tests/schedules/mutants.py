@@ -74,14 +74,15 @@ MUTANTS = [
         (
             "_schedule.py",
             "                elif self._retries and self._retries[0][0] <= now:\n",
-            "                elif not self._fresh and self._retries and self._retries[0][0] <= now:\n",
+            "                elif not self.fresh and self._retries and self._retries[0][0] <= now:\n",
         ),
     ),
     mutant(
         "fresh calls come last in, first out",
         "(D1)",
         "an_order",
-        ("_schedule.py", "        self._fresh.append(call)\n", "        self._fresh.appendleft(call)\n"),
+        ("_pool.py", "self._fresh.append(call)  # publish", "self._fresh.appendleft(call)  # publish"),
+        ("_pool.py", "            self._fresh.append(call)\n", "            self._fresh.appendleft(call)\n"),
     ),
     mutant(
         "looking for work and going to rest are two critical sections",
@@ -89,10 +90,10 @@ MUTANTS = [
         "submit_against_the_last_worker_leaving",
         (
             "_pool.py",
-            "                rest = crew.rest(worker, leading=leading)  # publish first,\n" + TAKE_UP,
+            "                crew.rest(worker)  # publish first,\n" + TAKE_UP,
             "                self._lock.release()\n"
             "                self._lock.acquire()\n"
-            "                rest = crew.rest(worker, leading=leading)\n",
+            "                crew.rest(worker)\n",
         ),
     ),
     mutant(
@@ -105,6 +106,8 @@ MUTANTS = [
             "                crew.arrive(worker)\n"
             "                if timed_out:\n"
             "                    crew.members.pop(worker, None)\n"
+            "                    crew._count()\n"
+            "                    self._ledger.take_over(worker)\n"
             "                    return None\n"
             "                now = time.monotonic()\n",
         ),
@@ -114,7 +117,7 @@ MUTANTS = [
         "too many threads (C1)",
         "two_submitters_and_one_worker",
         ("_crew.py", "            self.members[worker] = None\n            if len", "            if len"),
-        ("_crew.py", "        return self.on_the_way is None and (", "        return ("),
+        ("_crew.py", "self.can_summon = self.on_the_way is None and (", "self.can_summon = ("),
         (
             "_pool.py",
             "                if worker not in crew.members:  # of a forked child; or its start was interrupted\n"
@@ -140,50 +143,55 @@ MUTANTS = [
         "cancel_against_start",
         (
             "_pool.py",
-            "        with self._lock:\n            if not call._observed:\n                return change(call, *args)\n",
-            "        if not call._observed:\n            return change(call, *args)\n",
+            "        with self._lock:\n            call._is_last = True",
+            "        if True:\n            call._is_last = True",
         ),
-        fine=True,
     ),
     mutant(
-        "whether calls are refused is looked at outside the lock",
-        "(F1)",
+        "whether calls are refused is looked at only before one is queued",
+        "not done (G1)",
         "submit_against_shutdown",
+        ("_pool.py", "can_summon or self._refusal is not None:  # then look", "can_summon:  # then look"),
         (
             "_pool.py",
-            "            if self._refusal is not None:\n"
-            "                raise type(self._refusal)(*self._refusal.args)\n"
-            "            try:\n",
-            "            try:\n",
-        ),
-        (
-            "_pool.py",
-            "        interrupts = self",
-            "        if self._refusal is not None:\n"
-            "            raise type(self._refusal)(*self._refusal.args)\n"
-            "        interrupts = self",
+            "                return type(self._refusal)(*self._refusal.args)\n",
+            "                return None\n",
         ),
     ),
     mutant(
-        "a call is counted without the lock",
-        "not counted (G4)",
-        "two_submitters_and_one_worker",
+        "submit() looks whether to call somebody before it queues the call",
+        "deadlock: main waits for a lock",
+        "submit_against_idle_exit",
         (
             "_pool.py",
-            "        with self._lock:\n            if self._max_pending is not None:\n",
-            "        self._ledger._accepted += 1\n"
-            "        with self._lock:\n            if self._max_pending is not None:\n",
+            "        is_queued = self._is_open\n",
+            "        is_queued, can_summon = self._is_open, self._crew.can_summon\n",
         ),
-        ("_ledger.py", "        self._accepted += 1\n", ""),
-        fine=True,
+        ("_pool.py", "            if self._crew.can_summon or self", "            if can_summon or self"),
+    ),
+    mutant(
+        "a worker that leaves takes its counts with it",
+        "calls are not counted (G4)",
+        "submit_against_the_last_worker_leaving",
+        ("_pool.py", "                    self._ledger.take_over(worker)\n", ""),
+    ),
+    mutant(
+        "calls are counted while workers take them and make them done",
+        "stats() (G4)",
+        "stats_against_a_worker",
+        (
+            "_pool.py",
+            "        with self._lock, self._standstill():\n            return self._ledger.stats",
+            "        with self._lock:\n            return self._ledger.stats",
+        ),
     ),
     mutant(
         "a call that is done becomes done again",
-        "running=-1",
+        "not counted (G4)",
         "outcome_from_outside_against_finishing",
         (
-            "_ledger.py",
-            "        if call.done():\n            if unseen",
+            "_future.py",
+            "        if self._state in DONE:\n            if unseen",
             "        if False:\n            if unseen",
         ),
     ),
@@ -214,8 +222,8 @@ MUTANTS = [
         "submit_against_idle_exit",
         (
             "_pool.py",
-            "        if not crew.can_summon:\n",
-            "        if crew.has_resting or not crew.can_summon:\n",
+            "        if needed and crew.can_summon:\n",
+            "        if needed and crew.can_summon and not crew.has_resting:\n",
         ),
     ),
     mutant(
@@ -234,18 +242,18 @@ MUTANTS = [
         "a_done_callback_that_waits_for_another_thread",
         (
             "_pool.py",
-            "        if changed:\n            call._invoke_callbacks()\n",
-            "        if changed:\n            with self._lock:\n                call._invoke_callbacks()\n",
+            "            call._invoke_callbacks()\n\n    def _take_up",
+            "            with self._lock:\n                call._invoke_callbacks()\n\n    def _take_up",
         ),
     ),
     mutant(
         "an observed call becomes done outside its condition",
-        "KeyError",
-        "as_completed_against_finishing",
+        "calls are not counted (G4)",
+        "outcome_from_outside_against_finishing",
         (
             "_pool.py",
-            "        with call._condition:\n            with self._lock:\n                changed = change(call, *args)\n",
-            "        with self._lock:\n            changed = change(call, *args)\n        with call._condition:\n",
+            "        with call._condition:\n            with worker.lock:\n",
+            "        if call._condition:\n            with worker.lock:\n",
         ),
     ),
     mutant(
@@ -254,8 +262,8 @@ MUTANTS = [
         "callback_against_finishing",
         (
             "_pool.py",
-            "                    if last._observed:  # since a moment ago\n                        continue\n",
-            "",
+            "                if call._observed or call._state in DONE:  # since",
+            "                if call._state in DONE:  # since",
         ),
     ),
     mutant(
@@ -284,8 +292,8 @@ MUTANTS = [
         "max_pending_against_a_call_that_finishes",
         (
             "_pool.py",
-            "        if self._max_pending is not None:\n            self._room.notify_all()\n",
-            "",
+            "                    self._room.notify_all()  # it may have made a call done\n",
+            "                    pass\n",
         ),
     ),
     mutant(
@@ -299,15 +307,19 @@ MUTANTS = [
         ),
         (
             "_pool.py",
-            "        if self._max_pending is not None:\n            self._room.notify_all()\n        return True\n",
-            "        return True\n",
+            "                    self._room.notify_all()  # it may have made a call done\n",
+            "                    pass\n",
         ),
     ),
     mutant(
         "a cancel() that comes too late is forgotten",
-        "(B3, E1, E2, F2)",
-        "cancel_in_backoff_against_due",
-        ("_ledger.py", "            call._is_last = True\n", "            pass\n"),
+        "ready=-1",
+        "cancel_against_cancel",
+        (
+            "_ledger.py",
+            "        if not self._withdraw(call):\n            return False\n",
+            "        if not self._withdraw(call):\n            call._is_last = False\n            return False\n",
+        ),
     ),
     mutant(
         "who waits for a retry waits for ever",
@@ -422,13 +434,195 @@ MUTANTS = [
         ("_gate.py", "        if permit.is_over or", '        if evidence == "failed" or'),
     ),
     mutant(
-        "the place of a retry is given back with that of the attempt before",
-        "more attempts than allowed (U4)",
-        "retry_at_once_and_one_place",
+        "a worker looks whether a call is being cancelled before it announces that it takes it",
+        "counts a call twice, or not at all",
+        "cancel_against_a_worker_that_takes_the_call",
         (
             "_pool.py",
-            "            if permit is not None:  # not that of the call: in backoff it may have got another one\n",
-            "            permit = call._permit\n            if permit is not None:\n",
+            "            call._worker = worker\n",
+            "            is_last, call._worker = call._is_last, worker\n",
+        ),
+        ("_pool.py", "        if call._is_last:\n            with", "        if is_last:\n            with"),
+    ),
+    mutant(
+        "a worker does not look whether the call that it takes is being cancelled",
+        "counts a call twice, or not at all",
+        "cancel_against_a_worker_that_takes_the_call",
+        ("_pool.py", "        if call._is_last:\n            with", "        if False:\n            with"),
+    ),
+    mutant(
+        "who cancels looks whether a worker takes the call before it announces that",
+        "counts a call twice, or not at all",
+        "cancel_against_a_worker_that_takes_the_call",
+        ("_pool.py", "            call._is_last = True  # announce it", "            pass  # announce it"),
+        (
+            "_ledger.py",
+            "        call._is_last = True  # announce it, then look: see `RetryingFuture`\n"
+            "        if call._worker is not None or call._state != PENDING:\n",
+            "        is_taken = call._worker is not None or call._state != PENDING\n"
+            "        call._is_last = True\n"
+            "        if is_taken:\n",
+        ),
+    ),
+    mutant(
+        "a call that is cancelled while a worker takes it stays noted as gone",
+        "ready=-1",
+        "cancel_against_a_worker_that_takes_the_call",
+        ("_pool.py", "                    self._ledger.schedule.drop(call)\n", ""),
+    ),
+    mutant(
+        "a call that is cancelled while a worker takes it is not counted",
+        "stats() (G4)",
+        "cancel_against_a_worker_that_takes_the_call",
+        (
+            "_ledger.py",
+            "        waiting = schedule.count() + strays\n",
+            "        waiting = schedule.count()\n",
+        ),
+    ),
+    mutant(
+        "who cancels looks whether somebody observes the call before it announces that",
+        "deadlock",
+        "wait_against_cancel",
+        (
+            "_pool.py",
+            "            call._is_last = True  # announce it, then look: see `RetryingFuture`\n"
+            "            observed = call._observed\n",
+            "            observed, call._is_last = call._observed, True\n",
+        ),
+    ),
+    mutant(
+        "who observes a call does not wait for who is cancelling it",
+        "deadlock",
+        "wait_against_cancel",
+        (
+            "_pool.py",
+            "        if call._is_last or not HAS_GIL:\n            self.synchronize()\n",
+            "        if not HAS_GIL:\n            self.synchronize()\n",
+        ),
+    ),
+    mutant(
+        "who observes a call does not wait for its worker",
+        "deadlock",
+        "waiting_against_finishing",
+        ("_pool.py", "            with worker.lock:\n                pass\n", "            pass\n"),
+    ),
+    mutant(
+        "result() looks whether the call is done before it announces that it waits",
+        "deadlock",
+        "resubmit_after_result",
+        (
+            "_future.py",
+            "        self._awaited = True  # announce",
+            "        is_done, self._awaited = self._state in DONE, True  #",
+        ),
+        (
+            "_future.py",
+            "        if self._state in DONE:\n            return True\n",
+            "        if is_done:\n            return True\n",
+        ),
+    ),
+    mutant(
+        "a worker looks whether somebody waits for a call before it makes it done",
+        "deadlock",
+        "resubmit_after_result",
+        (
+            "_pool.py",
+            "                call._state = FINISHED\n",
+            "                is_awaited, call._state = call._awaited, FINISHED\n",
+        ),
+        ("_pool.py", "                if call._awaited:\n", "                if is_awaited:\n"),
+    ),
+    mutant(
+        "who waits for the result is not told that the call was cancelled",
+        "deadlock",
+        "result_against_cancel",
+        (
+            "_pool.py",
+            "            call._open()\n            call._invoke_callbacks()\n        return changed\n",
+            "            call._invoke_callbacks()\n        return changed\n",
+        ),
+    ),
+    mutant(
+        "whoever queues a call does not see that a worker rests",
+        "nobody takes up (C4, C5)",
+        "submit_against_idle_exit",
+        (
+            "_crew.py",
+            "        self._resting.append(worker)\n        self._count()\n",
+            "        self._resting.append(worker)\n",
+        ),
+    ),
+    mutant(
+        "a worker that takes calls does not see that a retry is due",
+        "(D2)",
+        "an_order",
+        (
+            "_pool.py",
+            "            self._look_ahead()\n            return True\n",
+            "            return True\n",
+        ),
+    ),
+    mutant(
+        "a worker that takes a call calls nobody for the next one",
+        "deadlock",
+        "a_thread_that_can_start_later",
+        (
+            "_pool.py",
+            "        if self._crew.can_summon and self._fresh:\n",
+            "        if False:\n",
+        ),
+    ),
+    mutant(
+        "a worker rests for the sake of calls that others have taken",
+        "deadlock",
+        "resume_against_a_worker_on_its_way",
+        ("_pool.py", "            self._release_leader()\n        if call", "        if call"),
+    ),
+    mutant(
+        "a worker rests for the sake of a call that was cancelled",
+        "deadlock",
+        "cancel_against_resume",
+        ("_pool.py", "        self._release_leader()\n        if self._max", "        if self._max"),
+    ),
+    mutant(
+        "who cancels all calls does not wait for workers that are taking some",
+        "(B3, E1, E2, F2)",
+        "cancel_futures_against_a_failing_attempt",
+        (
+            "_pool.py",
+            "        with self._lock, self._standstill():  # so that",
+            "        with self._lock:  # so that",
+        ),
+    ),
+    mutant(
+        "drain() does not wait for workers that are taking calls",
+        "drain() left a call behind (F3)",
+        "drain_against_a_worker_that_takes_the_call",
+        (
+            "_pool.py",
+            "        with self._lock, self._standstill():\n            calls",
+            "        with self._lock:\n            calls",
+        ),
+    ),
+    mutant(
+        "the queue is tidied while workers take calls",
+        "pop from an empty deque",
+        "many_cancelled_calls_against_a_worker",
+        (
+            "_pool.py",
+            "            with self._standstill() as is_still:\n                if is_still:",
+            "            if True:\n                if True:",
+        ),
+    ),
+    mutant(
+        "submit() raises although the call was taken up meanwhile",
+        "a refused call ran (G1)",
+        "submit_against_shutdown_with_a_worker",
+        (
+            "_pool.py",
+            "        if error is not None and self._change(call, self._ledger.refuse):",
+            "        if error is not None and (self._change(call, self._ledger.refuse) or True):",
         ),
     ),
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, InvalidStateError, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, InvalidStateError, as_completed, wait
+from contextlib import suppress
+from unittest import mock
 
 from trial import DELAY, Scenario, Service, Trial, start
 
@@ -406,6 +408,115 @@ def a_dropped_executor_with_a_held_call() -> Trial:
     return trial
 
 
+def stats_against_a_worker() -> Trial:
+    """Whoever asks while a worker takes calls and makes them done sees each of them once (G4)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit()
+    trial.submit()
+    trial.look()
+    trial.look()
+    return trial
+
+
+def cancel_against_a_worker_that_takes_the_call() -> Trial:
+    """A worker that takes a call without the lock: it is cancelled, or it runs; counted once (E1, E2, G4)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit()
+    trial.cancel(trial.submit())
+    trial.look()
+    return trial
+
+
+def drain_against_a_worker_that_takes_the_call() -> Trial:
+    """drain() waits for a call that is neither in the queue nor running yet (F3)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit()
+    future = trial.submit()
+    assert trial.executor is not None
+    assert trial.executor.drain()
+    assert future.done(), "drain() left a call behind (F3)"
+    return trial
+
+
+def wait_against_cancel() -> Trial:
+    """wait() sees that a call is cancelled that it begins to observe just then (A3, E1)."""
+    trial = Trial(idle_timeout=0)
+    ready = threading.Event()
+    trial.submit(act=ready.wait)
+    future = trial.submit()
+    start(lambda: trial.cancel(future))
+    assert wait([future]).done
+    ready.set()
+    return trial
+
+
+def result_against_cancel() -> Trial:
+    """result() sees that a call is cancelled that it begins to wait for just then (A3, E1)."""
+    trial = Trial(idle_timeout=0)
+    ready = threading.Event()
+    trial.submit(act=ready.wait)
+    future = trial.submit()
+    start(lambda: trial.cancel(future))
+    with suppress(CancelledError):
+        future.result()
+    ready.set()
+    return trial
+
+
+def a_thread_that_can_start_later() -> Trial:
+    """Where a thread could not be started, who takes a call tries again for the next (C4, C7)."""
+    trial = Trial(2, idle_timeout=0)
+    ready, done = threading.Event(), threading.Event()
+    trial.submit(act=ready.wait)
+    with mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread")):
+        trial.submit(act=done.wait)
+        trial.submit(act=done.set)
+    ready.set()
+    return trial
+
+
+def resume_against_a_worker_on_its_way() -> Trial:
+    """Nobody rests for the sake of a held call that a worker takes which was called for another (C2, U5)."""
+    trial, service = Trial(2, idle_timeout=1), Service()
+    service.pause()
+    trial.submit(service=service)
+    trial.submit()
+    start(service.resume)
+    trial.submit()
+    return trial
+
+
+def the_first_call_of_an_upstream() -> Trial:
+    """A worker that takes calls without asking anybody learns in time that there is an upstream (U5)."""
+    trial, service = Trial(idle_timeout=0), Service()
+    service.pause(1)
+    trial.submit()
+    trial.submit(service=service)
+    return trial
+
+
+def many_cancelled_calls_against_a_worker() -> Trial:
+    """Those that are gone are dropped, and the others keep their order (D1, E4)."""
+    trial = Trial(idle_timeout=0)
+    ready = threading.Event()
+    trial.submit(act=ready.wait)
+    futures = [trial.submit() for _ in range(5)]
+    trial.cancel(futures[0])
+    trial.cancel(futures[1])
+    ready.set()
+    trial.cancel(futures[2])
+    return trial
+
+
+def submit_against_shutdown_with_a_worker() -> Trial:
+    """A call that a worker has taken up meanwhile is accepted, and has all its attempts (F1, F4, G1)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit()
+    start(lambda: trial.shutdown(wait=False))
+    trial.try_submit(1)
+    return trial
+
+
 SAMPLED: list[Scenario] = [as_completed_against_finishing]
 """Where the order depends on addresses in memory, so that not all schedules can be enumerated."""
 
@@ -416,8 +527,20 @@ LARGE: list[Scenario] = [
     a_place_for_a_call_that_is_cancelled,
     a_place_for_an_executor_that_is_busy,
     a_probe_that_fails,
+    cancel_futures_against_a_hold,
 ]
 """Of which so many schedules have two preemptions that those take too long but by night."""
+
+MANY: list[Scenario] = [
+    *LARGE,
+    sooner_retry_against_a_parked_leader,
+    shutdown_against_cancel_futures,
+    resume_against_a_worker_on_its_way,
+    submit_against_shutdown_with_a_worker,
+    drain_against_submit,
+    shutdown_with_a_timeout,
+]
+"""Of which those with one preemption are explored, but by night."""
 
 SCENARIOS: list[Scenario] = [
     value

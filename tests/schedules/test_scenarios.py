@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from explore import IS_NIGHTLY, explore
-from scenarios import LARGE, SCENARIOS
+from scenarios import MANY, SCENARIOS
 from trial import Scenario
 
 
@@ -15,6 +15,6 @@ def test_no_schedule_breaks_a_promise(
     scenario: Scenario, record_property: Callable[[str, object], None]
 ) -> None:
     """The search is exhaustive, and the summary says how many schedules it took (C, E, F, G1, G5)."""
-    schedules = explore(scenario, preemptions=2 + IS_NIGHTLY - (scenario in LARGE))
+    schedules = explore(scenario, preemptions=2 + IS_NIGHTLY - (scenario in MANY))
     assert schedules > 10  # else there was nothing to explore
     record_property("schedules", schedules)

@@ -286,6 +286,15 @@ class Trial:
                 self.expect(running or call.future.done(), "shutdown() left a call behind (F1)")
                 self.expect(not running or "timeout" in options, "shutdown() did not wait (F1)")
 
+    def look(self) -> None:
+        """Ask how many calls there are: what is accepted is counted once, wherever it is just then."""
+        least, ended = len(self.accepted), sum(not call.is_pending() for call in self.accepted)
+        stats = self.pool.stats()
+        most, outcomes = len(self.calls), stats.succeeded + stats.failed + stats.cancelled
+        is_right = least <= stats.submitted <= most and ended <= outcomes <= most
+        is_right &= 0 <= stats.running <= self.max_workers and 0 <= stats.ready and 0 <= stats.in_backoff
+        self.expect(is_right, f"stats() counts a call twice, or not at all, in stats() (G4): {stats}")
+
     def is_own_thread(self) -> bool:
         """Return whether this is called by one of the executor's threads."""
         return threading.current_thread().name.startswith("worker")
