@@ -97,7 +97,7 @@ class Schedule:
         return max(0, self.count())
 
     def count(self) -> int:
-        """Return the number of live calls, less that of the gone ones that workers took and have to drop yet."""
+        """Return the number of live calls, less that of gone ones that workers have yet to drop."""
         queued = len(self.fresh) - len(self._gone_fresh) + len(self._retries) - len(self._gone_retries)
         return queued + self.count_held() if self._lanes else queued
 

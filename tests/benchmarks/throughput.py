@@ -1,0 +1,103 @@
+"""How fast calls get in and through: they do nothing, so that the executor is all there is to measure."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from functools import partial
+from itertools import product
+
+from tests.benchmarks.contestants import OURS, STANDARD, Contestant, Function, everyone
+from tests.benchmarks.measuring import Line, Scale, Target, against_first, rounds
+
+
+def nothing() -> None:
+    """The call that is made."""
+
+
+def submit_and_wait(scale: Scale, target: Target) -> Iterator[Line]:
+    """Submit calls and take their results: from the first ``submit()`` to the last ``result()``."""
+    count = scale.size(100_000, 2_000)
+    for workers, submitters in product((1, 4, 32), (1, 4)):
+        samplers = {
+            one.name: partial(_submit_and_wait, one, one.calls(count), workers, submitters)
+            for one in everyone()
+        }
+        yield from against_first(
+            rounds(samplers, scale.pairs),
+            case=f"{_many(workers, 'worker')}, {_many(submitters, 'submitter')}; {count:,} calls",
+            target=target,
+            notes={one.name: one.note for one in everyone() if one.calls(count) < count},
+        )
+
+
+def _submit_and_wait(contestant: Contestant, count: int, workers: int, submitters: int) -> float:
+    """Return the seconds for each call."""
+    function = contestant.decorate(nothing)
+    each = count // submitters
+    instants: list[float] = []
+    with contestant.executor(workers) as executor:
+        ready = threading.Barrier(submitters, action=lambda: instants.append(time.perf_counter()))
+        target = partial(_all_results, executor, function, each, ready, instants)
+        threads = [threading.Thread(target=target) for _ in range(submitters)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return (max(instants) - min(instants)) / (each * submitters)
+
+
+def _all_results(
+    executor: Executor, function: Function, count: int, ready: threading.Barrier, instants: list[float]
+) -> None:
+    ready.wait()
+    futures = [executor.submit(function) for _ in range(count)]
+    for future in futures:
+        future.result()
+    instants.append(time.perf_counter())
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"
+
+
+def submit_alone(scale: Scale, target: Target) -> Iterator[Line]:
+    """Submit calls while all workers are busy."""
+    count = scale.size(100_000, 2_000)
+    for workers in (1, 4):
+        samplers = {one.name: partial(_submit_alone, one, count, workers) for one in (STANDARD, OURS)}
+        case = f"{_many(workers, 'worker')}, busy; {count:,} calls"
+        yield from against_first(rounds(samplers, scale.pairs), case=case, target=target)
+
+
+def _submit_alone(contestant: Contestant, count: int, workers: int) -> float:
+    """Return the seconds for each ``submit()``."""
+    with busy(contestant, workers) as (executor, _):
+        began_at = time.perf_counter()
+        futures = [executor.submit(nothing) for _ in range(count)]
+        elapsed = time.perf_counter() - began_at
+        executor.shutdown(wait=False, cancel_futures=True)
+    assert all(future.cancelled() for future in futures)
+    return elapsed / count
+
+
+@contextmanager
+def busy(contestant: Contestant, workers: int) -> Iterator[tuple[Executor, Callable[[], None]]]:
+    """Yield an executor all of whose workers are busy, and what lets them go; afterwards, they are."""
+    release, started = threading.Event(), threading.Barrier(workers + 1)
+
+    def block() -> None:
+        started.wait()
+        release.wait()
+
+    with contestant.executor(workers) as executor:
+        for _ in range(workers):
+            executor.submit(block)
+        started.wait()
+        try:
+            yield executor, release.set
+        finally:
+            release.set()
