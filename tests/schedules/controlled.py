@@ -151,6 +151,7 @@ class Run:
         self.log: list[str] = []  # which task or the clock got the baton, in the order of the steps
         self.steps = 0
         self.on_idle: Callable[[float], object] = lambda now: None
+        self._is_looking = False  # on_idle runs: it is no part of the program, and takes no steps
         self._failure: BaseException | None = None
         self._main = Task(0, "main", None, self._carrier)
         self._tasks = [self._main]
@@ -237,7 +238,8 @@ class Run:
 
     def switch(self) -> None:
         """Let others go first, or not."""
-        self.wait_until(None)
+        if not self._is_looking:
+            self.wait_until(None)
 
     def wait_until(
         self, ready: Callable[[], bool] | None, timeout: float | None = None, what: str = ""
@@ -277,7 +279,9 @@ class Run:
                 self.fail(RuntimeError("deadlock: " + self._situation()))
                 break
             if not options and deadline is not None:
+                self._is_looking = True
                 self._try(self.on_idle, deadline)
+                self._is_looking = False
             who = [task.index for task in options] + [CLOCK] * (deadline is not None)
             choice = self._choose(who, current=current)
             if self._failure is not None:
