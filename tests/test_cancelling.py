@@ -283,6 +283,13 @@ def test_cancelled_calls_are_tidied_up_another_time(
     assert [] == list(pool._fresh)
 
 
+def test_cancelled_calls_do_not_stay_queued(lone: RetryingExecutor, release: Event) -> None:
+    """Their futures are let go of while the only worker is busy, with the GIL and without (E1, G2)."""
+    futures = [ready(lone, release), *(lone.submit(int) for _ in range(99))]
+    assert all(future.cancel() for future in futures)
+    assert [] == list(lone._pool._fresh)
+
+
 def test_many_threads_cancel_one_call(lone: RetryingExecutor, release: Event) -> None:
     """All of them are told that it is cancelled, and it is cancelled once (E1, G1)."""
     future = backing_off(lone, release)

@@ -9,10 +9,10 @@
 - a call becomes done once, by whoever took it out of the schedule or ran its last attempt;
 - before ``_acts_at`` there is nothing to see to but fresh calls.
 
-Most calls never meet it. They are appended to the queue, taken up and made done under no lock but the
-worker's own, see `_crew`, by who goes on to look whether somebody must be called, or the call is
-claimed by somebody else, see `_future`. So everywhere the order is: publish first (a call, that a
-worker rests, that it left), then look once more whether there is something to do.
+Most calls never meet it. They are queued without a lock, and taken up and made done under the worker's
+own, see `_crew`; how that goes together with those who cancel or observe them stands in `_future`. So
+everywhere the order is: publish first (a call, that a worker rests, that it left), then look once more
+whether there is something to do.
 
 Lock order: ``_lock``, then those of the workers. No other lock is taken while ``_lock`` is held, but for
 those inside `threading.Thread`; no user code runs, and no waiter is told. All are reentrant for the sake of
@@ -108,7 +108,6 @@ class Pool:
             daemon=self.exit_timeout is not None,  # the interpreter joins the others, however long it takes
             lock=self._lock,
         )
-        self._acts_at = math.inf
         self._invitations: dict[Upstream, None] = {}  # places kept for this pool, by whom
         self._unused: list[Permit] = []  # places taken for a call that was cancelled at that very moment
         self._observed: set[weakref.ref[Call]] = set()
@@ -611,7 +610,7 @@ class Pool:
             self._let_go_on(stopped)
 
     def _stop_workers(self) -> list[Worker]:
-        workers = list(self._crew.members) if HAS_GIL else []
+        workers = list(self._crew.members)
         return [worker for worker in workers if worker.lock.acquire(timeout=_STANDSTILL_TIMEOUT)]
 
     def _let_go_on(self, workers: list[Worker]) -> None:

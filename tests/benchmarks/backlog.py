@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.benchmarks.contestants import OURS, STANDARD, Contestant
 from tests.benchmarks.measuring import Line, Scale, Target, in_fresh_process, rounds
-from tests.benchmarks.throughput import busy, nothing
+from tests.benchmarks.throughput import busy, nothing, seconds_to_submit
 
 SEED = 1
 AT_LEAST = 20_000  # calls of which a cost is the mean, so that a few are measured as well as many
@@ -69,7 +69,7 @@ def _once(contestant: Contestant, size: int) -> dict[str, float]:
         ran_at = time.perf_counter()
     gc.disable()
     try:
-        uncollected = _submit(contestant, size)
+        uncollected = seconds_to_submit(contestant, size, 1)
     finally:
         gc.enable()
     in_order, in_random_order = (_cancel(contestant, size, shuffled) for shuffled in (False, True))
@@ -80,16 +80,6 @@ def _once(contestant: Contestant, size: int) -> dict[str, float]:
         "cancel in order": in_order,
         "cancel in random order": in_random_order,
     }
-
-
-def _submit(contestant: Contestant, size: int) -> float:
-    with busy(contestant, 1) as (executor, _):
-        began_at = time.perf_counter()
-        futures = [executor.submit(nothing) for _ in range(size)]
-        elapsed = time.perf_counter() - began_at
-        executor.shutdown(wait=False, cancel_futures=True)
-    assert all(future.cancelled() for future in futures)
-    return elapsed / size
 
 
 def _cancel(contestant: Contestant, size: int, shuffled: bool) -> float:

@@ -68,12 +68,12 @@ def submit_alone(scale: Scale, target: Target) -> Iterator[Line]:
     """Submit calls while all workers are busy."""
     count = scale.size(100_000, 2_000)
     for workers in (1, 4):
-        samplers = {one.name: partial(_submit_alone, one, count, workers) for one in (STANDARD, OURS)}
+        samplers = {one.name: partial(seconds_to_submit, one, count, workers) for one in (STANDARD, OURS)}
         case = f"{_many(workers, 'worker')}, busy; {count:,} calls"
         yield from against_first(rounds(samplers, scale.pairs), case=case, target=target)
 
 
-def _submit_alone(contestant: Contestant, count: int, workers: int) -> float:
+def seconds_to_submit(contestant: Contestant, count: int, workers: int) -> float:
     """Return the seconds for each ``submit()``."""
     with busy(contestant, workers) as (executor, _):
         began_at = time.perf_counter()
