@@ -250,6 +250,36 @@ def test_rate_limits_how_many_start_in_any_window() -> None:
     assert 17.0 == gate.open_at()
 
 
+def test_a_slot_can_be_taken_only_while_one_is_free() -> None:
+    """Under the lock or not; a window later it is free again, for whoever has the lock (U4)."""
+    gate = make_gate(rate=(2, 10.0))
+    assert [True, True, False] == [gate.take_slot(now) for now in (0.0, 1.0, 2.0)]
+    assert gate.start(9.0) is None
+    assert gate.start(10.0) is not None
+    assert not gate.take_slot(10.5)
+
+
+def test_a_slot_that_was_not_used_is_free_at_once() -> None:
+    """Whether or not others took theirs later; and never a slot of theirs (U4)."""
+    gate = make_gate(rate=(3, 10.0))
+    assert all(gate.take_slot(now) for now in (1.0, 2.0, 3.0))
+    gate.return_slot(2.0)
+    gate.return_slot(2.0)  # there is none any more
+    assert gate.start(4.0) is not None
+    assert 11.0 == gate.open_at()
+    assert gate.start(11.0) is not None
+    assert 13.0 == gate.open_at()
+
+
+def test_a_slot_is_never_missing_for_long() -> None:
+    """Between its two places, where somebody takes it without the lock, nobody can say when it is free."""
+    gate = make_gate(rate=(1, 10.0))
+    assert gate._slots is not None
+    gate._slots.pop()
+    assert -math.inf == gate.open_at()
+    assert gate.start(0.0) is None
+
+
 def test_a_gate_goes_through_its_states() -> None:
     """Open, held, probing, ramping, and open again when the ramp is over (U5)."""
     gate, states = make_gate(max_concurrency=2), []

@@ -104,6 +104,46 @@ def test_rate_holds_over_retries_executors_and_views() -> None:
     assert time.monotonic() - began_at >= 2 * 0.04
 
 
+@pytest.mark.parametrize("rate", [None, (2_000, 0.01)], ids=["places only", "slots too"])
+def test_limits_hold_where_workers_go_on_without_a_lock(rate: tuple[int, float] | None) -> None:
+    """Thousands of short calls of two executors: never too many at once, and nothing is left over (U4)."""
+    service, running, too_many = Upstream("service", max_concurrency=3, rate=rate), set[int](), []
+
+    def call() -> None:
+        running.add(threading.get_ident())
+        if len(running) > 3:
+            too_many.append(set(running))
+        running.discard(threading.get_ident())
+
+    with RetryingExecutor(4, upstream=service) as first, RetryingExecutor(4, upstream=service) as second:
+        futures = [executor.submit(call) for _ in range(2_000) for executor in (first, second)]
+        for future in futures[::7]:
+            future.cancel()
+    assert all(future.done() for future in futures)
+    assert not too_many
+    gate = service._gate
+    assert 0 == gate.in_flight
+    assert rate is None or (gate._slots is not None and rate[0] == len(gate._slots) + len(gate._starts))
+
+
+def test_a_call_that_is_done_is_not_in_flight() -> None:
+    """Who sees the result of the only call sees that nothing runs (U4)."""
+    service = Upstream("service")
+    with RetryingExecutor(1, upstream=service) as executor:
+        for _ in range(100):
+            executor.submit(int).result()
+            assert 0 == service.in_flight
+
+
+def test_an_upstream_that_has_no_answer_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when another worker takes the last slot at that very moment (U4)."""
+    service = Upstream("service", rate=(1, 0.001))
+    answers, start = [None], service._gate.start
+    monkeypatch.setattr(service._gate, "start", lambda now: answers.pop() if answers else start(now))
+    with RetryingExecutor(1, upstream=service) as executor:
+        assert 0 == executor.submit(int).result(TIMEOUT)
+
+
 def test_calls_of_other_upstreams_go_on() -> None:
     """With one worker, calls that are held delay no call to another service, nor one to none (U4)."""
     service = paused()

@@ -18,15 +18,20 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from retrying_executor._future import Outcome, Work
-    from retrying_executor._gate import Evidence
+    from retrying_executor._gate import Evidence, Permit
     from retrying_executor._policy import Policy, Terms
     from retrying_executor._schedule import Call
 
 _NOTE = "retrying_executor: gave up after "
 
 
-def make(call: Call, work: Work) -> tuple[Verdict, Outcome]:
+def make(call: Call, work: Work, permit: Permit | None) -> tuple[Verdict, Outcome]:
     """Make an attempt, unless it is too late for it, and ask the policy what follows.
+
+    Args:
+        call: Whose attempt it is.
+        work: What to run.
+        permit: What lets it through, if the call has an upstream.
 
     Returns:
         What follows; and what this attempt ended with, or if none follows the outcome of the call.
@@ -41,18 +46,17 @@ def make(call: Call, work: Work) -> tuple[Verdict, Outcome]:
         outcome = run(work, previous)
         if outcome[1] is None and work[4].rejects is None:
             return DONE, outcome
-        return follow_up(call, work[4], outcome)
+        return follow_up(call, work[4], outcome, is_probe=permit is not None and permit.is_probe)
     finally:
         del call, work, outcome, previous  # a traceback keeps this frame
 
 
-def follow_up(call: Call, terms: Terms, outcome: Outcome) -> tuple[Verdict, Outcome]:
+def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> tuple[Verdict, Outcome]:
     """Ask the policy what follows an attempt that failed, or whose result has to be judged; see `make`."""
     try:
         if terms.policy is None or call._is_last:
             return GIVE_UP, outcome
         elapsed = time.monotonic() - call._began_at
-        is_probe = call._permit is not None and call._permit.is_probe
         postponed = call._postponed + is_probe  # for the policy, as if there had been none
         verdict, outcome = judge(terms.policy, terms, call._attempts, elapsed, outcome, postponed=postponed)
         if verdict.delay is not None:

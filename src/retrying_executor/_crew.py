@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from retrying_executor._future import Ending, RetryingFuture
+    from retrying_executor._gate import Permit
 
 
 class Worker:
-    """A thread, the call it runs, what to finish that with, and the gate at which it rests.
+    """A thread, the call it runs, what lets it through, what to finish it with, and the gate to rest at.
 
     Args:
         index: Its number among the members of its crew.
@@ -54,6 +55,7 @@ class Worker:
         "gate",
         "index",
         "lock",
+        "permit",
         "release",
         "rests",
         "succeeded",
@@ -68,6 +70,7 @@ class Worker:
         self.acquire, self.release = self.lock.acquire, self.lock.release  # three times as fast as ``with``
         self.call: RetryingFuture[Any] | None = None
         self.ending: Ending | None = None
+        self.permit: Permit | None = None  # while an attempt runs, if the call has an upstream
         self.succeeded = 0  # of the calls that it made
         self.failed = 0
         self.rests = False

@@ -280,9 +280,8 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             exit_timeout=optional_seconds("exit_timeout", exit_timeout),
             max_pending=None if max_pending is None else positive_int("max_pending", max_pending),
             wait_when_full=when_full == "wait",
+            upstream=upstream,
         )
-        if upstream is not None:
-            self._pool.serve_upstreams()
         _lifecycle.register(self._pool)
         weakref.finalize(self, self._pool.abandon).atexit = False
 
@@ -324,8 +323,7 @@ class View(_Submitter):
         self._origin = origin
         self._pool = origin._pool
         self._terms = terms
-        if terms.upstream is not None:
-            self._pool.serve_upstreams()
+        self._pool.serve(terms.upstream)
 
     def __enter__(self) -> NoReturn:
         self.shutdown()

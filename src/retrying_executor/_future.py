@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, TypeAlias, TypeVar
 
     from retrying_executor._crew import Worker
-    from retrying_executor._gate import Permit
     from retrying_executor._log import UnseenFailure
     from retrying_executor._policy import Terms
     from retrying_executor._pool import Pool
@@ -117,7 +116,6 @@ class RetryingFuture(Future["T"]):
     _due_at: float | None = None
     _last: Outcome = NO_OUTCOME
     _unseen: UnseenFailure | None = None
-    _permit: Permit | None = None  # while an attempt runs, if the call has an upstream
     _lane: Lane | None = None  # while it waits for its upstream
     _waits_until: float = math.inf  # for that, at most
 

@@ -13,6 +13,10 @@ Pure: no threads, no clock, no randomness of its own. Whoever uses it says what 
   number doubles with every round, as in the slow start of TCP (RFC 5681, section 3.1).
 - What started before the latest hold tells nothing about the time after it, and does not count
   against the ramp; it does count against ``max_concurrency``.
+- The *rate* is a number of slots. To start, an attempt takes a free one; a window later it is free again.
+
+Slots are also taken without the lock, by who goes on under a permit that it has. So each is moved by single
+steps that no other thread can divide: it is taken first, and put where it belongs then.
 """
 
 from __future__ import annotations
@@ -40,11 +44,12 @@ _RAMP_END = 128
 class Permit:
     """One attempt that was let through."""
 
-    __slots__ = ("era", "is_over", "is_probe", "upstream")
+    __slots__ = ("began_at", "era", "is_over", "is_probe", "upstream")
 
     upstream: Upstream  # whose gate it is
 
-    def __init__(self, era: int, *, is_probe: bool) -> None:
+    def __init__(self, began_at: float, era: int, *, is_probe: bool) -> None:
+        self.began_at = began_at
         self.era = era
         self.is_probe = is_probe
         self.is_over = False
@@ -74,14 +79,15 @@ class Gate:
     ) -> None:
         self._max_concurrency = max_concurrency
         self._window = math.inf if rate is None else rate[1]
-        self._starts: deque[float] | None = None if rate is None else deque(maxlen=rate[0])  # the latest
+        self._slots: list[None] | None = None if rate is None else [None] * rate[0]  # the free ones
+        self._starts: deque[float] = deque()  # when the others were taken, the longest ago first
         self._hold_after = hold_after
         self._initial_hold = initial_hold
         self._max_hold = max_hold
         self._random = random
         self._in_flight = 0
         self._since = 0  # how many of these started after the latest hold
-        self._era = 0  # how many holds there were
+        self.era = 0  # how many holds there were
         self._first_era = 0  # of this process
         self._failures = 0  # in a row
         self._holds = 0  # in a row
@@ -102,6 +108,11 @@ class Gate:
         """How many attempts were let through and have not ended."""
         return self._in_flight
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether an attempt that gets through tells nothing new."""
+        return self._ramp == math.inf and self._failures == 0
+
     def room(self) -> float:
         """Return how many attempts could start, were it not for the time."""
         free = self._max_concurrency - self._in_flight
@@ -114,20 +125,48 @@ class Gate:
         if self.room() <= 0:
             return math.inf
         opens = self.held_until
-        if self._starts is not None and len(self._starts) == self._starts.maxlen:
+        if self._slots is not None and not self._slots and self._starts:
             opens = max(opens, self._starts[0] + self._window)
         return opens
 
-    def start(self, now: float) -> Permit:
-        """Let an attempt through; only when ``open_at() <= now``."""
-        permit = Permit(self._era, is_probe=self._ramp == 0)
+    def start(self, now: float) -> Permit | None:
+        """Let an attempt through; only when ``open_at() <= now``.
+
+        Returns:
+            ``None`` if somebody has just taken the last slot without the lock.
+        """
+        while self._slots is not None and self._starts and self._starts[0] + self._window <= now:
+            self._starts.popleft()
+            self._slots.append(None)
+        if not self.take_slot(now):
+            return None
+        permit = Permit(now, self.era, is_probe=self._ramp == 0)
         if permit.is_probe:
             self._probe = permit
         self._in_flight += 1
         self._since += 1
-        if self._starts is not None:
-            self._starts.append(now)
         return permit
+
+    def take_slot(self, now: float) -> bool:
+        """Take a slot, if there is a free one; needs no lock."""
+        if self._slots is not None:
+            try:
+                self._slots.pop()
+            except IndexError:
+                return False
+            self._starts.append(now)
+        return True
+
+    def return_slot(self, now: float) -> None:
+        """Give back a slot that was taken *now*, for an attempt that will not be."""
+        later = []
+        while self._starts and self._starts[-1] >= now:
+            later.append(self._starts.pop())
+        if later and later[-1] == now:  # or a window has passed, and it is free again
+            later.pop()
+            assert self._slots is not None
+            self._slots.append(None)
+        self._starts.extend(reversed(later))
 
     def end(self, permit: Permit, now: float, evidence: Evidence, asked: float | None = None) -> None:
         """Take note that an attempt has ended; the second time, nothing happens.
@@ -142,7 +181,7 @@ class Gate:
             return
         permit.is_over = True
         self._in_flight -= 1
-        is_latest = permit.era == self._era
+        is_latest = permit.era == self.era
         self._since -= is_latest
         is_probe = permit is self._probe
         if is_probe:
@@ -179,7 +218,7 @@ class Gate:
     def hold(self, until: float) -> None:
         """Let nothing through until then; from then on a probe."""
         self.held_until = until
-        self._era += 1
+        self.era += 1
         self._since = 0
         self._failures = 0
         self._probe = None
@@ -192,6 +231,6 @@ class Gate:
     def forget_flights(self) -> None:
         """In a forked child: what is in flight is the parent's."""
         self._in_flight = self._since = 0
-        self._era += 1
-        self._first_era = self._era
+        self.era += 1
+        self._first_era = self.era
         self._probe = None

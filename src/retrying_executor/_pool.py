@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from retrying_executor._future import Ending, Outcome
+    from retrying_executor._gate import Evidence
     from retrying_executor._schedule import Call, Claim
     from retrying_executor._stats import Stats
     from retrying_executor._upstream import Upstream
@@ -67,6 +68,7 @@ class Pool:
         exit_timeout: How long the end of the interpreter waits, in seconds; ``None``: for ever.
         max_pending: How many calls may be accepted and not done; ``None``: no limit.
         wait_when_full: Whether ``submit()`` waits for room instead of raising.
+        upstream: The service that the calls go to, or ``None``; see `serve`.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Pool:
         exit_timeout: float | None,
         max_pending: int | None,
         wait_when_full: bool,
+        upstream: Upstream | None,
     ) -> None:
         self._max_workers = max_workers
         self._thread_name_prefix = thread_name_prefix
@@ -92,7 +95,8 @@ class Pool:
         self._refusal: Exception | None = None  # what submit() raises, once it does
         self._halted = False  # no attempt starts any more
         self._abandoned = False  # the executor is gone; set without the lock
-        self._has_upstreams = False  # some calls may have one
+        self._upstream = upstream  # that of every call, unless they are mixed
+        self._is_mixed = False  # calls may have one upstream or another, or none
         self._reset()
 
     def _reset(self) -> None:
@@ -267,9 +271,10 @@ class Pool:
         Returns:
             A call whose attempt is to run; ``None`` if `_next` has to look what there is to do.
         """
-        call = worker.call
+        call, upstream, permit = worker.call, self._upstream, worker.permit
         if call is not None and call._observed and worker.ending is not None:
             self._finish(worker)
+            permit = worker.permit
         now = time.monotonic()
         try:
             worker.acquire()
@@ -292,20 +297,26 @@ class Pool:
             worker.call = None
             if now >= self._acts_at:
                 return None
+            if upstream is not None and (permit is None or not upstream.go_on(permit, now)):
+                return None
             try:
                 call = worker.call = self._fresh.popleft()
             except IndexError:
-                return None
-            call._worker = worker
-            call._began_at = now
+                call = None
+            else:
+                call._worker = worker
+                call._began_at = now
         finally:
             worker.release()
-        if call._is_last:
+        if call is not None and call._is_last:
             with self._lock:
                 if call.done():
-                    worker.call = None
                     self._ledger.schedule.drop(call)
-                    return None
+                    call = worker.call = None
+        if call is None:
+            if upstream is not None:
+                upstream.go_on_without(now)
+            return None
         if self._crew.can_summon and self._fresh:
             with self._lock:
                 self._call_for_help(now)
@@ -318,6 +329,7 @@ class Pool:
             A call whose attempt is to run; ``None`` if the worker is to leave.
         """
         timed_out = False
+        self._give_place_back(worker)
         while True:
             if worker.ending is not None:
                 self._finish(worker)
@@ -362,6 +374,7 @@ class Pool:
         assert call is not None
         assert ending is not None
         worker.ending = None
+        self._give_place_back(worker)  # the callbacks may take long, or wait for it
         with call._condition:
             with worker.lock:
                 finished = call._finish(*ending)
@@ -381,11 +394,17 @@ class Pool:
         """Put the next call, if one is ready, in the worker's hands, and call for help with the rest."""
 
         def claim(call: Call, now: float) -> Claim:
-            return self._ask(call, worker, now) if self._has_upstreams else call._begin(worker, now)
+            return self._ask(call, worker, now) if has_upstreams else call._begin(worker, now)
 
         if self._halted or (not self._fresh and now < self._acts_at):
             return False
+        has_upstreams = self._is_mixed or self._upstream is not None
+        if self._upstream is not None and now < self._acts_at:
+            self._reserve(worker, self._upstream)
         call = self._ledger.schedule.take(now, claim)
+        if call is None and worker.permit is not None:
+            self._unused.append(worker.permit)
+            worker.permit = None
         if now >= self._acts_at:
             self._look_ahead()
             self._release_leader()
@@ -399,10 +418,11 @@ class Pool:
 
     def _look_ahead(self) -> None:
         """Note until when there is nothing to see to but fresh calls."""
-        if self._halted or self._has_upstreams or self._max_pending is not None:
+        schedule = self._ledger.schedule
+        if self._halted or self._is_mixed or schedule.has_lanes or self._max_pending is not None:
             self._acts_at = -math.inf
             return
-        due_at = self._ledger.schedule.first_due_at()
+        due_at = schedule.first_due_at()
         self._acts_at = math.inf if due_at is None else due_at
 
     def _attempt(self, worker: Worker, call: Call) -> Ending | None:
@@ -411,15 +431,21 @@ class Pool:
         Returns:
             What the call becomes done with; ``None`` if it has another attempt, or is done already.
         """
-        work, permit, outcome = call._work, call._permit, None
+        work, permit, outcome = call._work, worker.permit, None
         try:
             if work is None:  # somebody else set the outcome
                 return None
-            verdict, outcome = _attempt.make(call, work)
-            if verdict is ACCEPTED and permit is None and call._attempts == 1:  # as most are
+            verdict, outcome = _attempt.make(call, work, permit)
+            if (
+                verdict is ACCEPTED
+                and call._attempts == 1  # as most are
+                and (permit is None or self._may_go_on(permit))
+            ):
                 call._work = None  # now, so that no destructor of an argument runs under a lock
+                permit = None
                 return outcome, None
             if permit is not None:
+                worker.permit = None
                 permit.upstream.end(permit, *_attempt.evidence(work[4], verdict, outcome))
                 permit = None
             if verdict.delay is not None and not self._halted:
@@ -429,8 +455,8 @@ class Pool:
                     return None
             return outcome, _attempt.conclude(call, work, outcome)
         finally:
-            if permit is not None:  # not that of the call: in backoff it may have got another one
-                permit.upstream.end(permit)
+            if permit is not None:
+                self._give_place_back(worker, "none")
             del call, work, outcome  # the exception's traceback keeps this frame
 
     def _back_off(self, worker: Worker, call: Call, delay: float) -> bool:
@@ -447,9 +473,8 @@ class Pool:
 
     def _rescue(self, worker: Worker, error: BaseException) -> None:
         """Keep the worker alive: *error* was raised by a done callback, or asynchronously."""
+        self._give_place_back(worker, "none")
         if worker.call is not None and worker.ending is None:
-            if worker.call._permit is not None:
-                worker.call._permit.upstream.end(worker.call._permit)
             with suppress(BaseException):  # of its callbacks; its state is changed before they run
                 self.settle(worker.call, (None, error))
         _log.worker_interrupted(error)
@@ -460,8 +485,7 @@ class Pool:
         """Begin an attempt if the call's upstream, if it has one, lets it through."""
         work = call._work
         upstream = None if work is None else work[4].upstream
-        call._permit = None
-        if upstream is None or work is None or call.done():
+        if upstream is None or work is None or worker.permit is not None or call.done():
             return call._begin(worker, now)
         until = math.inf
         if call._attempts:
@@ -476,14 +500,39 @@ class Pool:
                 return upstream, now + _ASK_AGAIN_AFTER, until
             self._invitations.pop(upstream, None)
             if isinstance(permit, Permit):
+                worker.permit = permit
                 begun = call._begin(worker, now)
-                if begun:
-                    call._permit = permit
-                else:  # a destructor or a signal handler has cancelled it meanwhile
+                if not begun:  # a destructor or a signal handler has cancelled it meanwhile
                     self._unused.append(permit)
+                    worker.permit = None
                 return begun
             opens_at = permit
         return upstream, opens_at, until
+
+    def _reserve(self, worker: Worker, upstream: Upstream) -> None:
+        """Get a place for a fresh call before it is taken, since others go on without the lock.
+
+        They could pass by one that was taken and then refused. So if there is no place, they do not
+        go on from now on.
+        """
+        permit = upstream.ask(self)
+        if isinstance(permit, Permit):
+            worker.permit = permit
+            return
+        self._acts_at = -math.inf
+        with self._standstill():
+            pass  # from now on all have seen it
+
+    def _may_go_on(self, permit: Permit) -> bool:
+        """Return whether the worker may keep its place for the next call: where there is one."""
+        return bool(self._fresh) and self._acts_at > -math.inf and permit.upstream.is_calm(permit)
+
+    def _give_place_back(self, worker: Worker, evidence: Evidence = "worked") -> None:
+        """The worker does not go on at once with a call of the same upstream. Called without a lock."""
+        permit = worker.permit
+        if permit is not None:
+            worker.permit = None
+            permit.upstream.end(permit, evidence)
 
     def look_again(self, upstream: Upstream, opens_at: float) -> bool:
         """An upstream lets calls through again, now or at a certain time.
@@ -524,7 +573,7 @@ class Pool:
         for upstream in unused:
             upstream.decline(self)
         for permit in permits:
-            permit.upstream.end(permit)
+            permit.upstream.take_back(permit)
 
     # -- calls become done -----------------------------------------------------------------------
 
@@ -617,11 +666,12 @@ class Pool:
         while workers:
             workers.pop().lock.release()
 
-    def serve_upstreams(self) -> None:
-        """From now on calls may have an upstream."""
-        if not self._has_upstreams:
+    def serve(self, upstream: Upstream | None) -> None:
+        """From now on calls may have this upstream, or none."""
+        if upstream is not self._upstream and not self._is_mixed:
             with self._lock:
-                self._has_upstreams = True
+                self._is_mixed = True
+                self._upstream = None
                 self._look_ahead()
                 with self._standstill():
                     pass  # from now on all have seen it

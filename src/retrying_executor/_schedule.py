@@ -258,6 +258,11 @@ class Schedule:
 
     # -- lanes -----------------------------------------------------------------------------------
 
+    @property
+    def has_lanes(self) -> bool:
+        """Whether calls wait in lanes, or did until a moment ago."""
+        return bool(self._lanes)
+
     def lane(self, upstream: Upstream) -> Lane | None:
         """Return the lane of *upstream*, if calls wait in it."""
         lane = self._lanes.get(upstream)

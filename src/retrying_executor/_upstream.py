@@ -6,9 +6,12 @@
   there is room, so many are invited; if there will be at a certain time, they have been told;
 - who is in ``_invited`` will ask or decline, and until then a place is kept for it.
 
-So places go round among those who wait. The pools are told when this lock is free. But while it is
-held, a destructor or a signal handler may submit, and wait for a pool's lock. So whoever has a pool's
-lock does not wait for this one for ever: that counts as a refusal, for a moment.
+So places go round among those who wait. A worker whose attempt worked keeps its place for its next call,
+without the lock, for as long as that takes nothing from anybody: see `is_calm`.
+
+The pools are told when this lock is free. But while it is held, a destructor or a signal handler may
+submit, and wait for a pool's lock. So whoever has a pool's lock does not wait for this one for ever: that
+counts as a refusal, for a moment.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 
 _LOCK_TIMEOUT = 0.05  # seconds
+_A_MOMENT = 0.001  # seconds
 _MOST_STARTS = 1_000_000  # of which the times are kept
 
 
@@ -92,7 +96,9 @@ class Upstream:
         # In the order of their asking. Weak: a pool that waits for something has a thread that keeps it.
         self._waiting: weakref.WeakKeyDictionary[Pool, list[float]] = weakref.WeakKeyDictionary()
         self._invited: set[Pool] = set()
+        self._calm_era: int | None = None  # that of the permits under which their holders may go on
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
+        self._look()
         _log.never_log_under(self._lock)
         _lifecycle.register_upstream(self)
 
@@ -134,6 +140,7 @@ class Upstream:
         length = optional_seconds("duration", duration)
         with self._lock:
             self._gate.hold(math.inf if length is None else time.monotonic() + length)
+            self._look()
         self._tell()
 
     def resume(self) -> None:
@@ -153,17 +160,49 @@ class Upstream:
             return None  # whoever has it may wait for the pool's lock: see above
         try:
             now, opens = time.monotonic(), self._gate.open_at()
-            if opens <= now and (pool in self._invited or self._gate.room() > len(self._invited)):
-                self._waiting.pop(pool, None)
-                permit = self._gate.start(now)
-                permit.upstream = self
-                return permit
-            opens = math.inf if opens <= now else opens
+            if opens <= now:
+                opens = math.inf
+                if pool in self._invited or self._gate.room() > len(self._invited):
+                    permit = self._gate.start(now)
+                    if permit is not None:
+                        self._waiting.pop(pool, None)
+                        permit.upstream = self
+                        return permit
+                    opens = now + _A_MOMENT
             self._waiting[pool] = [opens]
             return opens
         finally:
             self._invited.discard(pool)
+            self._look()
             self._lock.release()
+
+    def is_calm(self, permit: Permit) -> bool:
+        """Return whether an attempt that worked may leave its place to the next of the same worker.
+
+        It may while nobody waits for a place, and while it would tell nothing new. Needs no lock: who
+        waits for a place, or sees the first failure, may see one more attempt start.
+        """
+        return permit.era == self._calm_era
+
+    def go_on(self, permit: Permit, now: float) -> bool:
+        """Let one more attempt through under *permit*, if that needs no lock."""
+        return permit.era == self._calm_era and self._gate.take_slot(now)
+
+    def go_on_without(self, now: float) -> None:
+        """Who was let through by `go_on` *now* has no call to start. Called without a lock."""
+        with self._lock:
+            self._gate.return_slot(now)
+        self._tell()
+
+    def take_back(self, permit: Permit) -> None:
+        """An attempt was let through, but will not be. Called without a lock."""
+        self.go_on_without(permit.began_at)
+        self.end(permit)
+
+    def _look(self) -> None:
+        """Note whether it is calm: called whenever that may have changed, before the lock is free."""
+        is_calm = self._gate.is_calm and not self._waiting and not self._invited
+        self._calm_era = self._gate.era if is_calm else None
 
     def end(self, permit: Permit, evidence: Evidence = "none", asked: float | None = None) -> None:
         """Take note that an attempt has ended; see `Gate.end`. Called without a lock, by a worker."""
@@ -171,6 +210,7 @@ class Upstream:
             now = time.monotonic()
             before = self._gate.state(now)
             self._gate.end(permit, now, evidence, asked)
+            self._look()
             after, held_for = self._gate.state(now), self._gate.held_until - now
         if before != after:
             _log.upstream_changed(self._name, before, after, held_for, failed=evidence == "failed")
@@ -180,6 +220,7 @@ class Upstream:
         """An invited pool has nothing to start: the place goes to another. Called without a lock."""
         with self._lock:
             self._invited.discard(pool)
+            self._look()
         self._tell()
 
     def _tell(self) -> None:
@@ -199,11 +240,13 @@ class Upstream:
                 if is_open:
                     del self._waiting[pool]
                     self._invited.add(pool)
+                    self._look()
             if not pool.look_again(self, max(opens, now)):
                 with self._lock:
                     self._invited.discard(pool)
                     if self._waiting.get(pool) is entry:  # it has not asked meanwhile
                         del self._waiting[pool]
+                    self._look()
 
     # -- around a fork ---------------------------------------------------------------------------
 
@@ -222,6 +265,7 @@ class Upstream:
         self._waiting.clear()
         self._invited.clear()
         self._gate.forget_flights()
+        self._look()
 
 
 def checked_upstream(upstream: object) -> Upstream | None:

@@ -625,4 +625,46 @@ MUTANTS = [
             "        if error is not None and (self._change(call, self._ledger.refuse) or True):",
         ),
     ),
+    mutant(
+        "who is refused does not wait for those who go on without the lock",
+        "a first attempt before that of an earlier call (D1)",
+        "workers_that_share_a_place",
+        (
+            "_pool.py",
+            "        with self._standstill():\n            pass  # from now on all have seen it\n\n    def _may",
+            "\n    def _may",
+        ),
+    ),
+    mutant(
+        "a worker keeps its place while it runs done callbacks",
+        "deadlock",
+        "a_done_callback_that_waits_for_a_place",
+        (
+            "_pool.py",
+            "        self._give_place_back(worker)  # the callbacks may take long, or wait for it\n",
+            "",
+        ),
+    ),
+    mutant(
+        "a slot that was taken for a call that is gone stays taken",
+        "a slot was used for nothing",
+        "a_slot_for_a_call_that_is_cancelled",
+        ("_pool.py", "                upstream.go_on_without(now)\n", "                pass\n"),
+    ),
+    mutant(
+        "a place that was taken for a call that another worker took uses up a slot",
+        "a slot was used for nothing",
+        "workers_that_share_slots",
+        ("_upstream.py", "        self.go_on_without(permit.began_at)\n", ""),
+    ),
+    mutant(
+        "a worker goes on although its upstream is paused",
+        "a paused service is called (U5)",
+        "pause_against_a_worker_that_goes_on",
+        (
+            "_upstream.py",
+            "            self._gate.hold(math.inf if length is None else time.monotonic() + length)\n            self._look()\n",
+            "            self._gate.hold(math.inf if length is None else time.monotonic() + length)\n",
+        ),
+    ),
 ]

@@ -517,6 +517,67 @@ def submit_against_shutdown_with_a_worker() -> Trial:
     return trial
 
 
+def workers_that_share_a_place() -> Trial:
+    """A call that was refused is not passed by one that a worker goes on with (D1, U4)."""
+    trial = Trial(2, upstream=Service(max_concurrency=1), idle_timeout=0)
+    for _ in range(3):
+        trial.submit()
+    return trial
+
+
+def executors_that_share_a_place() -> Trial:
+    """Who goes on with its own calls leaves the place when it has no more (U4)."""
+    service = Service(max_concurrency=1)
+    trial = Trial(upstream=service, idle_timeout=0)
+    other = Trial(upstream=service, idle_timeout=0, beside=trial)
+    trial.submit()
+    trial.submit()
+    other.submit()
+    return trial
+
+
+def a_done_callback_that_waits_for_a_place() -> Trial:
+    """A worker does not keep its place while it runs done callbacks (F7, U4)."""
+    service = Service(max_concurrency=1)
+    trial = Trial(upstream=service, idle_timeout=0)
+    other = Trial(upstream=service, idle_timeout=0, beside=trial)
+    trial.try_submit(observed=True, then=lambda: other.submit().result())
+    trial.submit()
+    return trial
+
+
+def a_slot_for_a_call_that_is_cancelled() -> Trial:
+    """A slot that was taken for a call which is gone can be used by another (U4, E1)."""
+    trial = Trial(upstream=Service(rate=(5, 1000.0)), idle_timeout=0)
+    trial.submit()
+    future = trial.submit()
+    trial.submit()
+    trial.cancel(future)
+    return trial
+
+
+def workers_that_share_slots() -> Trial:
+    """Who took a slot and finds no call gives it back (U4)."""
+    trial = Trial(2, upstream=Service(rate=(5, 1000.0)), idle_timeout=0)
+    for _ in range(3):
+        trial.submit()
+    return trial
+
+
+def pause_against_a_worker_that_goes_on() -> Trial:
+    """From then on at most one attempt starts that was let through before (U5)."""
+    service = Service(max_concurrency=2)
+    trial = Trial(upstream=service, idle_timeout=0)
+    for _ in range(3):
+        trial.submit()
+    service.pause()
+    begun = service.attempts
+    time.sleep(DELAY)
+    trial.expect(service.attempts <= begun + 1, "a paused service is called (U5)")
+    service.resume()
+    return trial
+
+
 SAMPLED: list[Scenario] = [as_completed_against_finishing]
 """Where the order depends on addresses in memory, so that not all schedules can be enumerated."""
 
@@ -528,6 +589,7 @@ LARGE: list[Scenario] = [
     a_place_for_an_executor_that_is_busy,
     a_probe_that_fails,
     cancel_futures_against_a_hold,
+    executors_that_share_a_place,
 ]
 """Of which so many schedules have two preemptions that those take too long but by night."""
 
@@ -539,6 +601,9 @@ MANY: list[Scenario] = [
     submit_against_shutdown_with_a_worker,
     drain_against_submit,
     shutdown_with_a_timeout,
+    workers_that_share_a_place,
+    workers_that_share_slots,
+    a_done_callback_that_waits_for_a_place,
 ]
 """Of which those with one preemption are explored, but by night."""
 

@@ -36,6 +36,13 @@ class Service(Upstream):
         self._gate._random = lambda: 0.0
         self.limit = options.get("max_concurrency") or math.inf
         self.running = 0
+        self.attempts = 0
+
+    def check(self) -> None:
+        """When all threads have ended: nothing is in flight, and every attempt has used one slot."""
+        assert not self.in_flight, "an attempt is still counted (U4)"
+        if self._gate._slots is not None:
+            assert self.attempts == len(self._gate._starts), "a slot was used for nothing (U4)"
 
     def lets_through(self, now: float) -> bool:
         """Return whether another attempt could start at *now*, or before."""
@@ -92,6 +99,7 @@ class Call:
         trial.expect(trial.running <= trial.max_workers, "more attempts than workers (C1)")
         if self.service is not None:
             self.service.running += 1
+            self.service.attempts += 1
             trial.expect(self.service.running <= self.service.limit, "more attempts than allowed (U4)")
         try:
             if self.act is not None:
@@ -146,6 +154,7 @@ class Trial:
         is_broken: Whether the initializer fails.
         is_starved: Whether threads may fail to start.
         beside: Another one in the same scenario, which is checked together with this one.
+        upstream: That of all its calls, if they have the same one.
         options: More options of the executor.
     """
 
@@ -156,9 +165,11 @@ class Trial:
         is_broken: bool = False,
         is_starved: bool = False,
         beside: Trial | None = None,
+        upstream: Service | None = None,
         **options: Any,
     ) -> None:
         self.max_workers = max_workers
+        self.upstream = upstream
         self.max_pending = options.get("max_pending")
         self.is_broken = is_broken
         self.is_starved = is_starved
@@ -174,7 +185,7 @@ class Trial:
         self.refused: list[Call] = []
         self.done: list[RetryingFuture[int]] = []
         self.executor: RetryingExecutor | None = RetryingExecutor(
-            max_workers, "worker", retry=lambda _: DELAY, **options
+            max_workers, "worker", retry=lambda _: DELAY, upstream=upstream, **options
         )
         self.pool = self.executor._pool
         self.others: list[Trial] = []
@@ -209,7 +220,7 @@ class Trial:
         service: Service | None = None,
     ) -> Call:
         """Submit a call that may be refused; an *observed* one has a done callback, which may do more."""
-        call = Call(self, failures, act, delay, service)
+        call = Call(self, failures, act, delay, service or self.upstream)
         submitter: Any = self.executor
         if delay != DELAY:
             submitter = submitter.with_options(retry=lambda _: delay)
@@ -300,8 +311,12 @@ class Trial:
         return threading.current_thread().name.startswith("worker")
 
     def check_order(self, call: Call) -> None:
-        """With one worker, the first attempt of a call comes after those of earlier calls and due retries."""
-        if self.max_workers > 1 or call.attempts:
+        """With one worker, the first attempt of a call comes after those of earlier calls and due retries.
+
+        With one place for them all too, as far as calls come before it that had no attempt yet.
+        """
+        has_one_place = self.upstream is not None and self.upstream.limit == 1
+        if (self.max_workers > 1 and not has_one_place) or call.attempts:
             return
         for other in self.accepted:
             future = other.future
@@ -310,7 +325,9 @@ class Trial:
             if other.service is not call.service:
                 continue  # what it waits for may come sooner or later
             is_due = due_at is not None and due_at <= self.free_at and not future.done()
-            self.expect(not is_due, "a first attempt before a retry that was due (D2)")
+            self.expect(
+                self.max_workers > 1 or not is_due, "a first attempt before a retry that was due (D2)"
+            )
             if other.number > call.number and other.submitter is call.submitter:
                 self.expect(not other.attempts, "a first attempt before that of an earlier call (D1)")
 
@@ -355,7 +372,8 @@ class Trial:
         counted = (stats.succeeded, stats.failed, stats.cancelled)
         assert outcomes == counted, f"outcomes are not counted (G4): {stats}"
         for call in self.accepted:
-            assert call.service is None or not call.service.in_flight, "an attempt is still counted (U4)"
+            if call.service is not None:
+                call.service.check()
         for other in self.others:
             other.check()
 
