@@ -22,6 +22,7 @@ from ast import literal_eval
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import groupby, repeat
+from typing import Any
 from unittest import mock
 
 import scenarios
@@ -32,7 +33,7 @@ from programs import Program
 from strategies import DepthFirst, Priorities, Random, Recorded, Strategy
 from trial import Scenario, Trial
 
-from retrying_executor import _lifecycle, _log
+from retrying_executor import _lifecycle, _log, _upstream
 from retrying_executor._stdlib import LOGGER
 
 
@@ -56,7 +57,7 @@ def run(scenario: Scenario, strategy: Strategy, *, fine: bool = False) -> Run:
     def logged(*_: object) -> None:
         this.fail(sys.exc_info()[1] or RuntimeError("an error was logged"))
 
-    with _undisturbed(), announcements(), every_instruction() if fine else nullcontext({}) as options:
+    with _undisturbed(), announcements(), _fine_steps() if fine else nullcontext({}) as options:
         this = Run(strategy, **options)
         try:
             with (
@@ -112,6 +113,17 @@ def sample(scenario: Scenario, *, runs: int, seed: int, fine: bool = False) -> N
 
 IS_NIGHTLY = os.environ.get("SCHEDULES") == "nightly"
 """Whether to search for hours rather than for a minute."""
+
+
+@contextmanager
+def _fine_steps() -> Iterator[dict[str, Any]]:
+    """Yield the options for runs with a switch before every instruction.
+
+    There, who finds the lock of an upstream taken waits for it: an unfair scheduler could have somebody
+    ask again and again, for ever.
+    """
+    with mock.patch.object(_upstream, "_LOCK_TIMEOUT", -1), every_instruction() as options:
+        yield options
 
 
 @contextmanager

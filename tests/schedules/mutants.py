@@ -442,13 +442,21 @@ MUTANTS = [
             "            call._worker = worker\n",
             "            is_last, call._worker = call._is_last, worker\n",
         ),
-        ("_pool.py", "        if call._is_last:\n            with", "        if is_last:\n            with"),
+        (
+            "_pool.py",
+            "        if call is not None and call._is_last:\n            with",
+            "        if call is not None and is_last:\n            with",
+        ),
     ),
     mutant(
         "a worker does not look whether the call that it takes is being cancelled",
         "counts a call twice, or not at all",
         "cancel_against_a_worker_that_takes_the_call",
-        ("_pool.py", "        if call._is_last:\n            with", "        if False:\n            with"),
+        (
+            "_pool.py",
+            "        if call is not None and call._is_last:\n            with",
+            "        if False:\n            with",
+        ),
     ),
     mutant(
         "who cancels looks whether a worker takes the call before it announces that",
