@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from retrying_executor import RetryingExecutor, RetryPolicy
+from retrying_executor import RetryingExecutor, RetryPolicy, _log
 
 pytest.register_assert_rewrite("forks")
 
@@ -23,6 +23,12 @@ def _no_thread_is_left() -> Iterator[None]:
     yield
     started = (thread for thread in threading.enumerate() if thread not in before)
     assert [] == [thread for thread in started if thread.join(TIMEOUT) or thread.is_alive()]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_logged_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No message is held back since the like of it was logged by other tests."""
+    monkeypatch.setattr(_log, "_repeats", _log.Repeats())
 
 
 @pytest.fixture

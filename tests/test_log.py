@@ -16,8 +16,16 @@ import pytest
 from calls import Flaky
 from conftest import TIMEOUT
 from observe import eventually, needs_gil, resting
-from retrying_executor import Attempt, RetryingExecutor, RetryingFuture, RetryPolicy
-from retrying_executor._log import UnseenFailure, call_name, describe, time_is_up
+from retrying_executor import (
+    Attempt,
+    NotNow,
+    RetryingExecutor,
+    RetryingFuture,
+    RetryPolicy,
+    Upstream,
+    _log,
+)
+from retrying_executor._log import Repeats, UnseenFailure, call_name, describe, time_is_up
 from retrying_executor._pool import Pool
 
 LOGGER = logging.getLogger("retrying_executor")
@@ -148,12 +156,70 @@ def test_an_outcome_is_described_in_a_line(outcome: Any, expected: str) -> None:
 
 
 def test_every_retry_is_logged(executor: RetryingExecutor, logged: Logged) -> None:
-    """Each retry is one line at INFO: which call, which attempt, what happened, what follows (G3)."""
+    """Each is one line at INFO: which call, which attempt, what happened, what follows; the end too (G3)."""
     assert isinstance(executor.submit(fail).exception(TIMEOUT), ValueError)
     assert [
-        f"{__name__}.fail: attempt {number} failed (ValueError: no); the next one in 0 s"
-        for number in range(1, 5)
+        *(
+            f"{__name__}.fail: attempt {number} failed (ValueError: no); the next one in 0 s"
+            for number in range(1, 5)
+        ),
+        f"{__name__}.fail: gave up after attempt 5 (ValueError: no)",
     ] == logged(logging.INFO)
+
+
+def test_what_a_message_names_is_in_fields_of_its_own(
+    executor: RetryingExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that programs can read it (G3)."""
+    caplog.set_level(logging.INFO)
+    outcomes = iter([ValueError("no"), NotNow("full", after=0), ValueError("no")])
+
+    def call() -> NoReturn:
+        raise next(outcomes)
+
+    executor.with_options(delays=[0.001], max_elapsed=60).submit(call).exception(TIMEOUT)
+    service = Upstream("service", hold_after=1, initial_hold=0.001)
+    executor.with_options(retry=None, upstream=service).submit(fail).exception(TIMEOUT)
+    executor.with_options(retry=None, upstream=service).submit(int).result(TIMEOUT)
+    fields = ("kind", "call", "attempt", "delay", "reason", "upstream")
+    records = [{name: getattr(record, name, None) for name in fields} for record in caplog.records]
+    assert ["retry_scheduled", "not_now", "gave_up", "upstream_held", "upstream_back"] == [
+        record["kind"] for record in records
+    ]
+    retry, not_now, gave_up, held, back = records
+    name = call_name(call)
+    about = {"call": name, "attempt": 1, "delay": 0.001, "reason": "ValueError: no", "upstream": None}
+    assert {"kind": "retry_scheduled", **about} == retry
+    assert (name, 2, "NotNow: full") == (not_now["call"], not_now["attempt"], not_now["reason"])
+    assert (name, 3, "ValueError: no", None) == (
+        gave_up["call"], gave_up["attempt"], gave_up["reason"], gave_up["delay"],
+    )  # fmt: skip
+    assert "service" == held["upstream"] == back["upstream"]
+    assert 0.0 < held["delay"] <= 0.001
+
+
+def test_many_messages_of_one_kind_do_not_flood(executor: RetryingExecutor, logged: Logged) -> None:
+    """Three are errors, and the tenth and so on, which say how many there were; no call is left out."""
+    view = executor.with_options(retry=None)
+    run_to_the_end(executor, lambda: [view.submit(fail) for _ in range(25)])
+    errors, debugs = logged(logging.ERROR), logged(logging.DEBUG)
+    assert [FAILED_ONCE] * 3 + [f"{FAILED_ONCE} (10 times)"] == errors
+    assert [f"{FAILED_ONCE} ({n} times)" for n in range(4, 26) if n != 10] == debugs
+
+
+def test_messages_are_loud_again_after_a_quiet_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each kind by itself; of the kinds that were quiet for longest nothing is kept."""
+    repeats = Repeats()
+    for _ in range(5):
+        level, times = repeats.level("one")
+    assert (logging.DEBUG, " (5 times)") == (level, times)
+    assert (logging.ERROR, "") == repeats.level("another")
+    with monkeypatch.context() as quiet:
+        quiet.setattr(_log, "_QUIET", -1.0)
+        assert (logging.ERROR, "") == repeats.level("one")
+    monkeypatch.setattr(_log, "_MOST_KINDS", 2)
+    repeats.level("a third")
+    assert [("one",), ("a third",)] == list(repeats._seen)
 
 
 def test_the_logging_of_retries_can_be_turned_off(
@@ -169,9 +235,10 @@ def test_a_rejected_result_is_logged_by_its_type(executor: RetryingExecutor, log
     """Results may be confidential: the log tells their type alone (G3)."""
     view = executor.with_options(retry_result=lambda _: True, max_attempts=2)
     assert "secret" == view.submit(lambda: "secret").result(TIMEOUT)
-    [line] = logged(logging.INFO)
+    line, end = logged(logging.INFO)
     assert "attempt 1 failed (rejected result of type str); the next one in 0 s" in line
-    assert "secret" not in line
+    assert "gave up after attempt 2 (rejected result of type str)" in end
+    assert "secret" not in line + end
 
 
 def test_a_call_that_succeeds_at_once_logs_nothing(executor: RetryingExecutor, logged: Logged) -> None:
@@ -559,11 +626,11 @@ def test_an_interrupt_that_is_hostile_kills_no_worker() -> None:
         assert 1 == executor.submit(int, 1).result(TIMEOUT)
 
 
-def test_a_policy_that_is_asked_is_not_logged(executor: RetryingExecutor, logged: Logged) -> None:
-    """Giving up is no retry: what follows is the caller's to see (G3)."""
+def test_giving_up_is_no_error(executor: RetryingExecutor, logged: Logged) -> None:
+    """What follows is the caller's to see (G3)."""
 
     def give_up(attempt: Attempt) -> None:
         return None
 
     assert isinstance(executor.with_options(retry=give_up).submit(fail).exception(TIMEOUT), ValueError)
-    assert [] == logged(logging.INFO) == logged(logging.ERROR)
+    assert [] == logged(logging.WARNING) == logged(logging.ERROR)

@@ -1,5 +1,6 @@
 """A drop-in `concurrent.futures.ThreadPoolExecutor` whose calls are retried until they get through."""
 
+from retrying_executor._current import CurrentCall, current_call
 from retrying_executor._errors import ForkedFutureError, NotNow, PendingLimitError
 from retrying_executor._executor import RetryingExecutor, View
 from retrying_executor._future import RetryingFuture
@@ -10,6 +11,8 @@ from retrying_executor._upstream import Upstream
 
 __all__ = [
     "Attempt",
+    "CurrentCall",
+    "Event",
     "ForkedFutureError",
     "NotNow",
     "PendingLimitError",
@@ -19,6 +22,19 @@ __all__ = [
     "Stats",
     "Upstream",
     "View",
+    "current_call",
     "retry_after",
     "transient",
 ]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from retrying_executor._monitor import Event
+
+
+def __getattr__(name: str) -> object:
+    if name == "Event":  # few programs ask for it
+        from retrying_executor._monitor import Event
+
+        return Event
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

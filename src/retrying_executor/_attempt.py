@@ -19,19 +19,23 @@ if TYPE_CHECKING:
 
     from retrying_executor._future import Outcome, Work
     from retrying_executor._gate import Evidence, Permit
+    from retrying_executor._monitor import Monitor
     from retrying_executor._policy import Policy, Terms
     from retrying_executor._schedule import Call
 
 _NOTE = "retrying_executor: gave up after "
 
 
-def make(call: Call, work: Work, permit: Permit | None) -> tuple[Verdict, Outcome]:
+def make(
+    call: Call, work: Work, permit: Permit | None, monitor: Monitor | None = None
+) -> tuple[Verdict, Outcome]:
     """Make an attempt, unless it is too late for it, and ask the policy what follows.
 
     Args:
         call: Whose attempt it is.
         work: What to run.
         permit: What lets it through, if the call has an upstream.
+        monitor: Who looks on, if anybody does.
 
     Returns:
         What follows; and what this attempt ended with, or if none follows the outcome of the call.
@@ -43,7 +47,11 @@ def make(call: Call, work: Work, permit: Permit | None) -> tuple[Verdict, Outcom
                 return TOO_LATE, call._last
             previous = call._last[1]
         call._attempts += 1
+        if monitor is not None:
+            monitor.started(call, work)
         outcome = run(work, previous)
+        if monitor is not None:
+            monitor.ended(call)
         if outcome[1] is None and work[4].rejects is None:
             return DONE, outcome
         return follow_up(call, work[4], outcome, is_probe=permit is not None and permit.is_probe)

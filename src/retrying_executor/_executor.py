@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import ParamSpec, Unpack
 
+    from retrying_executor._monitor import Event, Monitor
     from retrying_executor._policy import Policy, PolicyOptions
     from retrying_executor._stats import Stats
     from retrying_executor._value import Duration
@@ -59,8 +60,15 @@ class _Submitter(Executor):
                 ``when_full="wait"``, only where waiting for room could be for ever.
         """
         work = (fn, args, kwargs or _NO_KEYWORDS, contextvars.copy_context(), self._terms)
-        future: RetryingFuture[T] = RetryingFuture(self._pool, work)
-        self._pool.submit(future)
+        pool = self._pool
+        future: RetryingFuture[T] = RetryingFuture(pool, work)
+        monitor = pool.monitor
+        if monitor is None:
+            pool.submit(future)
+        else:
+            monitor.submitted(future)
+            pool.submit(future)
+            monitor.accepted(future)
         return future
 
     if TYPE_CHECKING:  # the plain signature of the base class would forget what fn takes
@@ -240,6 +248,11 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             cancelled, and those that are running are cut off.
         max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no
             limit.
+        on_event: Called with each `Event`: what happens to calls, and to the upstreams that they go to. In
+            a thread of its own and in order, so that it holds up no call; see `Event`. If it falls behind by
+            10,000 events, further ones are dropped, which is logged.
+        warn_after: After how many seconds of running an attempt is logged as a warning, with the stack of
+            its thread; more than 0, or ``None`` for never.
         when_full: What ``submit()`` does when there are as many: ``"raise"`` a
             `PendingLimitError`, or ``"wait"`` until there is room. The executor's own threads
             never wait: they might wait for themselves.
@@ -262,6 +275,8 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         exit_timeout: Duration | None = None,
         max_pending: int | None = None,
         when_full: Literal["raise", "wait"] = "raise",
+        on_event: Callable[[Event], object] | None = None,
+        warn_after: Duration | None = None,
     ) -> None:
         # The standard executor is a base class for clients that ask for its type. Its constructor
         # checks the arguments and knows their defaults; nothing else of it is used.
@@ -271,9 +286,10 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         if when_full not in ("raise", "wait"):
             raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
         self._terms = Terms(checked_policy(retry), checked_upstream(upstream))
+        thread_name_prefix = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
         self._pool = Pool(
             max_workers=self._max_workers,
-            thread_name_prefix=thread_name_prefix or f"RetryingExecutor-{_executor_number()}",
+            thread_name_prefix=thread_name_prefix,
             initializer=initializer,
             initargs=initargs,
             idle_timeout=optional_seconds("idle_timeout", idle_timeout),
@@ -281,6 +297,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             max_pending=None if max_pending is None else positive_int("max_pending", max_pending),
             wait_when_full=when_full == "wait",
             upstream=upstream,
+            monitor=_monitor(on_event, warn_after, thread_name_prefix),
         )
         _lifecycle.register(self._pool)
         weakref.finalize(self, self._pool.abandon).atexit = False
@@ -334,6 +351,27 @@ class View(_Submitter):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
         """Raise `RuntimeError`: only the executor itself can be shut down."""
         raise RuntimeError("a view cannot be shut down: shut down the executor that it is a view of")
+
+
+def _monitor(
+    on_event: Callable[[Event], object] | None, warn_after: Duration | None, thread_name: str
+) -> Monitor | None:
+    """Return who looks on for an executor, if anybody is to.
+
+    Raises:
+        TypeError: If *on_event* is not callable, or *warn_after* neither a number nor a ``timedelta``.
+        ValueError: If *warn_after* is 0, negative, infinite or not a number (NaN).
+    """
+    if on_event is not None and not callable(on_event):
+        raise TypeError(f"on_event must be callable or None, not {on_event!r}")
+    patience = optional_seconds("warn_after", warn_after)
+    if patience == 0.0:
+        raise ValueError(f"warn_after must be more than 0 seconds, or None, not {warn_after!r}")
+    if on_event is None and patience is None:
+        return None
+    from retrying_executor._monitor import Monitor  # few programs have one
+
+    return Monitor(on_event, patience, thread_name)
 
 
 def _calls(

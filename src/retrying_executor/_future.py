@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
     from retrying_executor._crew import Worker
     from retrying_executor._log import UnseenFailure
+    from retrying_executor._monitor import Story
     from retrying_executor._policy import Terms
     from retrying_executor._pool import Pool
     from retrying_executor._schedule import Lane
@@ -117,6 +118,7 @@ class RetryingFuture(Future["T"]):
     _last: Outcome = NO_OUTCOME
     _unseen: UnseenFailure | None = None
     _lane: Lane | None = None  # while it waits for its upstream
+    _story: Story | None = None  # if somebody listens
     _waits_until: float = math.inf  # for that, at most
 
     # Made on first need, see __getattr__.

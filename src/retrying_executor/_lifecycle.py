@@ -1,6 +1,6 @@
 """The process around the pools: the end of the interpreter, and forks.
 
-``_guard`` guards ``_pools`` and ``_upstreams``. Lock order: ``_guard``, the upstreams' locks, the pools'.
+``_guard`` guards the sets of them all. Lock order: ``_guard``, the upstreams' locks, the pools'.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from retrying_executor._stdlib import is_held, register_atexit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from retrying_executor._monitor import Monitor
     from retrying_executor._pool import Pool
     from retrying_executor._upstream import Upstream
 
@@ -23,6 +24,7 @@ _guard = threading.RLock()
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _exiting = False
 _upstreams: weakref.WeakSet[Upstream] = weakref.WeakSet()
+_monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
 _locked: list[Pool | Upstream] = []  # between the hooks of one fork
 
 
@@ -40,6 +42,12 @@ def register_upstream(upstream: Upstream) -> None:
         _upstreams.add(upstream)
 
 
+def register_monitor(monitor: Monitor) -> None:
+    """See that its listener is told everything before the interpreter ends, and see it through forks."""
+    with _guard:
+        _monitors.add(monitor)
+
+
 def _finish_all() -> None:
     """Give every accepted call its outcome before the interpreter ends."""
     global _exiting
@@ -52,6 +60,8 @@ def _finish_all() -> None:
     for pool in pools:  # those that wait for ever come last: the others must stop in time
         left = None if pool.exit_timeout is None else began_at + pool.exit_timeout - time.monotonic()
         pool.finish(left)
+    for monitor in list(_monitors):
+        monitor.finish()
 
 
 def _before_fork() -> None:
@@ -78,6 +88,8 @@ def _after_fork_in_child() -> None:
         upstream.restart_in_child()
     for pool in list(_pools):
         pool.restart_in_child()
+    for monitor in list(_monitors):
+        monitor.restart()
     forget_unseen()
 
 

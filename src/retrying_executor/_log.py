@@ -1,6 +1,10 @@
 """What is logged, and how: never a print, and nothing that a hostile object can break.
 
-It goes to the logger ``retrying_executor``; what the standard executor logs too, to its logger.
+It goes to the logger ``retrying_executor``; what the standard executor logs too, to its logger. Every
+record has a ``kind``, and what its message names is there in fields of its own (``extra``) too.
+
+What an operator must know is a warning or more: these are shown unless logging is configured otherwise.
+Where one cause has many such messages, not all of them are: see `Repeats`.
 """
 
 from __future__ import annotations
@@ -19,9 +23,10 @@ from retrying_executor._value import in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from retrying_executor._future import Outcome, Work
+    from retrying_executor._policy import Verdict
     from retrying_executor._schedule import Call
 
 logger = logging.getLogger("retrying_executor")
@@ -48,24 +53,67 @@ def describe(outcome: object, exception: BaseException | None) -> str:
         return type(exception).__qualname__
 
 
-def retry_scheduled(work: Work, number: int, outcome: Outcome, delay: float, reason: str) -> None:
+def retry_scheduled(work: Work, number: int, outcome: Outcome, verdict: Verdict) -> None:
     """An attempt failed, and another follows."""
-    if logger.isEnabledFor(logging.INFO):
+    delay = verdict.delay
+    if delay is not None and logger.isEnabledFor(logging.INFO):
         message = "%s: attempt %d failed (%s); the next one in %s%s%s"
         at = ""
         with suppress(OverflowError, OSError, ValueError):  # of a delay that ends at no date
             at = time.strftime(", at %H:%M:%S", time.localtime(time.time() + delay)) if delay >= 1.0 else ""
-        details = in_words(delay), at, reason and f" ({reason})"
-        _log(logging.INFO, message, call_name(work[0]), number, describe(*outcome), *details)
+        name, what = call_name(work[0]), describe(*outcome)
+        details = in_words(delay), at, verdict.reason and f" ({verdict.reason})"
+        kind = "retry_scheduled" if verdict.counts else "not_now"
+        extra = {"kind": kind, "call": name, "attempt": number, "delay": delay, "reason": what}
+        _log(logging.INFO, message, name, number, what, *details, extra=extra)
 
 
-def upstream_changed(name: str, before: str, after: str, held_for: float, *, failed: bool) -> None:
-    """An upstream is held, or works again."""
-    if after == "held":
-        level = logging.WARNING if failed and before != "probing" else logging.INFO  # not for every probe
-        _log(level, "upstream %s is held for %s", name, in_words(held_for))
-    elif before == "probing" and after in ("ramping", "open"):
-        _log(logging.INFO, "upstream %s works again", name)
+def gave_up(work: Work, number: int, outcome: Outcome, verdict: Verdict) -> None:
+    """A call has had its last attempt, and failed; whether that is bad news, who looks at it knows."""
+    if logger.isEnabledFor(logging.INFO):
+        name, what = call_name(work[0]), describe(*outcome)
+        extra = {"kind": "gave_up", "call": name, "attempt": number, "reason": what}
+        why = verdict.reason and f" ({verdict.reason})"
+        _log(logging.INFO, "%s: gave up after attempt %d (%s)%s", name, number, what, why, extra=extra)
+
+
+def upstream_held(name: str, held_for: float, *, is_news: bool) -> None:
+    """An upstream is held, because it failed or because it asked for that."""
+    level = logging.WARNING if is_news else logging.INFO  # not for every probe
+    extra = {"kind": "upstream_held", "upstream": name, "delay": held_for}
+    _log(level, "upstream %s is held for %s", name, in_words(held_for), extra=extra)
+
+
+def upstream_back(name: str) -> None:
+    """A probe got through."""
+    extra = {"kind": "upstream_back", "upstream": name}
+    _log(logging.INFO, "upstream %s works again", name, extra=extra)
+
+
+def runs_for_long(name: str, number: int, duration: float, thread: str, stack: str) -> None:
+    """An attempt has been running for longer than ``warn_after``."""
+    extra = {"kind": "runs_for_long", "call": name, "attempt": number, "duration": duration}
+    message = "%s: attempt %d has been running for %s, in thread %s:\n%s"
+    _log(logging.WARNING, message, name, number, in_words(duration), thread, stack.rstrip(), extra=extra)
+
+
+def listener_failed(kind: str, error: BaseException) -> None:
+    """What was given as ``on_event`` raised."""
+    level, times = _repeats.level("listener", type(error))
+    extra = {"kind": "listener_failed"}
+    _log(level, "on_event raised, told of %s%s", kind, times, exc_info=error, extra=extra)
+
+
+def events_dropped(count: int) -> None:
+    """What was given as ``on_event`` is too slow."""
+    extra = {"kind": "events_dropped", "count": count}
+    _log(logging.WARNING, "on_event falls behind: events dropped so far: %d", count, extra=extra)
+
+
+def listener_is_late(patience: float) -> None:
+    """Somebody waited in vain for ``on_event`` to be told everything."""
+    extra = {"kind": "listener_is_late"}
+    _log(logging.WARNING, "on_event was not told everything in %s", in_words(patience), extra=extra)
 
 
 def initializer_failed(error: BaseException) -> None:
@@ -75,7 +123,9 @@ def initializer_failed(error: BaseException) -> None:
 
 def worker_interrupted(error: BaseException) -> None:
     """Something that is not an outcome was raised in a worker thread."""
-    _log(logging.ERROR, "a done callback, or another thread, raised in a worker thread", exc_info=error)
+    level, times = _repeats.level("worker", type(error))
+    message = "a done callback, or another thread, raised in a worker thread%s"
+    _log(level, message, times, exc_info=error, extra={"kind": "worker_interrupted"})
 
 
 def time_is_up(cancelled: int, running: Iterable[Call]) -> None:
@@ -83,7 +133,42 @@ def time_is_up(cancelled: int, running: Iterable[Call]) -> None:
     names = sorted(call_name(work[0]) for call in running if (work := call._work) is not None)
     if cancelled or names:
         message = "time is up: waiting calls cancelled: %d, calls still running: %s"
-        _log(logging.WARNING, message, cancelled, ", ".join(names) or "none")
+        extra = {"kind": "time_is_up", "cancelled": cancelled, "running": len(names)}
+        _log(logging.WARNING, message, cancelled, ", ".join(names) or "none", extra=extra)
+
+
+class Repeats:
+    """Tells how loud a message is to be, given how often the like of it was logged.
+
+    Loud are the first three of a kind, then the tenth, the hundredth and so on, which say how many there
+    were. The others are logged for debugging. After a quiet while it begins anew.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[object, ...], tuple[int, float]] = {}  # how many, and when the latest
+
+    def level(self, *kind: object) -> tuple[int, str]:
+        """Count a message of *kind*; return its level, and what to add to it."""
+        now = time.monotonic()
+        count, latest = self._seen.pop(kind, (0, now))
+        count = 1 if now - latest > _QUIET else count + 1
+        self._seen[kind] = count, now  # at the end: the first is the one that was quiet for longest
+        if len(self._seen) > _MOST_KINDS:
+            with suppress(KeyError, StopIteration, RuntimeError):  # of another thread that does the same
+                del self._seen[next(iter(self._seen))]
+        if count <= _LOUD:
+            return logging.ERROR, ""
+        return logging.ERROR if _is_power_of_ten(count) else logging.DEBUG, f" ({count} times)"
+
+
+_LOUD = 3
+_QUIET = 60.0  # seconds
+_MOST_KINDS = 1_000
+_repeats = Repeats()
+
+
+def _is_power_of_ten(count: int) -> bool:
+    return set(str(count)[1:]) <= {"0"} and str(count)[0] == "1"
 
 
 class UnseenFailure:
@@ -138,9 +223,11 @@ def report_overdue() -> None:
     with suppress(IndexError):  # until there is none left
         while True:
             name, attempts, exception = overdue.popleft()
-            message = "%s failed after %d attempt%s, and nobody looked at its outcome"
+            message = "%s failed after %d attempt%s, and nobody looked at its outcome%s"
             plural = "" if attempts == 1 else "s"
-            _log(logging.ERROR, message, name, attempts, plural, exc_info=exception)
+            level, times = _repeats.level("unseen", name, type(exception))
+            extra = {"kind": "unseen_failure", "call": name, "attempt": attempts}
+            _log(level, message, name, attempts, plural, times, exc_info=exception, extra=extra)
 
 
 def all_unseen() -> list[UnseenFailure]:
@@ -167,12 +254,13 @@ def _log(
     message: str,
     *args: object,
     exc_info: BaseException | None = None,
+    extra: Mapping[str, object] | None = None,
     to: logging.Logger = logger,
 ) -> None:
     # Logging would ask the exception for its truth value.
     details = None if exc_info is None else (type(exc_info), exc_info, exc_info.__traceback__)
     try:
-        to.log(level, message, *args, exc_info=details)
+        to.log(level, message, *args, exc_info=details, extra=extra)
     except Exception:
         return  # a handler that raises hurts no call
     except BaseException:

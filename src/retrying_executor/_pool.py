@@ -31,6 +31,7 @@ from contextlib import contextmanager, suppress
 
 from retrying_executor import _attempt, _log
 from retrying_executor._crew import Crew, Worker
+from retrying_executor._current import current
 from retrying_executor._errors import ForkedFutureError, PendingLimitError
 from retrying_executor._gate import Permit
 from retrying_executor._ledger import Ledger
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from retrying_executor._future import Ending, Outcome
     from retrying_executor._gate import Evidence
+    from retrying_executor._monitor import Monitor
     from retrying_executor._schedule import Call, Claim
     from retrying_executor._stats import Stats
     from retrying_executor._upstream import Upstream
@@ -69,6 +71,7 @@ class Pool:
         max_pending: How many calls may be accepted and not done; ``None``: no limit.
         wait_when_full: Whether ``submit()`` waits for room instead of raising.
         upstream: The service that the calls go to, or ``None``; see `serve`.
+        monitor: Who looks on, or ``None``.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Pool:
         max_pending: int | None,
         wait_when_full: bool,
         upstream: Upstream | None,
+        monitor: Monitor | None,
     ) -> None:
         self._max_workers = max_workers
         self._thread_name_prefix = thread_name_prefix
@@ -95,9 +99,12 @@ class Pool:
         self._refusal: Exception | None = None  # what submit() raises, once it does
         self._halted = False  # no attempt starts any more
         self._abandoned = False  # the executor is gone; set without the lock
+        self.monitor = monitor
         self._upstream = upstream  # that of every call, unless they are mixed
         self._is_mixed = False  # calls may have one upstream or another, or none
         self._reset()
+        if upstream is not None and monitor is not None:
+            upstream.inform(monitor)
 
     def _reset(self) -> None:
         """Start with nothing: no call, no thread, counters at zero."""
@@ -219,6 +226,7 @@ class Pool:
 
     def _work(self, worker: Worker) -> None:
         """The whole life of a worker."""
+        current.holder = worker
         self._initialize(worker)
         has_arrived = False
         while True:
@@ -435,7 +443,7 @@ class Pool:
         try:
             if work is None:  # somebody else set the outcome
                 return None
-            verdict, outcome = _attempt.make(call, work, permit)
+            verdict, outcome = _attempt.make(call, work, permit, self.monitor)
             if (
                 verdict is ACCEPTED
                 and call._attempts == 1  # as most are
@@ -450,9 +458,15 @@ class Pool:
                 permit = None
             if verdict.delay is not None and not self._halted:
                 # Logged before the next attempt can fail too, so that the lines come in order.
-                _log.retry_scheduled(work, call._attempts, outcome, verdict.delay, verdict.reason)
+                _log.retry_scheduled(work, call._attempts, outcome, verdict)
+                if self.monitor is not None:
+                    self.monitor.followed_up(call, outcome, verdict)
                 if self._back_off(worker, call, verdict.delay):
                     return None
+            elif verdict is not ACCEPTED and work[4].policy is not None:
+                _log.gave_up(work, call._attempts, outcome, verdict)
+                if self.monitor is not None:
+                    self.monitor.followed_up(call, outcome, verdict)
             return outcome, _attempt.conclude(call, work, outcome)
         finally:
             if permit is not None:
@@ -668,6 +682,8 @@ class Pool:
 
     def serve(self, upstream: Upstream | None) -> None:
         """From now on calls may have this upstream, or none."""
+        if upstream is not None and self.monitor is not None:
+            upstream.inform(self.monitor)
         if upstream is not self._upstream and not self._is_mixed:
             with self._lock:
                 self._is_mixed = True
@@ -683,7 +699,7 @@ class Pool:
         self.close(_AFTER_SHUTDOWN)
         if cancel_futures:
             self._halt()
-        if wait and not self._is_own_thread():
+        if wait and not self.is_own_thread():
             self.finish(timeout)
 
     def close(self, reason: str = _AT_EXIT) -> None:
@@ -707,6 +723,8 @@ class Pool:
             with self._lock:
                 threads = self._crew.threads()
             if not threads:
+                if self.monitor is not None:
+                    self.monitor.finish()
                 return
             patience = deadline - time.monotonic()
             if patience <= 0:
@@ -717,9 +735,21 @@ class Pool:
             running = self._running_calls()
         _log.time_is_up(cancelled, running)
 
+    def retire(self, timeout: float) -> bool:
+        """Wait until all is done and the threads are gone, for *timeout* seconds; return whether they are."""
+        with self._lock:
+            self._idle_timeout, idle_timeout = 0.0, self._idle_timeout
+            self._crew.wake_all()
+            threads = self._crew.threads()
+        deadline = time.monotonic() + timeout
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._idle_timeout = idle_timeout
+        return not any(thread.is_alive() for thread in threads)
+
     def drain(self, timeout: float | None) -> bool:
         """Wait until every call accepted so far is done; return whether they all are."""
-        if self._is_own_thread():
+        if self.is_own_thread():
             raise RuntimeError("drain() in one of the executor's own threads would wait for itself")
         with self._lock, self._standstill():
             calls = [*self._running_calls(), *self._ledger.schedule.waiting()]
@@ -751,6 +781,10 @@ class Pool:
             else:
                 self.cancel(call)
 
+    def count_fresh(self) -> int:
+        """Return how many calls wait for their first attempt, roughly: some may be gone. Takes no lock."""
+        return len(self._fresh)
+
     def _count_pending(self) -> int:
         """Return how many calls are accepted and not done."""
         return len(self._ledger.schedule) + len(self._running_calls())
@@ -759,7 +793,7 @@ class Pool:
         calls = [worker.call for worker in self._crew.members]
         return [call for call in calls if call is not None and call.running()]
 
-    def _is_own_thread(self) -> bool:
+    def is_own_thread(self) -> bool:
         with self._lock:
             return self._crew.includes_current_thread()
 

@@ -28,6 +28,7 @@ from retrying_executor._value import optional_seconds, positive_int, seconds
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from retrying_executor._gate import Evidence, State
+    from retrying_executor._monitor import Monitor
     from retrying_executor._pool import Pool
     from retrying_executor._value import Duration
 
@@ -96,6 +97,7 @@ class Upstream:
         # In the order of their asking. Weak: a pool that waits for something has a thread that keeps it.
         self._waiting: weakref.WeakKeyDictionary[Pool, list[float]] = weakref.WeakKeyDictionary()
         self._invited: set[Pool] = set()
+        self._monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
         self._calm_era: int | None = None  # that of the permits under which their holders may go on
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
         self._look()
@@ -138,9 +140,12 @@ class Upstream:
             ValueError: If it is negative, infinite or not a number (NaN).
         """
         length = optional_seconds("duration", duration)
+        length = math.inf if length is None else length
         with self._lock:
-            self._gate.hold(math.inf if length is None else time.monotonic() + length)
+            self._gate.hold(time.monotonic() + length)
             self._look()
+        for monitor in list(self._monitors):
+            monitor.upstream_changed(self._name, "upstream_held", length)
         self._tell()
 
     def resume(self) -> None:
@@ -148,6 +153,11 @@ class Upstream:
         with self._lock:
             self._gate.release()
         self._tell()
+
+    def inform(self, monitor: Monitor) -> None:
+        """From now on tell *monitor* too when it is held, and when it works again."""
+        with self._lock:
+            self._monitors.add(monitor)
 
     # -- for the pools ---------------------------------------------------------------------------
 
@@ -212,8 +222,14 @@ class Upstream:
             self._gate.end(permit, now, evidence, asked)
             self._look()
             after, held_for = self._gate.state(now), self._gate.held_until - now
-        if before != after:
-            _log.upstream_changed(self._name, before, after, held_for, failed=evidence == "failed")
+        if before != after and after == "held":
+            _log.upstream_held(self._name, held_for, is_news=evidence == "failed" and before != "probing")
+            for monitor in list(self._monitors):
+                monitor.upstream_changed(self._name, "upstream_held", held_for)
+        elif before == "probing" and after in ("ramping", "open"):
+            _log.upstream_back(self._name)
+            for monitor in list(self._monitors):
+                monitor.upstream_changed(self._name, "upstream_back", None)
         self._tell()
 
     def decline(self, pool: Pool) -> None:

@@ -1,0 +1,359 @@
+"""Who looks on: a listener is told what happens to calls, and attempts that run for long are noticed.
+
+An executor that nobody looks on has no monitor, and pays for looking whether there is one.
+
+Listeners are called in a thread of their own, so none holds up a call: a pool with a single worker, which
+starts when there is something to tell and leaves when there is not. Of one call they hear in the order in
+which things happen. Since an attempt may start before ``submit()`` returns, whoever has something to tell
+tells first that the call was accepted, unless somebody has. ``_lock`` guards that.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+
+from retrying_executor import _attempt, _lifecycle, _log
+from retrying_executor._current import current, key_of
+from retrying_executor._future import RetryingFuture
+from retrying_executor._policy import Terms
+from retrying_executor._pool import Pool
+from retrying_executor._value import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any, Literal, TypeAlias
+
+    from retrying_executor._future import Outcome, Work
+    from retrying_executor._policy import Verdict
+    from retrying_executor._schedule import Call
+
+    Kind: TypeAlias = Literal[
+        "accepted",
+        "attempt_started",
+        "retry_scheduled",
+        "not_now",
+        "gave_up",
+        "done",
+        "upstream_held",
+        "upstream_back",
+    ]
+
+_MOST_WAITING = 10_000
+_PATIENCE = 5.0  # seconds
+_GRACE = 1.0  # seconds
+
+
+class Event(Value):
+    """What has happened to a call, or to an upstream.
+
+    Attributes:
+        kind: ``"accepted"``, ``"attempt_started"``, ``"retry_scheduled"``, ``"not_now"`` (a retry that uses
+            up no attempt), ``"gave_up"``, ``"done"``, ``"upstream_held"`` or ``"upstream_back"``.
+        time: When, in seconds since the epoch, as `time.time` has it.
+        call: The name of the call; empty for an upstream.
+        key: What `current_call` gives as its key; empty for an upstream.
+        attempt: Which attempt it is about, the latest one; 0 before the first, or for an upstream.
+        duration: How long that attempt took, in seconds; ``None`` before it ended, or if there is none.
+        delay: How long until the next attempt, or how long the upstream is held, in seconds; infinite for
+            a hold until ``resume()``; else ``None``.
+        outcome: With ``"done"``: ``"succeeded"``, ``"failed"`` or ``"cancelled"``; else ``None``.
+        exception: What the attempt raised, or the call failed with; ``None`` if nothing.
+        reason: In words: what the attempt ended with, and why the delay is what it is; often empty.
+        upstream: The name of the upstream, or of that of the call; ``None`` if it has none.
+    """
+
+    kind: Kind
+    time: float
+    call: str = ""
+    key: str = ""
+    attempt: int = 0
+    duration: float | None = None
+    delay: float | None = None
+    outcome: Literal["succeeded", "failed", "cancelled"] | None = None
+    exception: BaseException | None = None
+    reason: str = ""
+    upstream: str | None = None
+
+
+class Story:
+    """What has been told of a call, and what is to be told: nothing that the call must let go of."""
+
+    __slots__ = ("began_at", "is_announced", "is_done", "took", "who")
+
+    def __init__(self, call: Call, work: Work) -> None:
+        upstream = work[4].upstream
+        self.who: dict[str, Any] = {
+            "call": _log.call_name(work[0]),
+            "key": key_of(call),
+            "upstream": None if upstream is None else upstream.name,
+        }
+        self.is_announced = False
+        self.is_done = False  # before it was announced
+        self.began_at = 0.0  # the latest attempt
+        self.took: float | None = None
+
+
+class Monitor:
+    """Looks on for one pool.
+
+    Args:
+        on_event: Called with each `Event`, or ``None``.
+        warn_after: For how many seconds an attempt may run before that is logged; ``None``: for ever.
+        thread_name: What the names of the listener's thread and of the watchdog's begin with.
+    """
+
+    def __init__(
+        self, on_event: Callable[[Event], object] | None, warn_after: float | None, thread_name: str
+    ) -> None:
+        self._on_event = on_event
+        self._thread_name = thread_name
+        self._watchdog = None if warn_after is None else Watchdog(warn_after, thread_name)
+        self.restart()
+        _lifecycle.register_monitor(self)
+
+    def restart(self) -> None:
+        """Start with nothing, as in a forked child."""
+        self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
+        _log.never_log_under(self._lock)
+        self._dropped = 0  # how many events
+        self._reported = 0.1  # of these, when that was logged
+        self._pool = Pool(
+            max_workers=1,
+            thread_name_prefix=f"{self._thread_name}-events",
+            initializer=None,
+            initargs=(),
+            idle_timeout=_GRACE,
+            exit_timeout=_PATIENCE,
+            max_pending=None,
+            wait_when_full=False,
+            upstream=None,
+            monitor=None,
+        )
+        if self._watchdog is not None:
+            self._watchdog.restart()
+
+    # -- what has happened -----------------------------------------------------------------------
+
+    def submitted(self, call: Call) -> None:
+        """A call is about to be queued."""
+        if self._on_event is not None:
+            work = call._work
+            assert work is not None
+            call._story = Story(call, work)
+            call.add_done_callback(lambda _: self._done(call))
+
+    def accepted(self, call: Call) -> None:
+        """``submit()`` is about to return the call's future."""
+        if call._story is not None:
+            with self._lock:
+                self._announce(call._story)
+                if call._story.is_done:
+                    self._done(call)
+
+    def started(self, call: Call, work: Work) -> None:
+        """An attempt begins, in this thread."""
+        if self._watchdog is not None:
+            self._watchdog.began(call, work)
+        self._report_dropped()
+        if call._story is not None:
+            call._story.took = None
+            self._tell("attempt_started", call)
+            call._story.began_at = time.monotonic()
+
+    def ended(self, call: Call) -> None:
+        """The attempt is over, whatever it ended with."""
+        if self._watchdog is not None:
+            self._watchdog.ended(call)
+        if call._story is not None:
+            call._story.took = time.monotonic() - call._story.began_at
+
+    def followed_up(self, call: Call, outcome: Outcome, verdict: Verdict) -> None:
+        """The attempt failed, and another follows or not."""
+        if call._story is not None:
+            kind: Kind = "retry_scheduled" if verdict.counts else "not_now"
+            if verdict.delay is None:
+                kind = "gave_up"
+            reason = _log.describe(*outcome)
+            if verdict.reason:
+                reason += f" ({verdict.reason})"
+            self._tell(kind, call, delay=verdict.delay, exception=outcome[1], reason=reason)
+
+    def _done(self, call: Call) -> None:
+        assert call._story is not None
+        with self._lock:
+            if call.cancelled() and not call._story.is_announced:
+                # submit() has not returned. It may still raise: then the call was never accepted.
+                call._story.is_done = True
+            elif call.cancelled():
+                self._tell("done", call, outcome="cancelled")
+            elif call._exception is None:
+                self._tell("done", call, outcome="succeeded")
+            else:
+                reason = _log.describe(None, call._exception)
+                self._tell("done", call, outcome="failed", exception=call._exception, reason=reason)
+
+    def upstream_changed(self, name: str, kind: Kind, delay: float | None) -> None:
+        """An upstream that calls of this pool go to is held, or works again."""
+        if self._on_event is not None:
+            self._deliver(Event(kind=kind, time=time.time(), upstream=name, delay=delay))
+
+    # -- telling it ------------------------------------------------------------------------------
+
+    def _tell(self, kind: Kind, call: Call, **more: Any) -> None:
+        story = call._story
+        assert story is not None
+        with self._lock:
+            self._announce(story)
+            about = {"attempt": call._attempts, "duration": story.took, **story.who, **more}
+            self._deliver(Event(kind=kind, time=time.time(), **about))
+
+    def _announce(self, story: Story) -> None:
+        if not story.is_announced:
+            story.is_announced = True
+            self._deliver(Event(kind="accepted", time=time.time(), **story.who))
+
+    def _deliver(self, event: Event) -> None:
+        pool = self._pool
+        work: Work = (self._call_listener, (event,), {}, contextvars.Context(), Terms(None))
+        try:
+            if pool.count_fresh() < _MOST_WAITING:
+                pool.submit(RetryingFuture(pool, work))
+                return
+        except RuntimeError:  # no thread can be started: the calls matter more
+            pass
+        self._dropped += 1  # to be logged where no lock is held
+
+    def _report_dropped(self) -> None:
+        dropped = self._dropped
+        if dropped >= 10 * self._reported:
+            self._reported = dropped
+            _log.events_dropped(dropped)
+
+    def _call_listener(self, event: Event) -> None:
+        current.holder = None  # what this thread runs is no call of anybody
+        assert self._on_event is not None
+        try:
+            self._on_event(event)
+        except BaseException as error:
+            _log.listener_failed(event.kind, error)
+
+    def finish(self) -> None:
+        """Wait until the listener has been told everything, and the threads have left; but not for long."""
+        self._report_dropped()
+        if self._watchdog is not None:
+            self._watchdog.finish()
+        if not self._pool.is_own_thread() and not self._pool.retire(_PATIENCE):
+            _log.listener_is_late(_PATIENCE)
+
+
+class Watchdog:
+    """Logs attempts that have been running for long: each after *warn_after*, after twice that, and so on.
+
+    Its thread starts with an attempt, and leaves when none has been running for a while. ``_lock`` guards
+    all but the events.
+
+    Args:
+        warn_after: After how many seconds; more than 0.
+        thread_name: What the name of its thread begins with.
+    """
+
+    def __init__(self, warn_after: float, thread_name: str) -> None:
+        self._warn_after = warn_after
+        self._thread_name = thread_name
+        self.restart()
+
+    def restart(self) -> None:
+        """Start with nothing, as in a forked child."""
+        self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
+        _log.never_log_under(self._lock)
+        self._look = threading.Event()
+        self._running: dict[Call, Run] = {}
+        self._is_idle = False
+        self._grace = _GRACE
+        self._thread: threading.Thread | None = None
+
+    def began(self, call: Call, work: Work) -> None:
+        """An attempt begins, in this thread."""
+        with self._lock:
+            self._running[call] = Run(work, call._attempts, self._warn_after)
+            if self._thread is None:
+                thread = threading.Thread(
+                    target=self._watch, name=f"{self._thread_name}-watchdog", daemon=True
+                )
+                with suppress(RuntimeError):  # there is no thread to be had: the next attempt tries again
+                    thread.start()
+                    self._thread = thread
+            if self._is_idle:
+                self._look.set()
+
+    def ended(self, call: Call) -> None:
+        """The attempt is over."""
+        with self._lock:
+            self._running.pop(call, None)
+            if not self._running:
+                self._look.set()
+
+    def finish(self) -> None:
+        """Nothing runs any more: wait until the thread has left."""
+        with self._lock:
+            thread = self._thread
+            self._grace = 0.0
+            self._look.set()
+        if thread not in (None, threading.current_thread()) and not self._running:
+            thread.join()
+
+    def _watch(self) -> None:
+        patience: float | None = 0.0
+        while patience is not None:
+            is_called = self._look.wait(patience)
+            self._look.clear()
+            patience = self._warn(is_called=is_called)
+
+    def _warn(self, *, is_called: bool) -> float | None:
+        """Log what is due; return for how many seconds nothing will be, or ``None`` to leave."""
+        due = []
+        with self._lock:
+            now = time.monotonic()
+            if not self._running:
+                is_over = self._is_idle and not is_called
+                self._is_idle = not is_over
+                self._thread = None if is_over else self._thread
+                return None if is_over else self._grace
+            self._is_idle = False
+            frames = sys._current_frames()
+            for run in self._running.values():
+                if run.warns_at <= now:
+                    run.warns_at = now + (now - run.began_at)
+                    due.append((run, now - run.began_at, run.stack(frames)))
+            warns_at = min(run.warns_at for run in self._running.values())
+        for run, duration, stack in due:
+            _log.runs_for_long(run.name, run.attempt, duration, run.thread.name, stack)
+        return min(max(0.0, warns_at - now), threading.TIMEOUT_MAX)
+
+
+class Run:
+    """An attempt that runs in this thread."""
+
+    __slots__ = ("attempt", "began_at", "name", "thread", "warns_at")
+
+    def __init__(self, work: Work, attempt: int, warn_after: float) -> None:
+        self.name = _log.call_name(work[0])
+        self.attempt = attempt
+        self.thread = threading.current_thread()
+        self.began_at = time.monotonic()
+        self.warns_at = self.began_at + warn_after
+
+    def stack(self, frames: dict[int, FrameType]) -> str:
+        """Return where it is, given what all threads do: from the call on."""
+        assert self.thread.ident is not None
+        stack = traceback.extract_stack(frames[self.thread.ident])
+        while any(frame.filename == _attempt.__file__ for frame in stack):
+            del stack[0]  # how it got there is the same for all
+        return "".join(stack.format())
