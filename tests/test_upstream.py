@@ -452,6 +452,22 @@ def test_a_time_that_is_none_holds_nothing() -> None:
     assert "open" == service.state
 
 
+def test_stats_say_when_held_calls_may_go_on() -> None:
+    """If that is known: not where somebody has to end the hold, nor where none waits (G4, U5)."""
+    first, second = paused(), Upstream("another")
+    second.pause(3600)
+    with RetryingExecutor(1) as executor:
+        views = [executor.with_options(upstream=service) for service in (first, second)]
+        assert executor.stats().opens_at is None
+        views[0].submit(int)
+        assert eventually(lambda: executor.stats().held == 1)
+        assert executor.stats().opens_at is None
+        views[1].submit(int)
+        assert eventually(lambda: executor.stats().held == 2)
+        assert second.held_until == executor.stats().opens_at == executor.stats().next_due_at
+        executor.shutdown(cancel_futures=True)
+
+
 def test_the_end_of_a_ramp_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """That the probe got through was news; that all others follow is not (U5)."""
     caplog.set_level(logging.INFO)

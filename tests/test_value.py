@@ -112,7 +112,7 @@ def test_repr_names_every_field() -> None:
     )
     assert (
         "Stats(threads=1, running=1, ready=0, in_backoff=1, submitted=9, succeeded=5, failed=1,"
-        " cancelled=1, retried=3, next_due_at=12.5, held=0)" == repr(STATS)
+        " cancelled=1, retried=3, next_due_at=12.5, held=0, opens_at=None)" == repr(STATS)
     )
 
 

@@ -9,6 +9,11 @@ from retrying_executor._stats import Stats
 from retrying_executor._transient import retry_after, transient
 from retrying_executor._upstream import Upstream
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from retrying_executor._monitor import Event
+    from retrying_executor._watch import watch
+
 __all__ = [
     "Attempt",
     "CurrentCall",
@@ -25,16 +30,18 @@ __all__ = [
     "current_call",
     "retry_after",
     "transient",
+    "watch",
 ]
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from retrying_executor._monitor import Event
 
 
 def __getattr__(name: str) -> object:
-    if name == "Event":  # few programs ask for it
+    """Import what most programs do not need when it is asked for."""
+    if name == "Event":
         from retrying_executor._monitor import Event
 
         return Event
+    if name == "watch":
+        from retrying_executor._watch import watch
+
+        return watch
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

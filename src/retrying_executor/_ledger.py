@@ -117,4 +117,5 @@ class Ledger:
             cancelled=self._cancelled,
             retried=self._retried,
             next_due_at=None if due_at == math.inf else due_at,
+            opens_at=schedule.opens_at(now),
         )

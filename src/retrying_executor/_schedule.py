@@ -272,6 +272,11 @@ class Schedule:
         """Return how many calls wait in lanes that are closed at *now*; without it, in all lanes."""
         return sum(len(lane.calls) for lane in self._lanes.values() if now is None or lane.opens_at > now)
 
+    def opens_at(self, now: float) -> float | None:
+        """Return when the first of the lanes opens that are closed at *now*; ``None`` if nobody knows."""
+        times = [lane.opens_at for lane in self._lanes.values() if len(lane.calls)]
+        return min((time for time in times if now < time < math.inf), default=None)
+
     def _defer(self, call: Call, due_at: float, refusal: Refusal) -> None:
         """Put a call whose turn has come in its lane."""
         upstream, opens_at, until = refusal

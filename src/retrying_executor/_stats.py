@@ -23,6 +23,8 @@ class Stats(Value):
         next_due_at: When the first retry is due, or an upstream opens if that is sooner, in seconds on
             the clock of `time.monotonic`; ``None`` if no call waits for a time.
         held: Calls that could start now, but for the limits or the hold of their upstream.
+        opens_at: When the first of these upstreams lets a call through again, on the same clock; ``None`` if
+            no call is held, or if it is not known.
     """
 
     threads: int
@@ -36,3 +38,4 @@ class Stats(Value):
     retried: int
     next_due_at: float | None
     held: int = 0
+    opens_at: float | None = None

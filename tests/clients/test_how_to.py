@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -238,3 +239,42 @@ def test_moving_from_decorators(monkeypatch: pytest.MonkeyPatch) -> None:
         program = pages.run(pages.HOW_TO / "moving-from-decorators.md")
     assert {"state": "STARTED"} == program["before"]
     assert ["/sales"] * 7 == [path for path, _, _ in reports.received]
+
+
+# -- progress --------------------------------------------------------------------------------------
+
+TEXT = re.compile(r"^```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def shapes(text: str) -> set[str]:
+    """Return the lines of a text, whatever the numbers and the length of a bar are."""
+    lines = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", text).replace("\r", "\n").splitlines()
+    return {re.sub(r"[━╸╺]+", "━", re.sub(r"[\d.]+", "0", line)) for line in lines}
+
+
+class Screen(io.StringIO):
+    """A file that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("screen", "samples"), [(Screen, slice(2)), (io.StringIO, slice(2, 3))], ids=["bar", "lines"]
+)
+def test_progress(screen: type[io.StringIO], samples: slice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The samples on the page look like what its script shows; every call is done (A5)."""
+    needs("rich", "tqdm")
+    import tqdm
+
+    page = pages.HOW_TO / "progress.md"
+    monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)  # or its thread would stay
+    monkeypatch.setattr(sys, "stderr", screen())
+    for name, value in {"TERM": "xterm", "COLUMNS": "120", "TTY_COMPATIBLE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("QUIET", raising=False)
+    program = pages.run(page, {"watch(executor):": "watch(executor, interval=0.01):"})
+    assert list(range(20)) == program["numbers"]
+    written = screen.getvalue(sys.stderr)  # type: ignore[arg-type]  # it is one
+    assert shapes("".join(TEXT.findall(page.read_text("utf-8"))[samples])) <= shapes(written)
+    assert "20/20" in written

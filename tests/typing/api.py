@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
 from datetime import timedelta
@@ -22,6 +23,7 @@ from retrying_executor import (
     View,
     retry_after,
     transient,
+    watch,
 )
 
 
@@ -276,3 +278,16 @@ def errors() -> None:
     refused: RuntimeError = PendingLimitError()
     forked: RuntimeError = ForkedFutureError()
     raise refused from forked
+
+
+def watching(executor: RetryingExecutor) -> None:
+    """Executors of this kind and their views can be watched; files are for text."""
+    with watch(executor) as nothing:
+        assert_type(nothing, None)
+    with watch(executor.with_options(), interval=timedelta(minutes=1), file=sys.stdout, quiet=True):
+        pass
+    with watch(executor, interval=0.5, file=None):
+        pass
+    watch(ThreadPoolExecutor())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    watch(executor, file=open("log", "wb"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # noqa: SIM115
+    watch(executor, 10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,335 @@
+"""A live view of an executor, for scripts: a bar on a terminal, lines anywhere else.
+
+What is shown is computed from two snapshots and the time, by functions that look at nothing else. One
+thread for each block takes the snapshots and writes. It ends with the block, or with the main thread.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager, nullcontext, suppress
+
+from retrying_executor._executor import RetryingExecutor, View
+from retrying_executor._value import Value, seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+    from typing import Protocol, TextIO
+
+    from retrying_executor._stats import Stats
+    from retrying_executor._value import Duration
+
+    class Display(Protocol):
+        """What shows the progress. Its methods, but for ``close()``, may raise what is in `BROKEN`."""
+
+        interval: float
+        """Seconds from one ``show()`` to the next."""
+
+        def begin(self, progress: Progress) -> None: ...
+        def show(self, progress: Progress) -> None: ...
+        def end(self, progress: Progress) -> None: ...
+        def close(self) -> None:
+            """Leave everything as it was; may be called at any time, and more than once."""
+
+
+BROKEN = (OSError, ValueError)
+"""What writing raises when nobody reads any more, or the file is closed."""
+
+_WINDOW = 30.0  # seconds that the rate is taken over ...
+_FEW = 10  # ... or as long as it took to carry out so many calls, if that is longer
+_DAY = 86400.0  # seconds
+
+
+class Progress(Value):
+    """How far an executor has got since a first snapshot; times are in seconds.
+
+    Calls that were pending then count, and so does whatever was submitted later.
+
+    Attributes:
+        elapsed: The time since the first snapshot.
+        done: Calls that succeeded, failed or were cancelled.
+        total: Calls that are done or pending.
+        held_for: How long it takes until an upstream opens; ``None`` if that is not known.
+        rate: Calls that succeeded or failed, per second, of late; ``None`` if no time has passed.
+        eta: How long the rest will take at this rate; ``None`` if that is not known.
+    """
+
+    elapsed: float
+    done: int
+    total: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    retried: int
+    ready: int
+    running: int
+    in_backoff: int
+    held: int
+    held_for: float | None
+    rate: float | None
+    eta: float | None
+
+    def is_news(self, before: Progress) -> bool:
+        """Return whether anything but the time is different from what was the case *before*."""
+        counts = ("done", "total", "failed", "retried", "ready", "running", "in_backoff", "held")
+        return any(getattr(self, name) != getattr(before, name) for name in counts)
+
+
+class Pace:
+    """Calls carried out per second, over half a minute or, if they took longer, the last ten calls.
+
+    Args:
+        now: When it begins, in seconds.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._marks = deque([(now, 0)])  # when more calls than before were seen to be finished
+
+    def rate(self, now: float, finished: int) -> float | None:
+        """Return the rate, given how many calls are finished by now; ``None`` if no time has passed."""
+        marks = self._marks
+        if finished > marks[-1][1]:
+            marks.append((now, finished))
+        begins_at = now - _WINDOW
+        while len(marks) > 1 and marks[1][0] <= begins_at and finished - marks[1][1] >= _FEW:
+            marks.popleft()
+        since, before = marks[0]
+        is_last_before = len(marks) == 1 or marks[1][0] > begins_at
+        if is_last_before and finished - before >= _FEW:  # so many within the window: a lull before is over
+            since = max(since, begins_at)
+        return (finished - before) / (now - since) if now > since else None
+
+
+def progress(first: Stats, last: Stats, *, elapsed: float, now: float, rate: float | None) -> Progress:
+    """Return what has become of an executor from the *first* snapshot to the *last*.
+
+    Args:
+        first: What it was doing when the block began.
+        last: What it is doing now.
+        elapsed: How long ago the block began, in seconds.
+        now: The time on the clock of `time.monotonic`.
+        rate: Calls per second, see `Pace`.
+    """
+    succeeded, failed = last.succeeded - first.succeeded, last.failed - first.failed
+    cancelled = last.cancelled - first.cancelled
+    waiting = last.ready + last.running + last.in_backoff + last.held
+    done = succeeded + failed + cancelled
+    rest_takes = None
+    if done and not waiting:
+        rest_takes = 0.0
+    elif rate and (last.ready or last.running):  # nobody knows how long others wait
+        rest_takes = waiting / rate
+    held_for = None
+    if last.opens_at is not None:
+        held_for = max(0.0, last.opens_at - now)
+    return Progress(
+        elapsed=elapsed,
+        done=done,
+        total=done + waiting,
+        succeeded=succeeded,
+        failed=failed,
+        cancelled=cancelled,
+        retried=last.retried - first.retried,
+        ready=last.ready,
+        running=last.running,
+        in_backoff=last.in_backoff,
+        held=last.held,
+        held_for=held_for,
+        rate=rate,
+        eta=rest_takes,
+    )
+
+
+def clock(duration: float) -> str:
+    """Return a number of seconds as full hours, minutes and seconds: ``0:00:07``."""
+    minutes, rest = divmod(int(duration), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def eta(now: Progress) -> str:
+    """Return when it will be over: ``ETA 0:00:07``, or ``ETA -``."""
+    return f"ETA {'-' if now.eta is None else clock(math.ceil(now.eta))}"
+
+
+def per_second(rate: float | None) -> str:
+    """Return a rate in three digits, without powers of ten; or ``-``."""
+    if rate is None:
+        return "-"
+    return f"{rate:.3g}/s" if not rate or 1e-4 <= rate < 999.5 else f"{rate:.0f}/s"
+
+
+def pending(now: Progress, time_of_day: float) -> str:
+    """Return where the pending calls stand, given the time of day in seconds since the epoch."""
+    until = ""
+    if now.held_for is not None and now.held_for < _DAY:
+        until = time.strftime(" until %H:%M:%S", time.localtime(time_of_day + now.held_for))
+    elif now.held_for is not None:
+        until = f" for {clock(now.held_for)}"
+    return f"ready {now.ready}, running {now.running}, in backoff {now.in_backoff}, held {now.held}{until}"
+
+
+def line(now: Progress, time_of_day: float) -> str:
+    """Return the progress in a line, given the time of day in seconds since the epoch."""
+    return (
+        f"[{clock(now.elapsed)}] done {now.done}/{now.total}, failed {now.failed}, "
+        f"{pending(now, time_of_day)}, {per_second(now.rate)}, {eta(now)}"
+    )
+
+
+def last_line(now: Progress) -> str:
+    """Return what has become of the calls."""
+    return f"[{clock(now.elapsed)}] ended: done {now.done}/{now.total}, {outcome(now)}"
+
+
+def outcome(now: Progress) -> str:
+    """Return what has become of the calls that are done, and how long it took."""
+    return (
+        f"succeeded {now.succeeded}, failed {now.failed}, cancelled {now.cancelled}, "
+        f"retried {now.retried}, took {now.elapsed:.1f} s"
+    )
+
+
+class Lines:
+    """Shows the progress as lines in a file, if there is news; `Display`."""
+
+    def __init__(self, file: TextIO, interval: float) -> None:
+        self.interval = interval
+        self._file = file
+
+    def begin(self, progress: Progress) -> None:
+        self._shown = progress
+
+    def show(self, progress: Progress) -> None:
+        if progress.is_news(self._shown):
+            self._shown = progress
+            self._write(line(progress, time.time()))
+
+    def end(self, progress: Progress) -> None:
+        self._write(last_line(progress))
+
+    def close(self) -> None:
+        """Do nothing: the file is not ours."""
+
+    def _write(self, text: str) -> None:
+        self._file.write(f"{text}\n")  # in one piece, lest something else gets in between
+        self._file.flush()
+
+
+class _Watcher:
+    """Looks at an executor now and then, in a thread of its own, and has it shown."""
+
+    def __init__(self, executor: RetryingExecutor | View, display: Display) -> None:
+        self._executor = executor
+        self._display = display
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="retrying_executor.watch")
+
+    def start(self) -> None:
+        self._began_at = time.monotonic()
+        self._pace = Pace(self._began_at)
+        self._first = self._executor.stats()
+        with suppress(*BROKEN):
+            self._display.begin(self._look())
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        try:
+            if self._thread.ident is not None:  # it has been started
+                self._thread.join()
+        finally:
+            self._display.close()
+
+    def _run(self) -> None:
+        display = self._display
+        interval = min(display.interval, threading.TIMEOUT_MAX)
+        try:
+            # A block that is never left does not keep the process alive.
+            while not self._over.wait(interval) and threading.main_thread().is_alive():
+                display.show(self._look())
+            display.end(self._look())
+        except BROKEN:
+            pass  # it is not to be shown to anybody
+        finally:
+            display.close()
+
+    def _look(self) -> Progress:
+        first, last, now = self._first, self._executor.stats(), time.monotonic()
+        rate = self._pace.rate(now, last.succeeded + last.failed - first.succeeded - first.failed)
+        return progress(first, last, elapsed=now - self._began_at, now=now, rate=rate)
+
+
+@contextmanager
+def _watching(executor: RetryingExecutor | View, display: Display) -> Iterator[None]:
+    watcher = _Watcher(executor, display)
+    try:
+        watcher.start()
+        yield
+    finally:
+        watcher.stop()
+
+
+def _display_on(file: TextIO, interval: float) -> Display:
+    """Return the best that *file* allows for."""
+    if file.isatty() and not hasattr(file, "rich_proxied_file"):  # else rich shows something there already
+        try:
+            from retrying_executor._watch_rich import Bar, console_on
+        except ImportError:
+            pass  # rich is not installed
+        else:
+            console = console_on(file)
+            if console.is_interactive:
+                return Bar(console)
+    return Lines(file, interval)
+
+
+def watch(
+    executor: RetryingExecutor | View,
+    *,
+    interval: Duration = 10.0,
+    file: TextIO | None = None,
+    quiet: bool = False,
+) -> AbstractContextManager[None]:
+    """Show what *executor* is doing for as long as a ``with`` block runs.
+
+    On a terminal that is a progress bar, if `rich <https://rich.readthedocs.io>`_ is installed (the extra
+    ``rich``). Anywhere else it is a line now and then, if anything has changed. What is shown in the end
+    stays: how many calls succeeded, failed and were cancelled, and how long it took.
+
+    Calls count that were pending when the block began, and those submitted since, through all views.
+    The end of the block does not wait for them. The rate is that of the last half a minute, or of
+    the last ten calls if they took longer.
+
+    Args:
+        executor: The executor, or a view of it.
+        interval: How long it is from one line to the next, at least, in seconds; more than 0. A bar
+            moves several times a second.
+        file: The text file to write to; ``None``: standard error. If it cannot be written to, or
+            cannot any more, nothing else is affected.
+        quiet: Whether to show nothing at all.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If *interval* is 0 or less, infinite or not a number (NaN).
+    """
+    if not isinstance(executor, (RetryingExecutor, View)):
+        raise TypeError(f"executor must be a RetryingExecutor or a view of one, not {executor!r}")
+    length = seconds("interval", interval)
+    if not length:
+        raise ValueError(f"interval must be more than 0, not {interval!r}")
+    file = sys.stderr if file is None else file
+    if quiet or file is None:  # there is no standard error under pythonw.exe
+        return nullcontext()
+    try:
+        file.write("")
+        return _watching(executor, _display_on(file, length))
+    except BROKEN:
+        return nullcontext()
+    except (AttributeError, TypeError):
+        raise TypeError(f"file must be open for writing text, not {file!r}") from None

@@ -1,0 +1,513 @@
+"""A live view, where it is lines: what they say, when they come, and that nothing else is affected."""
+
+from __future__ import annotations
+
+import gc
+import io
+import math
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from threading import Event
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import retrying_executor
+from calls import Flaky
+from conftest import TIMEOUT
+from observe import eventually, needs_gil, threads_named
+from retrying_executor import RetryingExecutor, RetryPolicy, Stats, Upstream, _watch, watch
+
+NOTHING = Stats(
+    threads=0,
+    running=0,
+    ready=0,
+    in_backoff=0,
+    submitted=0,
+    succeeded=0,
+    failed=0,
+    cancelled=0,
+    retried=0,
+    next_due_at=None,
+)
+LINE = re.compile(
+    r"\[\d+:\d\d:\d\d\] done (\d+)/(\d+), failed (\d+), ready (\d+), running (\d+), in backoff (\d+), "
+    r"held (\d+)(?: until \d\d:\d\d:\d\d| for \d+:\d\d:\d\d)?, (?:-|[\d.]+/s), ETA (?:-|\d+:\d\d:\d\d)"
+)
+LAST_LINE = re.compile(
+    r"\[\d+:\d\d:\d\d\] ended: done (\d+)/(\d+), succeeded (\d+), failed (\d+), cancelled (\d+), "
+    r"retried (\d+), took \d+\.\d s"
+)
+
+
+def stats(**numbers: Any) -> Stats:
+    return Stats(**{**vars(NOTHING), **numbers})
+
+
+def seen(
+    first: Stats = NOTHING, *, elapsed: float = 10, rate: float | None = None, **now: Any
+) -> _watch.Progress:
+    """Return the progress from one snapshot to another, the latter in numbers; the clock shows 1000."""
+    return _watch.progress(first, stats(**now), elapsed=elapsed, now=1000, rate=rate)
+
+
+def numbers(pattern: re.Pattern[str], text: str) -> tuple[int, ...]:
+    match = pattern.fullmatch(text)
+    assert match, text
+    return tuple(map(int, match.groups()))
+
+
+# -- what is shown -------------------------------------------------------------------------------
+
+
+def test_a_line_says_where_the_calls_stand() -> None:
+    """Done out of all, then what is pending, the rate and how long the rest will take."""
+    progress = seen(
+        elapsed=61,
+        rate=2,
+        succeeded=40,
+        failed=2,
+        cancelled=1,
+        ready=30,
+        running=4,
+        in_backoff=3,
+        held=20,
+        next_due_at=1002,
+        opens_at=None,
+    )
+    assert (
+        "[0:01:01] done 43/100, failed 2, ready 30, running 4, in backoff 3, held 20, 2/s, ETA 0:00:29"
+        == _watch.line(progress, 0.0)
+    )
+
+
+def test_the_last_line_says_what_has_become_of_the_calls() -> None:
+    """How many succeeded, failed and were cancelled, and how long it took."""
+    progress = seen(elapsed=3725.04, succeeded=40, failed=2, cancelled=1, retried=17, ready=1)
+    assert (
+        "[1:02:05] ended: done 43/44, succeeded 40, failed 2, cancelled 1, retried 17, took 3725.0 s"
+        == _watch.last_line(progress)
+    )
+
+
+def test_held_calls_are_shown_with_the_time_of_day_they_are_held_until() -> None:
+    """If that is known; whatever else is due sooner or later."""
+    noon = time.mktime((2025, 3, 1, 12, 0, 0, 0, 0, -1))
+    held = seen(held=3, opens_at=1090)
+    assert "ready 0, running 0, in backoff 0, held 3 until 12:01:30" == _watch.pending(held, noon)
+    assert _watch.pending(seen(held=3, opens_at=990), noon).endswith("held 3 until 12:00:00")
+    assert _watch.pending(seen(held=3, opens_at=1000 + 90000), noon).endswith("held 3 for 25:00:00")
+    assert _watch.pending(seen(held=3, next_due_at=1090), noon).endswith("held 3")
+
+
+def test_what_was_done_before_does_not_count() -> None:
+    """What was pending does, and what is submitted later."""
+    first = stats(succeeded=5, failed=4, cancelled=3, retried=2, ready=10, running=1)
+    last = seen(first, succeeded=7, failed=5, cancelled=3, retried=4, ready=20)
+    assert (3, 23) == (last.done, last.total)
+    assert (2, 1, 0, 2) == (last.succeeded, last.failed, last.cancelled, last.retried)
+
+
+@pytest.mark.parametrize(
+    ("rate", "now", "eta"),
+    [
+        (2.0, {"succeeded": 10, "ready": 9, "running": 1}, 5.0),
+        (2.0, {"succeeded": 10, "running": 1, "in_backoff": 5, "held": 4}, 5.0),
+        (2.0, {"succeeded": 10}, 0.0),
+        (2.0, {}, None),
+        (0.0, {"ready": 9}, None),
+        (None, {"ready": 9}, None),
+        (2.0, {"succeeded": 10, "in_backoff": 5}, None),
+        (2.0, {"succeeded": 10, "held": 5}, None),
+    ],
+)
+def test_how_long_the_rest_will_take(rate: float | None, now: dict[str, int], eta: float | None) -> None:
+    """That is not known before a call is done, nor while all that are left wait for a time."""
+    assert eta == seen(rate=rate, **now).eta
+
+
+COUNTS = st.integers(0, 10**9)
+
+
+@given(
+    st.lists(COUNTS, min_size=9, max_size=9),
+    st.lists(COUNTS, min_size=4, max_size=4),
+    st.floats(0, 1e9),
+    st.none() | st.floats(0, 1e12),
+    st.none() | st.floats(1e-9, 1e9),
+)
+def test_any_progress_can_be_shown(
+    more: list[int], before: list[int], elapsed: float, due_at: float | None, rate: float | None
+) -> None:
+    """Whatever the numbers, a line has the same form, and its numbers are those of the snapshots."""
+    outcomes = ("succeeded", "failed", "cancelled", "retried")
+    first = stats(**dict(zip(outcomes, before, strict=True)))
+    last = [a + b for a, b in zip(before, more[:4], strict=True)]
+    now = dict(zip((*outcomes, "ready", "running", "in_backoff", "held"), (*last, *more[4:8]), strict=True))
+    progress = seen(first, elapsed=elapsed, rate=rate, next_due_at=due_at, **now)
+    done, pending = sum(more[:3]), more[4:8]
+    expected = (done, done + sum(pending), more[1], *pending)
+    assert expected == numbers(LINE, _watch.line(progress, float(more[8])))
+    assert (done, expected[1], *more[:4]) == numbers(LAST_LINE, _watch.last_line(progress))
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (None, "-"),
+        (0.0, "0/s"),
+        (1e-5, "0/s"),
+        (1 / 60, "0.0167/s"),
+        (12.345, "12.3/s"),
+        (999.4, "999/s"),
+        (12345.6, "12346/s"),
+    ],
+)
+def test_a_rate_has_three_digits(rate: float | None, text: str) -> None:
+    """No powers of ten."""
+    assert text == _watch.per_second(rate)
+
+
+# -- how fast it goes ----------------------------------------------------------------------------
+
+
+def rates(*looks: tuple[float, int]) -> list[float | None]:
+    """Return the rate at each look, which is a time and how many calls were finished by then."""
+    pace = _watch.Pace(0.0)
+    return [pace.rate(*look) for look in looks]
+
+
+def test_the_rate_is_that_of_the_last_half_minute() -> None:
+    """What was before does not matter any more."""
+    slow = [(float(second), second) for second in range(1, 61)]
+    fast = [(60.0 + second, 60 + 100 * second) for second in range(1, 31)]
+    found = rates(*slow, *fast)
+    assert [1.0] * 60 == found[:60]
+    assert 100.0 == found[-1]
+    assert sorted(found[60:], key=lambda rate: rate or 0) == found[60:]
+
+
+def test_the_rate_of_slow_calls_is_that_of_the_last_ten() -> None:
+    """A call a minute is a sixtieth a second, whenever one looks; the first ones, since the beginning."""
+    looks = [(20.0 * number, number // 3) for number in range(1, 181)]
+    found = rates(*looks)
+    assert [0.0, 0.0, 1 / 60] == found[:3]
+    for rate in found[30:]:
+        assert rate == pytest.approx(1 / 60, rel=0.1)
+    assert 1 / 60 == pytest.approx(found[-1])
+
+
+def test_a_lull_is_soon_forgotten() -> None:
+    """An hour's hold shows in the rate until ten calls are done, or half a minute is over."""
+    before = [(float(second), 10 * second) for second in range(1, 61)]
+    after = [(3660.0 + second, 600 + 10 * second) for second in range(1, 31)]
+    found = rates(*before, (3660.0, 600), (3660.5, 605), *after)
+    assert [10 / 3601, 15 / 3601.5, 10 / 30, 20 / 30] == pytest.approx(found[60:64])
+    assert 10.0 == pytest.approx(found[-1])
+
+
+def test_no_rate_before_any_time_has_passed() -> None:
+    """Nothing can be said then."""
+    assert [None, 3.0] == rates((0.0, 1), (1.0, 3))
+
+
+@given(st.lists(st.tuples(st.just(0) | st.floats(1e-6, 100), st.integers(0, 1000))))
+def test_the_rate_is_never_absurd(steps: list[tuple[float, int]]) -> None:
+    """It is zero or more, and no faster than what was finished since the last half minute began or before."""
+    pace = _watch.Pace(0.0)
+    now, finished = 0.0, 0
+    for duration, count in steps:
+        now, finished = now + duration, finished + count
+        rate = pace.rate(now, finished)
+        assert rate is None or 0 <= rate < math.inf
+        assert rate is not None or not now
+        assert rate is None or rate * min(now, 30.0) <= finished * 1.000001
+
+
+# -- lines ---------------------------------------------------------------------------------------
+
+
+def test_lines_come_and_the_last_one_has_it_all(executor: RetryingExecutor, policy: RetryPolicy) -> None:
+    """What runs is shown while it runs; the end is shown after it (A3, G4)."""
+    release = Event()
+    file = io.StringIO()
+    with watch(executor, interval=0.001, file=file):
+        running = [executor.submit(release.wait, TIMEOUT) for _ in range(5)]
+        assert eventually(lambda: "done 0/5, failed 0, ready 1, running 4," in file.getvalue())
+        failing = executor.with_options(retry=None).submit(Flaky())
+        flaky = executor.submit(Flaky())
+        assert executor.submit(int).cancel()
+        release.set()
+        assert isinstance(failing.exception(TIMEOUT), ConnectionError)
+        assert 1 == flaky.result(TIMEOUT)
+        assert [True] * 5 == [future.result(TIMEOUT) for future in running]
+    *lines, last = file.getvalue().splitlines()
+    assert (8, 8, 6, 1, 1, 1) == numbers(LAST_LINE, last)
+    done = [numbers(LINE, line)[0] for line in lines]
+    assert sorted(done) == done
+
+
+def test_nothing_is_repeated() -> None:
+    """A line comes if there is news, and the time is none."""
+    file = io.StringIO()
+    lines = _watch.Lines(file, 1.0)
+    lines.begin(seen(elapsed=0, ready=3))
+    lines.show(seen(elapsed=1, ready=3, rate=0.0))
+    lines.show(seen(elapsed=2, ready=2, running=1))
+    lines.show(seen(elapsed=3, ready=2, running=1))
+    lines.show(seen(elapsed=4, ready=2, succeeded=1))
+    lines.end(seen(elapsed=5, ready=2, succeeded=1))
+    lines.close()
+    times = [line.split("]")[0] for line in file.getvalue().splitlines()]
+    assert ["[0:00:02", "[0:00:04", "[0:00:05"] == times
+
+
+def test_calls_that_are_held_are_shown_with_their_time(executor: RetryingExecutor) -> None:
+    """An upstream that is held for a while says until when (U5)."""
+    service = Upstream("service")
+    service.pause(3600)
+    view = executor.with_options(upstream=service)
+    file = io.StringIO()
+    with watch(executor, interval=0.001, file=file):
+        future = view.submit(int)
+        assert eventually(lambda: re.search(r"held 1 until \d\d:\d\d:\d\d, 0/s, ETA -\n", file.getvalue()))
+        service.resume()
+        assert 0 == future.result(TIMEOUT)
+
+
+def test_a_view_shows_the_whole_executor(executor: RetryingExecutor) -> None:
+    """Views have the same queue and threads, hence the same numbers (B9)."""
+    file = io.StringIO()
+    with watch(executor.with_options(max_attempts=2), file=file, interval=timedelta(days=1)):
+        assert 0 == executor.submit(int).result(TIMEOUT)
+    assert (1, 1, 1, 0, 0, 0) == numbers(LAST_LINE, file.getvalue()[:-1])
+
+
+def test_standard_error_is_the_default(
+    executor: RetryingExecutor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked up when the block begins; where there is none, nothing is shown."""
+    with watch(executor):
+        pass
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert LAST_LINE.fullmatch(err[:-1])
+    monkeypatch.setattr(sys, "stderr", None)
+    with watch(executor):
+        assert [] == threads_named("retrying_executor.watch")
+
+
+class Terminal(io.StringIO):
+    """A file that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_without_rich_a_terminal_gets_lines(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an extra."""
+    monkeypatch.setitem(sys.modules, "retrying_executor._watch_rich", None)  # importing it is an ImportError
+    terminal = Terminal()
+    with watch(executor, file=terminal):
+        pass
+    assert LAST_LINE.fullmatch(terminal.getvalue()[:-1])
+
+
+def test_where_rich_shows_something_already_lines_go_above_it(executor: RetryingExecutor) -> None:
+    """As when blocks are nested: rich has standard error replaced, by what knows what it replaces."""
+    terminal = Terminal()
+    terminal.rich_proxied_file = io.StringIO()  # type: ignore[attr-defined]
+    with watch(executor, file=terminal):
+        pass
+    assert LAST_LINE.fullmatch(terminal.getvalue()[:-1])
+
+
+def test_quiet_is_quiet(executor: RetryingExecutor) -> None:
+    """Nothing is written, and there is no thread."""
+    file = io.StringIO()
+    with watch(executor, file=file, quiet=True):
+        assert [] == threads_named("retrying_executor.watch")
+    assert "" == file.getvalue()
+
+
+# -- nothing else is affected ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, StopIteration, BrokenPipeError])
+def test_what_the_block_raises_passes(executor: RetryingExecutor, error: type[BaseException]) -> None:
+    """The end is shown all the same, and the thread is gone."""
+    file = io.StringIO()
+    raised = error()
+    with pytest.raises(error) as caught, watch(executor, file=file):
+        raise raised
+    assert raised is caught.value
+    assert LAST_LINE.fullmatch(file.getvalue()[:-1])
+    assert [] == threads_named("retrying_executor.watch")
+
+
+def test_a_file_that_is_closed_before(executor: RetryingExecutor) -> None:
+    """Nothing is shown."""
+    file = io.StringIO()
+    file.close()
+    with watch(executor, file=file):
+        assert [] == threads_named("retrying_executor.watch")
+
+
+def test_a_file_that_is_closed_meanwhile(executor: RetryingExecutor) -> None:
+    """Showing ends, and nothing else happens."""
+    file = io.StringIO()
+    with watch(executor, interval=0.001, file=file):
+        file.close()
+        assert 0 == executor.submit(int).result(TIMEOUT)
+        assert eventually(lambda: not threads_named("retrying_executor.watch"))
+        assert 0 == executor.submit(int).result(TIMEOUT)
+
+
+def test_a_reader_that_goes_away(executor: RetryingExecutor) -> None:
+    """A broken pipe ends the showing, and nothing else happens."""
+    reader, writer = os.pipe()
+    file = open(writer, "w", encoding="utf-8")  # noqa: SIM115  # closed below, where that raises
+    os.close(reader)
+    with watch(executor, interval=0.001, file=file):
+        assert 0 == executor.submit(int).result(TIMEOUT)
+        assert eventually(lambda: not threads_named("retrying_executor.watch"))
+    with suppress(BrokenPipeError):  # what was not written is tried again
+        file.close()
+
+
+def test_the_executor_may_be_shut_down_in_the_block_or_before(policy: RetryPolicy) -> None:
+    """What it has done stays known (F1)."""
+    file = io.StringIO()
+    executor = RetryingExecutor(1, retry=policy)
+    with watch(executor, file=file), executor:
+        executor.submit(Flaky())
+    assert (1, 1, 1, 0, 0, 1) == numbers(LAST_LINE, file.getvalue()[:-1])
+    with watch(executor, file=file):
+        pass
+    assert (0, 0, 0, 0, 0, 0) == numbers(LAST_LINE, file.getvalue().splitlines()[1])
+
+
+def test_the_end_does_not_wait_for_calls(executor: RetryingExecutor) -> None:
+    """It says how many are done, out of all."""
+    file = io.StringIO()
+    release = Event()
+    with watch(executor, file=file):
+        executor.submit(release.wait, TIMEOUT)
+    release.set()
+    assert (0, 1, 0, 0, 0, 0) == numbers(LAST_LINE, file.getvalue()[:-1])
+
+
+@needs_gil
+def test_the_executor_is_let_go_of() -> None:
+    """After the block nothing refers to it, the finished context manager included (F5)."""
+    executor = RetryingExecutor(1)
+    block = watch(executor, file=io.StringIO())
+    with block:
+        pass
+    reference = weakref.ref(executor)
+    del executor
+    gc.collect()
+    assert reference() is None
+
+
+def test_a_block_that_no_thread_can_be_started_for(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is that of the thread, and it comes at once."""
+
+    def cannot_start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", cannot_start)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        watch(executor, file=io.StringIO()).__enter__()
+
+
+def run(source: str) -> tuple[int, str, str]:
+    """Run a program; return its exit status, and what it wrote to stdout and stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, encoding="utf-8", timeout=TIMEOUT
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_block_that_is_never_left_keeps_no_process_alive() -> None:
+    """The end of the program is the end of the view; calls get their outcome first (F4)."""
+    status, out, err = run(
+        "from retrying_executor import RetryingExecutor, watch\n"
+        "executor = RetryingExecutor(1)\n"
+        "block = watch(executor, interval=0.01)\n"
+        "block.__enter__()\n"
+        "executor.submit(print, 'done')\n"
+    )
+    assert (0, "done\n") == (status, out)
+    assert (1, 1, 1, 0, 0, 0) == numbers(LAST_LINE, err.splitlines()[-1])
+
+
+def test_what_is_not_used_is_not_imported() -> None:
+    """Importing the package imports neither this nor rich; without a terminal, nothing needs rich."""
+    status, out, err = run(
+        "import sys, retrying_executor\n"
+        "names = 'retrying_executor._watch', 'rich'\n"
+        "print([name in sys.modules for name in names])\n"
+        "with retrying_executor.watch(retrying_executor.RetryingExecutor(1)): pass\n"
+        "print([name in sys.modules for name in names])\n"
+    )
+    assert (0, "[False, False]\n[True, False]\n") == (status, out), err
+
+
+def test_other_names_are_unknown() -> None:
+    """What is imported when asked for is in the list of names; other names are errors."""
+    assert watch is retrying_executor.watch
+    with pytest.raises(AttributeError, match="module 'retrying_executor' has no attribute 'look'"):
+        retrying_executor.look  # noqa: B018
+
+
+# -- wrong arguments -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unused() -> Iterator[RetryingExecutor]:
+    """An executor that does nothing."""
+    with RetryingExecutor(1) as executor:
+        yield executor
+
+
+@pytest.mark.parametrize("value", [None, 3, threading, RetryingExecutor])
+def test_only_an_executor_of_this_kind_can_be_watched(value: Any) -> None:
+    """The standard ones have no statistics."""
+    with pytest.raises(TypeError, match="executor must be a RetryingExecutor or a view of one, not "):
+        watch(value)
+
+
+@pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, timedelta(0)])
+def test_the_interval_is_positive(unused: RetryingExecutor, value: float) -> None:
+    """Zero would be without a pause."""
+    with pytest.raises(ValueError, match="interval must be "):
+        watch(unused, interval=value)
+
+
+@pytest.mark.parametrize("value", ["1", None, True])
+def test_the_interval_is_a_duration(unused: RetryingExecutor, value: Any) -> None:
+    """A number of seconds, or a timedelta."""
+    with pytest.raises(TypeError, match="interval must be a number of seconds or a timedelta, not "):
+        watch(unused, interval=value)
+
+
+@pytest.mark.parametrize("value", ["log.txt", 2, io.BytesIO()])
+def test_the_file_is_open_for_text(unused: RetryingExecutor, value: Any) -> None:
+    """A name is none, and neither is a file of bytes."""
+    with pytest.raises(TypeError, match="file must be open for writing text, not "):
+        watch(unused, file=value)
