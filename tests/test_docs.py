@@ -7,6 +7,8 @@ import doctest
 import functools
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +16,13 @@ import pytest
 
 import pages
 import retrying_executor
+from conftest import TIMEOUT
 
 ROOT = pages.ROOT
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-HOW_TO = sorted(pages.HOW_TO.glob("*.md"))  # tests/clients runs them, against real libraries
+CHOOSING = pages.HOW_TO / "choosing-a-policy.md"
+EXPLANATION = sorted((ROOT / "docs" / "explanation").glob("*.md"))
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *EXPLANATION, CHOOSING]
+HOW_TO = sorted({*pages.HOW_TO.glob("*.md")} - {CHOOSING})  # tests/clients runs them, against real libraries
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
@@ -60,6 +65,13 @@ def test_public_names_are_documented_and_their_examples_work(name: str) -> None:
         doctest.DocTestRunner(verbose=False).run(session, out=complaints.append)
     assert thing.__doc__
     assert [] == complaints
+
+
+def test_table_and_chart_of_policies_are_those_of_the_library() -> None:
+    """What each policy means in time is computed, and what the page shows is up to date (B2, U2, U3)."""
+    command = [sys.executable, str(CHOOSING.with_name("policies.py")), "--check"]
+    done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False, encoding="utf-8")
+    assert 0 == done.returncode, done.stdout + done.stderr
 
 
 def leads_somewhere(page: Path, target: str, anchor: str) -> bool:

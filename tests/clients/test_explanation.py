@@ -1,8 +1,9 @@
-"""What the page about outages shows: its scripts are run, with little to do, and its tables are theirs."""
+"""What the explanation shows: its scripts are run, with little to do, and its tables are theirs."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,13 @@ def test_the_page_shows_tables_of_the_scripts(
     assert [line.split("|")[1] for line in printed] == [line.split("|")[1] for line in shown]
     heads = [line for line in printed if line.startswith(("|  |", "| ---"))]
     assert heads == [line for line in shown if line.startswith(("|  |", "| ---"))]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="one of the things that are tried is a fork")
+def test_alternatives_do_what_the_page_says() -> None:
+    """What was tried with them turns out the same again, whatever the versions."""
+    for name in ("celery", "dramatiq", "fakeredis", "more_executors", "rq", "stamina", "tenacity"):
+        pytest.importorskip(name)
+    command = [sys.executable, str(PAGES / "alternatives.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, timeout=4 * TIMEOUT, check=False, encoding="utf-8")
+    assert 0 == done.returncode, done.stdout + done.stderr

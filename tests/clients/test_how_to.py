@@ -278,3 +278,38 @@ def test_progress(screen: type[io.StringIO], samples: slice, monkeypatch: pytest
     written = screen.getvalue(sys.stderr)  # type: ignore[arg-type]  # it is one
     assert shapes("".join(TEXT.findall(page.read_text("utf-8"))[samples])) <= shapes(written)
     assert "20/20" in written
+
+
+# -- migrating -------------------------------------------------------------------------------------
+
+
+def test_migrating(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was written before does what the page says, and what is written now gets through (A4, B1, B9)."""
+    needs("requests", "more_executors", "celery", "apscheduler")
+    from celery.contrib.testing.worker import start_worker
+
+    refused, done = (503, {}, None), (200, {}, {"sent": True})
+    # The first two calls are given up. Of the others, those that are retried are refused once.
+    answers = [refused, refused, done, refused, refused, done, done, refused, done, refused, done, done]
+    with service(*answers) as mail:
+        monkeypatch.setenv("MAIL_URL", mail.url)
+        monkeypatch.setenv("BROKER_URL", "memory://")
+        monkeypatch.setenv("DATABASE", str(tmp_path / "shop.db"))
+        program = pages.run(pages.HOW_TO / "migrating.md")
+        assert eventually(lambda: program["future"].done())
+        with start_worker(program["app"], pool="solo", perform_ping_check=False, loglevel="CRITICAL"):
+            assert eventually(lambda: "/receipts/8" in [path for path, _, _ in mail.received])
+    assert {"sent": True} == program["future"].result()
+    assert [
+        "['HTTPError', 'HTTPError']",
+        "{'sent': True}",
+        "[{'sent': True}, {'sent': True}]",
+        "{'sent': True}",
+        "{'sent': True}",
+    ] == capsys.readouterr().out.splitlines()
+    assert 4 * [1] + 4 * [2] == sorted(
+        len([path for path, _, _ in mail.received if path == f"/receipts/{number}"]) for number in range(1, 9)
+    )
+    assert [] == program["resume"](program["executor"])
