@@ -20,9 +20,12 @@ from conftest import TIMEOUT
 
 ROOT = pages.ROOT
 CHOOSING = pages.HOW_TO / "choosing-a-policy.md"
+OPERATING = pages.HOW_TO / "operating.md"
 EXPLANATION = sorted((ROOT / "docs" / "explanation").glob("*.md"))
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *EXPLANATION, CHOOSING]
-HOW_TO = sorted({*pages.HOW_TO.glob("*.md")} - {CHOOSING})  # tests/clients runs them, against real libraries
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *EXPLANATION, CHOOSING, OPERATING]
+HOW_TO = sorted(
+    {*pages.HOW_TO.glob("*.md")} - {CHOOSING, OPERATING}
+)  # tests/clients runs them, against real libraries
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
