@@ -36,6 +36,12 @@ def register(pool: Pool) -> None:
             pool.close()
 
 
+def pools() -> list[Pool]:
+    """Return the pools that exist."""
+    with _guard:
+        return list(_pools)
+
+
 def register_upstream(upstream: Upstream) -> None:
     """See the upstream through forks."""
     with _guard:

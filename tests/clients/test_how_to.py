@@ -313,3 +313,89 @@ def test_migrating(
         len([path for path, _, _ in mail.received if path == f"/receipts/{number}"]) for number in range(1, 9)
     )
     assert [] == program["resume"](program["executor"])
+
+
+# -- monitoring ------------------------------------------------------------------------------------
+
+MONITORING = pages.HOW_TO / "monitoring.md"
+NOBODY = "http://key@127.0.0.1:9"
+
+
+def monitored(
+    block: int, directory: Path, more: str = "", **replaced: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one of the page's programs, in a process of its own, with *more* at its end."""
+    source = pages.python_on(MONITORING, replaced)[block]
+    program = directory / "program.py"
+    program.write_text(source + more, "utf-8")
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, timeout=TIMEOUT, check=False, encoding="utf-8"
+    )
+    assert 0 == done.returncode, done.stderr
+    return done
+
+
+def values(text: str) -> list[dict[str, Any]]:
+    """Return the JSON values in *text*, one after the other."""
+    decoder, found = json.JSONDecoder(), []
+    while text := text.strip():
+        value, end = decoder.raw_decode(text)
+        found.append(value)
+        text = text[end:]
+    return found
+
+
+def names_on_the_page(pattern: str) -> set[str]:
+    """Return the names in the first column of a table; what ``...`` stands for is in the name before."""
+    return set(re.findall(pattern, pages.text_of(MONITORING).replace("`...", "`retrying_executor")))
+
+
+def test_monitoring_with_opentelemetry(tmp_path: Path) -> None:
+    """The program's span has that of the attempt below, and the metrics are those of the table."""
+    needs("opentelemetry.sdk")
+    exported = values(monitored(0, tmp_path).stdout)
+    attempt, order = sorted((one for one in exported if "kind" in one), key=lambda span: span["name"])
+    assert ("__main__.deliver", "order") == (attempt["name"], order["name"])
+    assert order["context"]["span_id"] == attempt["parent_id"]
+    (metrics,) = (one for one in exported if "resource_metrics" in one)
+    reported = {
+        metric["name"]
+        for resource in metrics["resource_metrics"]
+        for scope in resource["scope_metrics"]
+        for metric in scope["metrics"]
+    }
+    assert reported == names_on_the_page(r"(?m)^\| `(retrying_executor\.\S+)` \| (?:s|\{\w+\}) \|")
+
+
+def test_monitoring_with_prometheus(tmp_path: Path) -> None:
+    """What is scraped has the names of the table."""
+    needs("prometheus_client")
+    more = """
+import urllib.request
+print(urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/metrics").read().decode())
+"""
+    scraped = monitored(1, tmp_path, more, **{"start_http_server(8000)": "start_http_server(0)"}).stdout
+    reported = set(re.findall(r"(?m)^(retrying_executor\w+)\{", scraped))
+    assert reported == names_on_the_page(r"`(retrying_executor_\w+)`(?=[^|]*\| (?:gauge|counter|state set))")
+
+
+def test_monitoring_with_structlog(tmp_path: Path) -> None:
+    """Both attempts have the context, and the retry between them its fields."""
+    needs("structlog")
+    first, retry, second = values(monitored(2, tmp_path).stderr)
+    assert ("delivering", 42, "shop") == (first["event"], first["order"], first["logger"])
+    assert ("delivering", 42) == (second["event"], second["order"])
+    assert ("__main__.deliver", 1) == (retry["call"], retry["attempt"])
+    assert 0 <= retry["delay"] <= 0.5
+
+
+def test_monitoring_with_sentry(tmp_path: Path) -> None:
+    """Each event has the tags that the page says, and the failure its traceback."""
+    needs("sentry_sdk")
+    keep = "before_send=lambda event, _: print(json.dumps(event, default=str)), integrations="
+    replaced = {"import sentry_sdk\n": "import json, sentry_sdk\n", "integrations=": keep}
+    kept = values(monitored(3, tmp_path, **replaced, **{"https://key@sentry.example": NOBODY}).stdout)
+    first, second, failure = sorted(kept, key=lambda event: event["level"], reverse=True)
+    tags = {event["message"]: event["tags"] for event in (first, second)}
+    assert {"delivering 41": {"order": "41"}, "delivering 42": {"order": "42"}} == tags
+    assert ["ValueError"] == [error["type"] for error in failure["exception"]["values"]]

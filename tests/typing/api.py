@@ -25,6 +25,7 @@ from retrying_executor import (
     transient,
     watch,
 )
+from retrying_executor.prometheus import ExecutorCollector
 
 
 def area(width: int, height: float = 1.0, *, name: str = "") -> float:
@@ -291,3 +292,10 @@ def watching(executor: RetryingExecutor) -> None:
     watch(ThreadPoolExecutor())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     watch(executor, file=open("log", "wb"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # noqa: SIM115
     watch(executor, 10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def integrations(executor: RetryingExecutor, upstream: Upstream) -> None:
+    """A collector takes executors by name, and upstreams."""
+    assert_type(ExecutorCollector({"a": executor}, upstreams=[upstream]), ExecutorCollector)
+    ExecutorCollector([executor])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    ExecutorCollector({"a": executor}, upstreams=["a"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,142 @@
+"""Prometheus: what executors and upstreams are doing, whenever it is scraped.
+
+Needs the extra ``prometheus``.
+
+```python
+from prometheus_client import REGISTRY
+from retrying_executor.prometheus import ExecutorCollector
+
+REGISTRY.register(ExecutorCollector({"webhooks": executor}))
+```
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+
+from retrying_executor._executor import RetryingExecutor
+from retrying_executor._upstream import Upstream
+
+try:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, StateSetMetricFamily
+    from prometheus_client.registry import Collector
+except ImportError as error:
+    raise ImportError(
+        "retrying_executor.prometheus needs: pip install 'retrying-executor[prometheus]'"
+    ) from error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import TypeVar
+
+    from prometheus_client.core import Metric
+
+    T = TypeVar("T")
+
+__all__ = ["ExecutorCollector"]
+
+_GAUGES = {
+    "threads": ("threads", "Threads that are at work, resting or being started."),
+    "running": ("running_calls", "Calls whose attempt is running."),
+    "ready": ("ready_calls", "Calls that could start now, were a thread free."),
+    "held": ("held_calls", "Calls that could start now, but for their upstream."),
+    "in_backoff": ("in_backoff_calls", "Calls that wait for the delay before their next attempt."),
+}
+_COUNTERS = {
+    "submitted": ("submitted_calls", "Calls accepted so far."),
+    "succeeded": ("succeeded_calls", "Calls that returned a result."),
+    "failed": ("failed_calls", "Calls that are done with an exception."),
+    "cancelled": ("cancelled_calls", "Calls that were cancelled."),
+    "retried": ("retried_attempts", "Attempts that failed and after which the call went into backoff."),
+}
+_PREFIX = "retrying_executor_"
+_STATES = ("open", "held", "probing", "ramping")
+
+
+class ExecutorCollector(Collector):
+    """A collector for a registry of ``prometheus_client``. Calls cost nothing: it asks when it is scraped.
+
+    One collector reports all executors of a process: a second one in the same registry is an error. It
+    keeps neither executors nor upstreams alive; what is gone is not reported any more.
+
+    Args:
+        executors: The executors to report, by name: the value of the label ``executor``. Their views are
+            included.
+        upstreams: The upstreams to report; the label ``upstream`` is their name.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If two *upstreams* have the same name.
+    """
+
+    def __init__(
+        self, executors: Mapping[str, RetryingExecutor], *, upstreams: Iterable[Upstream] = ()
+    ) -> None:
+        self._executors: dict[str, weakref.ref[RetryingExecutor]] = {}
+        for name, executor in executors.items():
+            if not isinstance(name, str):
+                raise TypeError(f"executors must have strings as keys, not {name!r}")
+            if not isinstance(executor, RetryingExecutor):
+                raise TypeError(f"executors[{name!r}] must be a RetryingExecutor, not {executor!r}")
+            self._executors[name] = weakref.ref(executor)
+        self._upstreams: dict[str, weakref.ref[Upstream]] = {}
+        for upstream in upstreams:
+            if not isinstance(upstream, Upstream):
+                raise TypeError(f"upstreams must be Upstreams, not {upstream!r}")
+            if upstream.name in self._upstreams:
+                raise ValueError(f"upstreams must have different names, not {upstream.name!r} twice")
+            self._upstreams[upstream.name] = weakref.ref(upstream)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of this moment; those of one executor are one snapshot."""
+        now = time.monotonic()
+        labels = ["executor"]
+        gauges = {
+            field: GaugeMetricFamily(_PREFIX + name, text, labels=labels)
+            for field, (name, text) in _GAUGES.items()
+        }
+        counters = {
+            field: CounterMetricFamily(_PREFIX + name, text, labels=labels)
+            for field, (name, text) in _COUNTERS.items()
+        }
+        due = GaugeMetricFamily(
+            _PREFIX + "next_due_seconds",
+            "Seconds until the first retry is due, or an upstream opens; NaN if no call waits for a time.",
+            labels=labels,
+        )
+        for name, executor in _alive(self._executors):
+            stats = executor.stats()
+            for field, family in (gauges | counters).items():
+                family.add_metric([name], getattr(stats, field))
+            due_at = stats.next_due_at
+            due.add_metric([name], math.nan if due_at is None else max(0.0, due_at - now))
+        yield from gauges.values()
+        yield from counters.values()
+        yield due
+        yield from self._collect_upstreams()
+
+    def _collect_upstreams(self) -> Iterator[Metric]:
+        in_flight = GaugeMetricFamily(
+            _PREFIX + "upstream_in_flight_attempts", "Attempts that are running.", labels=["upstream"]
+        )
+        states = StateSetMetricFamily(
+            _PREFIX + "upstream_state", "What the upstream is doing.", labels=["upstream"]
+        )
+        for name, upstream in _alive(self._upstreams):
+            in_flight.add_metric([name], upstream.in_flight)
+            now_in = upstream.state
+            states.add_metric([name], {state: state == now_in for state in _STATES})
+        yield from (in_flight, states)
+
+    describe = collect
+    """For registries, which ask for the names of the metrics."""
+
+
+def _alive(references: Mapping[str, weakref.ref[T]]) -> Iterator[tuple[str, T]]:
+    for name, reference in references.items():
+        referent = reference()
+        if referent is not None:
+            yield name, referent

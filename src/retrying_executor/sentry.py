@@ -1,0 +1,84 @@
+"""Sentry: every call has scopes of its own, and so has every attempt.
+
+Needs the extra ``sentry``.
+
+```python
+import sentry_sdk
+from retrying_executor.sentry import RetryingExecutorIntegration
+
+sentry_sdk.init(integrations=[RetryingExecutorIntegration()])
+```
+"""
+
+from __future__ import annotations
+
+import atexit
+from functools import cache, partial, wraps
+
+from retrying_executor import _log
+from retrying_executor._executor import _Submitter
+
+try:
+    import sentry_sdk
+    from sentry_sdk.integrations import Integration
+except ImportError as error:
+    raise ImportError("retrying_executor.sentry needs: pip install 'retrying-executor[sentry]'") from error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+__all__ = ["RetryingExecutorIntegration"]
+
+
+class RetryingExecutorIntegration(Integration):
+    """Gives every attempt a copy of the scopes as they were at ``submit()``.
+
+    Without it an attempt has the submitter's scopes themselves: it sees tags that were set after
+    ``submit()``, and those that it sets show up with the submitter and with other calls. It does for
+    ``RetryingExecutor`` what ``ThreadingIntegration`` does for the standard executor.
+    """
+
+    identifier = "retrying_executor"
+
+    @staticmethod
+    def setup_once() -> None:
+        """Called by ``sentry_sdk.init()``, once in a process."""
+        submit: Callable[..., Any] = _Submitter.submit
+
+        @wraps(submit)
+        def submit_isolated(self: _Submitter, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            # Integrations stay for good: whether this one is wanted is up to the client of the moment.
+            if sentry_sdk.get_client().get_integration(RetryingExecutorIntegration) is None:
+                return submit(self, fn, *args, **kwargs)
+            _report_in_time()
+            with sentry_sdk.isolation_scope():  # what is captured by submit() is a copy
+                return submit(self, _Isolated(fn) if callable(fn) else fn, *args, **kwargs)
+
+        _Submitter.submit = submit_isolated  # type: ignore[method-assign]  # as integrations do
+
+
+@cache
+def _report_in_time() -> None:
+    """At the end of the interpreter, log unseen failures before the client closes.
+
+    What is registered last is called first, and the client was there before the first call.
+    """
+    atexit.register(_log._report_all)
+
+
+class _Isolated(partial["Any"]):
+    """The function of a call, of which every attempt has scopes of its own.
+
+    A ``partial``, since logs look through these for the name of the call.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            with sentry_sdk.isolation_scope():
+                return super().__call__(*args, **kwargs)
+        finally:
+            del self, args, kwargs  # a traceback keeps this frame

@@ -1,0 +1,189 @@
+"""Sentry: events have the context of the call that they are about, and of no other."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import pytest
+
+from conftest import TIMEOUT
+from observe import eventually
+from retrying_executor import RetryingExecutor
+
+sentry_sdk = pytest.importorskip("sentry_sdk", reason="sentry-sdk is not installed")
+
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.transport import Transport
+
+from retrying_executor.sentry import RetryingExecutorIntegration
+
+Event = dict[str, Any]
+
+
+class Kept(Transport):
+    """A transport that keeps what it is to send."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Event] = []
+
+    def capture_envelope(self, envelope: Envelope) -> None:
+        self.events += [dict(event) for event in [envelope.get_event()] if event is not None]
+
+    def messages(self) -> dict[str, dict[str, str]]:
+        """Return the tags of the events, by message."""
+        return {event["message"]: event.get("tags", {}) for event in self.events if "message" in event}
+
+
+@pytest.fixture(params=[True, False], ids=["integrated", "plain"])
+def integrated(request: pytest.FixtureRequest) -> bool:
+    """With the integration, and without."""
+    return bool(request.param)
+
+
+@pytest.fixture
+def sentry(integrated: bool) -> Iterator[Kept]:
+    """What is sent to Sentry; its default integrations are on, those that patch other libraries are not."""
+    kept = Kept()
+    sentry_sdk.init(
+        dsn="https://key@127.0.0.1/1",
+        transport=kept,
+        auto_enabling_integrations=False,
+        auto_session_tracking=False,
+        integrations=[RetryingExecutorIntegration()] if integrated else [],
+    )
+    with sentry_sdk.isolation_scope():
+        yield kept
+    sentry_sdk.get_client().close()
+    sentry_sdk.get_global_scope().set_client(None)
+
+
+isolated = pytest.mark.parametrize("integrated", [True], indirect=True, ids=["integrated"])
+
+
+def test_an_attempt_has_the_scope_of_its_submitter(sentry: Kept, executor: RetryingExecutor) -> None:
+    """Tags that were set around ``submit()`` are on the events of every attempt, by views too (B11)."""
+    attempts: list[int] = []
+
+    def call() -> None:
+        attempts.append(1)
+        sentry_sdk.capture_message(f"attempt {len(attempts)}")
+        if len(attempts) < 2:
+            raise ConnectionError("not yet")
+
+    with sentry_sdk.new_scope() as scope:
+        scope.set_tag("order", "42")
+        sentry_sdk.get_isolation_scope().set_tag("user", "ann")
+        future = executor.with_options(max_attempts=2).submit(call)
+    future.result(TIMEOUT)
+    tags = {"order": "42", "user": "ann"}
+    assert {"attempt 1": tags, "attempt 2": tags} == sentry.messages()
+
+
+def test_one_call_does_not_have_the_scope_of_another(sentry: Kept) -> None:
+    """Though both run in the same thread, which the first one started (B11)."""
+    with RetryingExecutor(1) as executor:
+        for name in ("first", "second"):
+            with sentry_sdk.isolation_scope() as scope:
+                scope.set_tag(name, "set")
+                executor.submit(sentry_sdk.capture_message, name).result(TIMEOUT)
+    assert {"first": {"first": "set"}, "second": {"second": "set"}} == sentry.messages()
+
+
+@isolated
+def test_a_call_has_the_scope_as_it_was(sentry: Kept, executor: RetryingExecutor) -> None:
+    """What the submitter sets afterwards is about something else."""
+    for number in range(3):
+        sentry_sdk.set_tag("order", str(number))
+        executor.submit(sentry_sdk.capture_message, f"order {number}")
+    assert executor.drain(TIMEOUT)
+    assert {f"order {number}": {"order": str(number)} for number in range(3)} == sentry.messages()
+
+
+@isolated
+def test_what_an_attempt_sets_is_its_own(sentry: Kept, executor: RetryingExecutor) -> None:
+    """Neither the next attempt has it nor the submitter nor another call."""
+    attempts: list[int] = []
+
+    def call() -> None:
+        attempts.append(1)
+        sentry_sdk.capture_message(f"attempt {len(attempts)}")
+        sentry_sdk.set_tag("attempt", "failed")
+        sentry_sdk.get_current_scope().set_tag("more", "so")
+        if len(attempts) < 2:
+            raise ConnectionError("not yet")
+
+    executor.submit(call).result(TIMEOUT)
+    executor.submit(sentry_sdk.capture_message, "another call").result(TIMEOUT)
+    sentry_sdk.capture_message("the submitter")
+    assert ["attempt 1", "attempt 2", "another call", "the submitter"] == list(sentry.messages())
+    assert [{}] * 4 == list(sentry.messages().values())
+
+
+def fail(number: int) -> NoReturn:
+    raise ValueError(f"no {number}")
+
+
+def test_a_failure_that_nobody_looked_at_is_an_event(sentry: Kept) -> None:
+    """With its traceback, down to the line that raised (G3)."""
+    with RetryingExecutor(1, retry=None) as executor:
+        executor.submit(fail, 3)
+    assert eventually(lambda: sentry.events)
+    (event,) = sentry.events
+    assert ("error", "retrying_executor") == (event["level"], event["logger"])
+    logged = event["logentry"]["message"] % tuple(event["logentry"]["params"])
+    assert "test_sentry.fail failed after 1 attempt, and nobody looked at its outcome" == logged
+    (error,) = event["exception"]["values"]
+    assert ("ValueError", "no 3") == (error["type"], error["value"])
+    last = error["stacktrace"]["frames"][-1]
+    assert ("fail", "3") == (last["function"], last["vars"]["number"])
+
+
+PROGRAM = """
+import sentry_sdk
+from sentry_sdk.transport import Transport
+
+from retrying_executor import RetryingExecutor
+from retrying_executor.sentry import RetryingExecutorIntegration
+
+
+class Printed(Transport):
+    def capture_envelope(self, envelope):
+        event = envelope.get_event()
+        if event is not None:
+            print(event["exception"]["values"][0]["type"])
+
+
+sentry_sdk.init(
+    dsn="https://key@127.0.0.1/1",
+    transport=Printed(),
+    auto_enabling_integrations=False,
+    integrations=[RetryingExecutorIntegration()],
+)
+executor = RetryingExecutor(retry=None)
+future = executor.submit(int, "no")
+"""
+
+
+def test_failures_are_events_even_at_the_end_of_the_interpreter() -> None:
+    """Those whose futures are still there are logged before the client closes (G3)."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, timeout=TIMEOUT, check=True, encoding="utf-8"
+    )
+    assert "ValueError" == done.stdout.strip()
+
+
+@pytest.mark.usefixtures("sentry")
+def test_submit_takes_what_it_takes(executor: RetryingExecutor, caplog: pytest.LogCaptureFixture) -> None:
+    """It reserves no name, what is not callable fails in the future, and logs name the function (A2, G3)."""
+    caplog.set_level(logging.INFO, "retrying_executor")
+    names = dict.fromkeys(["self", "fn", "args", "kwargs"], 1)
+    assert names == executor.submit(dict, **names).result(TIMEOUT)
+    nonsense: Any = None
+    assert isinstance(executor.submit(nonsense).exception(TIMEOUT), TypeError)
+    assert isinstance(executor.with_options(max_attempts=2).submit(fail, 1).exception(TIMEOUT), ValueError)
+    assert "test_sentry.fail: attempt 1 failed" in caplog.text
