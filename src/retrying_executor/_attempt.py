@@ -109,7 +109,7 @@ def conclude(call: Call, work: Work, outcome: Outcome) -> UnseenFailure | None:
     if outcome[1] is not None:
         if work[4].policy is not None:
             add_note(outcome[1], call._attempts, time.monotonic() - call._began_at)
-        unseen = UnseenFailure(call_name(work[0]), call._attempts, outcome[1])
+        unseen = UnseenFailure(call_name(work[0]), call._attempts, outcome[1], work[3])
     call._work = None  # now, so that no destructor of an argument runs under the lock
     if call._attempts > 1 or unseen is not None:
         call._last = outcome

@@ -24,6 +24,7 @@ from retrying_executor._value import in_words
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from contextvars import Context
 
     from retrying_executor._future import Outcome, Work
     from retrying_executor._policy import Verdict
@@ -65,7 +66,7 @@ def retry_scheduled(work: Work, number: int, outcome: Outcome, verdict: Verdict)
         details = in_words(delay), at, verdict.reason and f" ({verdict.reason})"
         kind = "retry_scheduled" if verdict.counts else "not_now"
         extra = {"kind": kind, "call": name, "attempt": number, "delay": delay, "reason": what}
-        _log(logging.INFO, message, name, number, what, *details, extra=extra)
+        _log(logging.INFO, message, name, number, what, *details, extra=extra, context=work[3])
 
 
 def gave_up(work: Work, number: int, outcome: Outcome, verdict: Verdict) -> None:
@@ -74,7 +75,8 @@ def gave_up(work: Work, number: int, outcome: Outcome, verdict: Verdict) -> None
         name, what = call_name(work[0]), describe(*outcome)
         extra = {"kind": "gave_up", "call": name, "attempt": number, "reason": what}
         why = verdict.reason and f" ({verdict.reason})"
-        _log(logging.INFO, "%s: gave up after attempt %d (%s)%s", name, number, what, why, extra=extra)
+        message = "%s: gave up after attempt %d (%s)%s"
+        _log(logging.INFO, message, name, number, what, why, extra=extra, context=work[3])
 
 
 def upstream_held(name: str, held_for: float, *, is_news: bool) -> None:
@@ -177,30 +179,34 @@ class UnseenFailure:
     At the end of the interpreter it is logged while logging still works.
     """
 
-    __slots__ = ("__weakref__", "_attempts", "_exception", "_name")
+    __slots__ = ("__weakref__", "_attempts", "_context", "_exception", "_name")
 
-    def __init__(self, name: str, attempts: int, exception: BaseException) -> None:
+    def __init__(
+        self, name: str, attempts: int, exception: BaseException, context: Context | None = None
+    ) -> None:
         self._name = name
         self._attempts = attempts
+        self._context: Context | None = context
         self._exception: BaseException | None = exception
         _unseen.add(weakref.ref(self, _unseen.discard))
 
     def seen(self) -> None:
         """Somebody looked."""
-        self._exception = None
+        self._exception = self._context = None
 
     def report(self) -> None:
         """Log the failure, unless it was seen or logged."""
-        exception, self._exception = self._exception, None
+        exception, context = self._exception, self._context
+        self.seen()
         if exception is not None:
-            overdue.append((self._name, self._attempts, exception))
+            overdue.append((self._name, self._attempts, exception, context))
             report_overdue()
 
     __del__ = report
 
 
-overdue: deque[tuple[str, int, BaseException]] = deque()
-"""Unseen failures whose futures are gone: name of the call, attempts, exception."""
+overdue: deque[tuple[str, int, BaseException, Context | None]] = deque()
+"""Unseen failures whose futures are gone: name of the call, attempts, exception, context of the submitter."""
 
 _unseen: set[weakref.ref[UnseenFailure]] = set()
 _guards: set[weakref.ref[threading.RLock]] = set()
@@ -222,12 +228,13 @@ def report_overdue() -> None:
         return
     with suppress(IndexError):  # until there is none left
         while True:
-            name, attempts, exception = overdue.popleft()
+            name, attempts, exception, context = overdue.popleft()
             message = "%s failed after %d attempt%s, and nobody looked at its outcome%s"
             plural = "" if attempts == 1 else "s"
             level, times = _repeats.level("unseen", name, type(exception))
             extra = {"kind": "unseen_failure", "call": name, "attempt": attempts}
-            _log(level, message, name, attempts, plural, times, exc_info=exception, extra=extra)
+            details = name, attempts, plural, times
+            _log(level, message, *details, exc_info=exception, extra=extra, context=context)
 
 
 def all_unseen() -> list[UnseenFailure]:
@@ -255,12 +262,18 @@ def _log(
     *args: object,
     exc_info: BaseException | None = None,
     extra: Mapping[str, object] | None = None,
+    context: Context | None = None,
     to: logging.Logger = logger,
 ) -> None:
     # Logging would ask the exception for its truth value.
     details = None if exc_info is None else (type(exc_info), exc_info, exc_info.__traceback__)
+    # What is said about a call is said in a copy of its context, for handlers that add what they find there.
+    log = partial(to.log, level, message, *args, exc_info=details, extra=extra)
     try:
-        to.log(level, message, *args, exc_info=details, extra=extra)
+        if context is None:
+            log()
+        else:
+            context.copy().run(log)
     except Exception:
         return  # a handler that raises hurts no call
     except BaseException:

@@ -227,6 +227,6 @@ def _all_stats() -> dict[str, Counter[str]]:
     totals: dict[str, Counter[str]] = {}
     for pool in _lifecycle.pools():
         stats: Stats = pool.stats()
-        numbers = {field: value for field, value in vars(stats).items() if field != "next_due_at"}
+        numbers = {field: value for field, value in vars(stats).items() if isinstance(value, int)}
         totals.setdefault(pool._thread_name_prefix, Counter()).update(numbers)
     return totals

@@ -177,6 +177,21 @@ def test_failures_are_events_even_at_the_end_of_the_interpreter() -> None:
     assert "ValueError" == done.stdout.strip()
 
 
+def test_a_failure_that_nobody_looked_at_has_the_scope_of_its_call(sentry: Kept) -> None:
+    """Not that of whoever started the thread in which it is noticed (B11, G3)."""
+
+    def fail_too(number: int) -> NoReturn:
+        raise LookupError(number)
+
+    with RetryingExecutor(1, retry=None) as executor:
+        for name, fn in (("first", abs), ("second", fail_too)):
+            with sentry_sdk.isolation_scope() as scope:
+                scope.set_tag("submitter", name)
+                executor.submit(fn, 1)
+    assert eventually(lambda: sentry.events)
+    assert [{"submitter": "second"}] == [event["tags"] for event in sentry.events]
+
+
 @pytest.mark.usefixtures("sentry")
 def test_submit_takes_what_it_takes(executor: RetryingExecutor, caplog: pytest.LogCaptureFixture) -> None:
     """It reserves no name, what is not callable fails in the future, and logs name the function (A2, G3)."""

@@ -103,3 +103,4 @@ def test_context_that_is_bound_at_submit_is_there_in_every_attempt(
         future.result(TIMEOUT)
     expected = {"event": "delivering", "level": "info", "logger": "shop", "order": 42}
     assert [expected] * 2 == [line for line in lines(log) if line["logger"] == "shop"]
+    assert [42] == [line["order"] for line in lines(log) if line["logger"] == "retrying_executor"]
