@@ -68,8 +68,9 @@ def current_call() -> CurrentCall | None:
 
 def key_of(call: Call) -> str:
     """Return the call's key, which is drawn when somebody asks for the first time."""
-    key: str | None = call.__dict__.get("_key")
-    if key is None:
+    try:
+        key: str = call.__dict__["_key"]
+    except KeyError:
         from uuid import uuid4  # slow to import, and few programs ask
 
         key = call.__dict__.setdefault("_key", str(uuid4()))
