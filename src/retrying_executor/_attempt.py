@@ -6,8 +6,6 @@ that users' code raises gets out: it becomes an outcome.
 
 from __future__ import annotations
 
-import time
-
 from retrying_executor._log import UnseenFailure, call_name
 from retrying_executor._policy import DONE, GIVE_UP, TOO_LATE, Attempt, Verdict
 from retrying_executor._transient import evidence_of
@@ -43,7 +41,7 @@ def make(
     previous = outcome = None
     try:
         if call._attempts:
-            if work[4].is_too_late(time.monotonic() - call._began_at):
+            if work[4].is_too_late(call._pool.clock.monotonic() - call._began_at):
                 return TOO_LATE, call._last
             previous = call._last[1]
         call._attempts += 1
@@ -64,7 +62,7 @@ def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> 
     try:
         if terms.policy is None or call._is_last:
             return GIVE_UP, outcome
-        elapsed = time.monotonic() - call._began_at
+        elapsed = call._pool.clock.monotonic() - call._began_at
         postponed = call._postponed + is_probe  # for the policy, as if there had been none
         verdict, outcome = judge(terms.policy, terms, call._attempts, elapsed, outcome, postponed=postponed)
         if verdict.delay is not None:
@@ -108,7 +106,7 @@ def conclude(call: Call, work: Work, outcome: Outcome) -> UnseenFailure | None:
     unseen = None
     if outcome[1] is not None:
         if work[4].policy is not None:
-            add_note(outcome[1], call._attempts, time.monotonic() - call._began_at)
+            add_note(outcome[1], call._attempts, call._pool.clock.monotonic() - call._began_at)
         unseen = UnseenFailure(call_name(work[0]), call._attempts, outcome[1], work[3])
     call._work = None  # now, so that no destructor of an argument runs under the lock
     if call._attempts > 1 or unseen is not None:

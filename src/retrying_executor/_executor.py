@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import itertools
-import time
 import weakref
 from collections import deque
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -158,7 +157,7 @@ class _Submitter(Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-        deadline = None if timeout is None else time.monotonic() + to_seconds(timeout)
+        deadline = None if timeout is None else self._pool.clock.monotonic() + to_seconds(timeout)
         calls = _calls(self._reference(), fn, zip(*iterables, strict=False))
         futures: deque[RetryingFuture[T]] = deque()
         try:
@@ -406,7 +405,7 @@ def _cancel_all(futures: Iterable[RetryingFuture[Any]]) -> None:
 
 def _result(future: RetryingFuture[T], deadline: float | None) -> T:
     try:
-        return future.result(None if deadline is None else deadline - time.monotonic())
+        return future.result(None if deadline is None else deadline - future._pool.clock.monotonic())
     finally:
         future.cancel()  # no more attempts for one that is late
         del future  # its exception refers to this frame

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from retrying_executor._schedule import Call, Claim
     from retrying_executor._stats import Stats
     from retrying_executor._upstream import Upstream
+    from retrying_executor._value import Clock
 
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 _AT_EXIT = "cannot schedule new futures after interpreter shutdown"
@@ -73,6 +74,8 @@ class Pool:
         upstream: The service that the calls go to, or ``None``; see `serve`.
         monitor: Who looks on, or ``None``.
     """
+
+    clock: Clock = time
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ import math
 import threading
 import time
 import weakref
+from functools import partial
 
 from retrying_executor import _lifecycle, _log
 from retrying_executor._gate import Gate, Permit
@@ -27,10 +28,12 @@ from retrying_executor._value import optional_seconds, positive_int, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from retrying_executor._gate import Evidence, State
     from retrying_executor._monitor import Monitor
     from retrying_executor._pool import Pool
-    from retrying_executor._value import Duration
+    from retrying_executor._value import Clock, Duration
 
 
 _LOCK_TIMEOUT = 0.05  # seconds
@@ -67,6 +70,8 @@ class Upstream:
         ValueError: If an argument is out of its range.
     """
 
+    _clock: Clock = time
+
     def __init__(
         self,
         name: str,
@@ -86,14 +91,15 @@ class Upstream:
             raise ValueError(f"max_hold must be {first!r} (initial_hold) or more, not {max_hold!r}")
         self._name = name
         self._limits = {"max_concurrency": max_concurrency, "rate": rate}
-        self._gate = Gate(
+        self._new_gate = partial(
+            Gate,
             max_concurrency=_limit("max_concurrency", max_concurrency),
             rate=_checked_rate(rate),
             hold_after=_limit("hold_after", hold_after),
             initial_hold=first,
             max_hold=longest,
-            random=_random,
         )
+        self._gate = self._new_gate(random=_random)
         # In the order of their asking. Weak: a pool that waits for something has a thread that keeps it.
         self._waiting: weakref.WeakKeyDictionary[Pool, list[float]] = weakref.WeakKeyDictionary()
         self._invited: set[Pool] = set()
@@ -116,13 +122,13 @@ class Upstream:
     @property
     def state(self) -> State:
         """One of ``"open"``, ``"held"``, ``"probing"`` and ``"ramping"``."""
-        return self._gate.state(time.monotonic())
+        return self._gate.state(self._clock.monotonic())
 
     @property
     def held_until(self) -> float | None:
         """When the hold ends, on the clock of `time.monotonic`; ``None`` if there is none."""
         until = self._gate.held_until
-        return until if until > time.monotonic() else None
+        return until if until > self._clock.monotonic() else None
 
     @property
     def in_flight(self) -> int:
@@ -142,7 +148,7 @@ class Upstream:
         length = optional_seconds("duration", duration)
         length = math.inf if length is None else length
         with self._lock:
-            self._gate.hold(time.monotonic() + length)
+            self._gate.hold(self._clock.monotonic() + length)
             self._look()
         for monitor in list(self._monitors):
             monitor.upstream_changed(self._name, "upstream_held", length)
@@ -169,7 +175,7 @@ class Upstream:
         if not self._lock.acquire(timeout=_LOCK_TIMEOUT):
             return None  # whoever has it may wait for the pool's lock: see above
         try:
-            now, opens = time.monotonic(), self._gate.open_at()
+            now, opens = self._clock.monotonic(), self._gate.open_at()
             if opens <= now:
                 opens = math.inf
                 if pool in self._invited or self._gate.room() > len(self._invited):
@@ -217,7 +223,7 @@ class Upstream:
     def end(self, permit: Permit, evidence: Evidence = "none", asked: float | None = None) -> None:
         """Take note that an attempt has ended; see `Gate.end`. Called without a lock, by a worker."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock.monotonic()
             before = self._gate.state(now)
             self._gate.end(permit, now, evidence, asked)
             self._look()
@@ -243,7 +249,7 @@ class Upstream:
         """Tell those who wait what has changed: that there is room, or when to ask again."""
         while True:
             with self._lock:
-                now, opens = time.monotonic(), self._gate.open_at()
+                now, opens = self._clock.monotonic(), self._gate.open_at()
                 is_open = opens <= now
                 if is_open and self._gate.room() <= len(self._invited):
                     return
@@ -263,6 +269,15 @@ class Upstream:
                     if self._waiting.get(pool) is entry:  # it has not asked meanwhile
                         del self._waiting[pool]
                     self._look()
+
+    def start_afresh(self, clock: Clock = time, random: Callable[[], float] | None = None) -> None:
+        """Forget what is known, and go by this clock and source of jitter from now on."""
+        with self._lock:
+            self._clock = clock
+            self._gate = self._new_gate(random=random or _random)
+            self._waiting.clear()
+            self._invited.clear()
+            self._look()
 
     # -- around a fork ---------------------------------------------------------------------------
 

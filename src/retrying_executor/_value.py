@@ -10,12 +10,18 @@ import math
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datetime import timedelta
-    from typing import NoReturn, TypeAlias
+    from typing import NoReturn, Protocol, TypeAlias
 
     from typing_extensions import dataclass_transform
 
     Duration: TypeAlias = float | timedelta
     """Seconds, or a ``timedelta``."""
+
+    class Clock(Protocol):
+        """What tells the time: the module `time`, or what stands in for it."""
+
+        def monotonic(self) -> float: ...
+
 else:
 
     def dataclass_transform(**_):

@@ -382,12 +382,12 @@ MUTANTS = [
         (
             "_upstream.py",
             "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
-            "        now, opens = time.monotonic(), self._gate.open_at()\n"
+            "        now, opens = self._clock.monotonic(), self._gate.open_at()\n"
             "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
         ),
         (
             "_upstream.py",
-            "        try:\n            now, opens = time.monotonic(), self._gate.open_at()\n",
+            "        try:\n            now, opens = self._clock.monotonic(), self._gate.open_at()\n",
             "        try:\n",
         ),
     ),
