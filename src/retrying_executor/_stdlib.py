@@ -2,6 +2,8 @@
 
 - A future's states: `concurrent.futures.wait` and `as_completed`, and asyncio from 3.15 on, read
   ``_state`` directly, so it must hold exactly these.
+- ``_AsCompletedWaiter``: what `as_completed` waits with; in virtual time it is told in another way that it is
+  too late.
 - ``LOGGER``: where the standard library logs what a done callback or an initializer raises.
 - ``_register_atexit``: the interpreter joins threads before it runs `atexit`, and refuses to
   start new ones from then on. This hook runs before; it is how the standard executor ends too.
@@ -24,6 +26,9 @@ from concurrent.futures._base import (
     PENDING,
     RUNNING,
 )
+from concurrent.futures._base import (
+    _AsCompletedWaiter as AsCompletedWaiter,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +48,7 @@ __all__ = [
     "PENDING",
     "RUNNING",
     "STATE_NAMES",
+    "AsCompletedWaiter",
     "is_held",
     "register_atexit",
 ]

@@ -1,0 +1,466 @@
+"""The calls of an executor in virtual time: no threads, and no clock but its own.
+
+The counterpart of `_pool`, for tests. What is decided, and when, is decided by the same parts: the ledger and
+its schedule, the policies, the upstreams. Here is only what stands in for the threads: whoever waits for an
+outcome runs attempts, one after the other, until it is there. When none is ready, the clock jumps to the next
+time at which something happens by itself.
+
+An attempt may itself wait for another call. Then the attempts of that run in the middle of it, so those that
+run are a stack: ``_hands``. As long as the outermost wait lasts, its thread has ``_turn``, which guards all
+of it. Lock order: ``_turn``, the conditions of calls, the upstreams' locks.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import threading
+from concurrent.futures import TimeoutError  # noqa: A004  # not the builtin on 3.10
+from concurrent.futures.thread import BrokenThreadPool
+from random import Random
+
+from retrying_executor import _attempt, _log
+from retrying_executor._crew import Worker
+from retrying_executor._errors import PendingLimitError
+from retrying_executor._gate import Permit
+from retrying_executor._ledger import Ledger
+from retrying_executor._policy import RetryPolicy, Terms
+from retrying_executor._stdlib import AsCompletedWaiter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+    from typing import Any
+
+    from retrying_executor._future import Outcome
+    from retrying_executor._schedule import Call, Claim
+    from retrying_executor._stats import Stats
+    from retrying_executor._upstream import Upstream
+
+_AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
+_BROKEN = "the initializer failed, the executor is not usable anymore"
+
+
+class VirtualPool:
+    """What an executor in virtual time, its views and its futures share.
+
+    Args:
+        seed: What the jitter is drawn from.
+        initializer: Called before the first attempt, or ``None``.
+        initargs: The arguments of *initializer*.
+        max_pending: How many calls may be accepted and not done; infinity: no limit.
+        wait_when_full: Whether ``submit()`` waits for room instead of raising.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        max_pending: float,
+        wait_when_full: bool,
+    ) -> None:
+        self._random = Random(seed).random
+        self._initializer = initializer
+        self._initargs = initargs
+        self._max_pending = max_pending
+        self._wait_when_full = wait_when_full
+        self._turn = threading.RLock()
+        self._now = 0.0
+        self._ledger = Ledger()
+        self._hands: list[Worker] = []  # in which the calls are that run, the outermost first
+        self._seeded: dict[Terms, Terms] = {}
+        self._upstreams: list[Upstream] = []
+        self._refusal: Exception | None = None  # what submit() raises, once it does
+
+    # -- the clock -------------------------------------------------------------------------------
+
+    @property
+    def clock(self) -> VirtualPool:
+        """What tells the time, as the module `time` does for others."""
+        return self
+
+    def monotonic(self) -> float:
+        """Return what time it is, in seconds since the beginning."""
+        return self._now
+
+    def sleep(self, duration: float) -> None:
+        """Let time pass: in an attempt only that, elsewhere with all that happens meanwhile."""
+        with self._turn:
+            if self._hands:
+                self._now += duration
+            else:
+                self._run(duration)
+
+    def advance(self, duration: float) -> None:
+        """Let time pass, with all that happens meanwhile."""
+        with self._turn:
+            if self._hands:
+                raise RuntimeError("advance() is for who waits for the calls: in a call, use sleep()")
+            self._run(duration)
+
+    def wait(self, is_met: Callable[[], bool], timeout: float | None, calls: Container[Call]) -> bool:
+        """Run attempts until a condition is met.
+
+        Args:
+            is_met: Whether it is.
+            timeout: For how long, in virtual seconds; ``None``: as long as it takes.
+            calls: Those for which this waits. In the middle of an attempt, they go before other fresh ones.
+
+        Returns:
+            Whether it was met in time. An attempt is not interrupted, so it may be met too late.
+
+        Raises:
+            RuntimeError: If it never would be, by itself.
+        """
+        with self._turn:
+            if is_met():
+                return True
+            if self._run(timeout, is_met, calls):
+                return True
+            if timeout is None:
+                stuck = [call for call in self._pending() if call in calls]
+                raise RuntimeError(f"this wait would never end: {'; '.join(map(_why_it_waits, stuck))}")
+            return False
+
+    def _run(
+        self,
+        duration: float | None,
+        is_met: Callable[[], bool] = lambda: False,
+        calls: Container[Call] = (),
+    ) -> bool:
+        """Run attempts and let time pass, until a condition is met or the time is over."""
+        deadline = math.inf if duration is None else self._now + max(duration, 0.0)
+        while self._now <= deadline:
+            if is_met():
+                return True
+            if self._step(calls):
+                continue
+            acts_at = self._ledger.schedule.first_due_at()
+            if acts_at is None or acts_at == math.inf or acts_at > deadline:
+                if deadline < math.inf:
+                    self._now = deadline
+                return False
+            # A call may wait until a time, that included: it gives up right after.
+            self._now = acts_at if acts_at > self._now else math.nextafter(self._now, math.inf)
+        return False
+
+    # -- calls come in ---------------------------------------------------------------------------
+
+    def submit(self, call: Call) -> None:
+        """Accept a call, or raise: then it never runs.
+
+        Raises:
+            RuntimeError: After shutdown.
+            BrokenThreadPool: If the initializer failed.
+            PendingLimitError: If there is no room and waiting is not asked for, or is impossible.
+        """
+        assert call._work is not None
+        fn, args, kwargs, context, terms = call._work
+        with self._turn:
+            self._make_room()
+            if self._refusal is not None:
+                raise type(self._refusal)(*self._refusal.args)
+            self.serve(terms.upstream)
+            call._work = fn, args, kwargs, context, self._with_seed(terms)
+            call.__dict__["_latch"] = _Latch(self, call)
+            self._ledger.schedule.fresh.append(call)
+
+    def _make_room(self) -> None:
+        while self._refusal is None and len(self._pending()) >= self._max_pending:
+            full = f"{self._max_pending} calls are pending, as many as max_pending allows"
+            if self._hands or not self._wait_when_full:
+                raise PendingLimitError(f"{full}, and calls cannot wait" if self._wait_when_full else full)
+            pending = self._pending()
+            self.wait(lambda: len(self._pending()) < self._max_pending, None, pending)
+
+    def _with_seed(self, terms: Terms) -> Terms:
+        """Return terms whose jitter is drawn from the seed, if it has no source of its own."""
+        seeded = self._seeded.get(terms)
+        if seeded is None:
+            policy = terms.policy
+            if isinstance(policy, RetryPolicy) and policy.random is None:
+                policy = copy.copy(policy)
+                policy.__dict__["random"] = self._random
+            seeded = self._seeded[terms] = Terms(policy, terms.upstream)
+        return seeded
+
+    def serve(self, upstream: Upstream | None) -> None:
+        """From now on calls may have this upstream: it goes by this clock, until all has ended.
+
+        Raises:
+            ValueError: If it is in use in another virtual time, or is held by the real one.
+        """
+        if upstream is None or upstream._clock is self:
+            return
+        before = upstream._clock
+        if not isinstance(before, VirtualPool):
+            if upstream.state != "open":
+                raise ValueError(
+                    f"upstream must be open, not {upstream!r}: first give it to the executor in virtual time, "
+                    "then pause it there"
+                )
+        elif before._refusal is None:
+            raise ValueError(
+                f"upstream must not be used by another executor in virtual time: {upstream!r}; "
+                "shut that down first"
+            )
+        upstream.start_afresh(self, self._random)
+        self._upstreams.append(upstream)
+
+    def look_again(self, upstream: Upstream, opens_at: float) -> bool:
+        """An upstream lets calls through again, now or at a certain time; see `Upstream`."""
+        lane = self._ledger.schedule.lane(upstream)
+        if lane is not None:
+            lane.opens_at = min(lane.opens_at, opens_at)
+        return lane is not None
+
+    # -- attempts --------------------------------------------------------------------------------
+
+    def _step(self, calls: Container[Call]) -> bool:
+        """Make the next attempt, if one is ready; return whether that is so."""
+        fresh = self._ledger.schedule.fresh
+        if self._hands:  # an attempt waits in the middle: with a worker more, this one would have begun
+            wanted = next((call for call in fresh if call in calls and not call.done()), None)
+            if wanted is not None:
+                fresh.remove(wanted)
+                fresh.appendleft(wanted)
+        worker = Worker(len(self._hands), self._turn)
+        call = self._ledger.schedule.take(self._now, lambda call, now: self._claim(call, worker, now))
+        if call is None:
+            return False
+        worker.call = call
+        self._hands.append(worker)
+        try:
+            if self._initializer is None or self._initialize(self._initializer):
+                self._attempt(worker, call)
+        except BaseException as error:  # of a signal handler: the call must not stay in a worker's hands
+            self._change(call, self._ledger.settle, (None, error), None)
+            raise
+        finally:
+            self._hands.remove(worker)
+        return True
+
+    def _claim(self, call: Call, worker: Worker, now: float) -> Claim:
+        """Begin an attempt if the call's upstream, if it has one, lets it through."""
+        work = call._work
+        upstream = None if work is None else work[4].upstream
+        call._permit = None
+        if upstream is None or work is None or call.done():
+            return call._begin(worker, now)
+        until = math.inf
+        if call._attempts:
+            if work[4].is_too_late(now - call._began_at):  # no attempt will be made: see _attempt.make
+                return call._begin(worker, now)
+            until = max(call._began_at + work[4].max_elapsed, now)  # the sum may be rounded
+        lane = self._ledger.schedule.lane(upstream)
+        opens_at = -math.inf if lane is None or call._lane is lane else lane.opens_at
+        if opens_at <= now:
+            permit = upstream.ask(self)  # type: ignore[arg-type]  # it needs look_again() only
+            if isinstance(permit, Permit):
+                call._permit = permit
+                return call._begin(worker, now)
+            opens_at = now if permit is None else permit
+        return upstream, opens_at, until
+
+    def _attempt(self, worker: Worker, call: Call) -> None:
+        """Make an attempt, and put the call in backoff or make it done."""
+        work, permit, outcome = call._work, call._permit, None
+        try:
+            if work is None:  # pragma: no cover  # for the type checker: nobody could set the outcome yet
+                return
+            verdict, outcome = _attempt.make(call, work)
+            if permit is not None:
+                permit.upstream.end(permit, *_attempt.evidence(work[4], verdict, outcome))
+                permit = None
+            if verdict.delay is not None and not call.done():
+                _log.retry_scheduled(work, call._attempts, outcome, verdict.delay, verdict.reason)
+                if not call._is_last:
+                    worker.call = None
+                    self._ledger.back_off(call, self._now + verdict.delay)
+                    return
+            unseen = _attempt.conclude(call, work, outcome)
+            worker.call = None
+            self._change(call, self._ledger.settle, outcome, unseen)
+        finally:
+            if permit is not None:
+                permit.upstream.end(permit)
+            del call, work, outcome  # the exception's traceback keeps this frame
+
+    def _initialize(self, initializer: Callable[..., object]) -> bool:
+        """Run the initializer; where it fails, break the pool. Return whether it worked."""
+        self._initializer = None
+        try:
+            initializer(*self._initargs)
+        except BaseException as error:
+            _log.initializer_failed(error)
+            self._refusal = BrokenThreadPool(_BROKEN)
+            for call in self._pending():
+                self.settle(call, (None, BrokenThreadPool(_BROKEN)))
+            return False
+        return True
+
+    # -- calls become done -----------------------------------------------------------------------
+
+    def settle(self, call: Call, outcome: Outcome) -> bool:
+        """Make a call done with *outcome*; return ``False`` if it is done already."""
+        work, (_, exception) = call._work, outcome
+        unseen = None
+        if exception is not None and work is not None:
+            unseen = _log.UnseenFailure(_log.call_name(work[0]), call._attempts, exception)
+        return self._change(call, self._ledger.settle, outcome, unseen)
+
+    def cancel(self, call: Call) -> bool:
+        """Cancel a call that waits; of one that is running, make this attempt the last."""
+        return self._change(call, self._ledger.cancel) or call.cancelled()
+
+    def _change(self, call: Call, change: Callable[..., bool], *args: Any) -> bool:
+        """Apply *change*, which makes the call done or returns ``False``, and tell whoever observes it."""
+        with self._turn:
+            changed = change(call, *args)
+            if changed and self._ledger.schedule.is_littered:
+                self._ledger.schedule.tidy()
+        if changed:
+            if call._observed:
+                with call._condition:
+                    call._tell_waiters()
+            call._open()
+            call._invoke_callbacks()
+        return changed
+
+    def observe(self, call: Call) -> None:
+        """Give a call what its observers need; see `RetryingFuture`."""
+        call.__dict__.setdefault("_condition", threading.RLock())
+        call.__dict__.setdefault("_waiters", _Waiters(self, call))
+        call._observed = True
+
+    def synchronize(self) -> None:
+        """Nothing goes on in other threads."""
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def shutdown(self, *, wait: bool, cancel_futures: bool, timeout: float | None) -> None:
+        """Refuse calls from now on, and see to those that were accepted; see `RetryingExecutor`."""
+        with self._turn:
+            if self._refusal is None:
+                self._refusal = RuntimeError(_AFTER_SHUTDOWN)
+            if cancel_futures:
+                self._cancel_all()
+            if wait and not self._hands and not self._wait_for_all(timeout):
+                _log.time_is_up(self._cancel_all(), ())
+            if not self._pending():
+                for upstream in self._upstreams:
+                    if upstream._clock is self:
+                        upstream.start_afresh()
+
+    def drain(self, timeout: float | None) -> bool:
+        """Wait until every call accepted so far is done; return whether they all are."""
+        with self._turn:
+            if self._hands:
+                raise RuntimeError("drain() in one of the executor's own calls would wait for itself")
+            return self._wait_for_all(timeout)
+
+    def _wait_for_all(self, timeout: float | None) -> bool:
+        calls = self._pending()
+        return self.wait(lambda: all(call.done() for call in calls), timeout, calls)
+
+    def _cancel_all(self) -> int:
+        """Cancel every call that waits, and make the attempts that run the last; return how many waited."""
+        return sum(self.cancel(call) for call in self._pending())
+
+    def _pending(self) -> list[Call]:
+        """Return the calls that are accepted and not done, those that run first."""
+        running = [worker.call for worker in self._hands if worker.call is not None]
+        return [call for call in running if not call.done()] + self._ledger.schedule.waiting()
+
+    def pending(self) -> list[str]:
+        """Return the names of the calls that are accepted and not done."""
+        return [_log.call_name(call._work[0]) for call in self._pending() if call._work is not None]
+
+    # -- what can be seen from outside -----------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Return a consistent snapshot."""
+        with self._turn:
+            return self._ledger.stats(self._now, self._hands)
+
+
+def _why_it_waits(call: Call) -> str:
+    """Return why a call will not be done by itself."""
+    if call._work is None:  # pragma: no cover  # for the type checker: it is pending
+        return repr(call)
+    name = _log.call_name(call._work[0])
+    if call.running():
+        return f"{name} is running, and waits for itself"
+    return f"{name} waits for {call._work[4].upstream!r}"
+
+
+class _Latch:
+    """Stands in for the lock at which ``result()`` waits: who waits runs attempts."""
+
+    def __init__(self, pool: VirtualPool, call: Call) -> None:
+        self._pool = pool
+        self._call = call
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Return when the call is done.
+
+        Raises:
+            TimeoutError: If that is later. An attempt is not interrupted, so the call may be done then.
+        """
+        limit = None if blocking and timeout < 0 else max(timeout, 0.0)
+        call = self._call
+        if not self._pool.wait(call.done, limit, (call,)):
+            raise TimeoutError
+        return True
+
+    def release(self) -> None:
+        """The call is done: that is seen by itself."""
+
+
+class _Waiters(list["Any"]):
+    """The waiters of a call: the event of each becomes one at which attempts run."""
+
+    def __init__(self, pool: VirtualPool, call: Call) -> None:
+        super().__init__()
+        self._pool = pool
+        self._call = call
+
+    def append(self, waiter: Any) -> None:
+        """`wait` or `as_completed` is about to wait at the event of *waiter*."""
+        super().append(waiter)
+        if not isinstance(waiter.event, _Event):
+            waiter.event = _Event(self._pool, raises=isinstance(waiter, AsCompletedWaiter))
+        waiter.event.calls.add(self._call)
+
+
+class _Event(threading.Event):
+    """Stands in for the event at which `wait` and `as_completed` wait: who waits runs attempts."""
+
+    def __init__(self, pool: VirtualPool, *, raises: bool) -> None:
+        super().__init__()
+        self.calls: set[Call] = set()
+        self._pool = pool
+        self._raises = raises
+        self._deadline: float | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return when it is set; in virtual time for the calls of this executor."""
+        if self._raises:  # as_completed() asks the real clock how much is left of what it was given
+            timeout = sys._getframe(1).f_locals["timeout"]
+        left = None
+        if timeout is not None:
+            if self._deadline is None:
+                self._deadline = self._pool.monotonic() + timeout
+            left = self._deadline - self._pool.monotonic()
+        in_time = self._pool.wait(self._is_over, left, self.calls)
+        if self._raises and not in_time:
+            raise TimeoutError(f"{sum(not call.done() for call in self.calls)} futures unfinished")
+        if in_time and not self.is_set():
+            return super().wait(timeout)  # for the calls of other executors
+        return self.is_set()
+
+    def _is_over(self) -> bool:
+        return self.is_set() or all(call.done() for call in self.calls)

@@ -1,0 +1,139 @@
+"""For tests of code that uses `RetryingExecutor`: an executor in virtual time.
+
+Nothing here starts a thread, and nothing waits. In pytest, the fixture ``virtual_executor`` makes one.
+"""
+
+from __future__ import annotations
+
+from retrying_executor._executor import RetryingExecutor
+from retrying_executor._policy import RetryPolicy
+from retrying_executor._value import positive_int, seconds
+from retrying_executor._virtual import VirtualPool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Literal
+
+    from retrying_executor._policy import Policy
+    from retrying_executor._upstream import Upstream
+    from retrying_executor._value import Duration
+
+__all__ = ["VirtualTimeExecutor"]
+
+_DEFAULT_POLICY = RetryPolicy()
+
+
+class VirtualTimeExecutor(RetryingExecutor):
+    """A `RetryingExecutor` for tests, in virtual time: an hour of backoff takes milliseconds.
+
+    It makes the same decisions as the real one, but has no threads. Attempts run when somebody waits for an
+    outcome, in the thread that waits: in ``result()`` and ``exception()``, `concurrent.futures.wait` and
+    `concurrent.futures.as_completed`, while iterating over ``map()``, in ``drain()`` and ``shutdown()``, at
+    the end of a ``with`` block, and in `advance`. When none is ready, the clock jumps to the next time at
+    which one is. Timeouts are in virtual time, too. A wait that would never end raises `RuntimeError`.
+
+    The clock starts at 0 and is read by `monotonic`. The ``due_at`` of a future, the ``held_until`` of an
+    upstream and the ``next_due_at`` of the statistics are on it. Attempts run one after the other and take
+    no time, unless they call `sleep`. A call may wait for another, which then runs in the middle of it.
+
+    Jitter is drawn from the *seed*, unless a policy has a source of its own. So with the same seed, the same
+    program does the same at the same times.
+
+    An upstream that is given to it, or to a view of it, goes by this clock until the executor is shut down, and
+    starts afresh then. Meanwhile, do not give it to any other executor.
+
+    Args:
+        max_workers: Checked, and otherwise ignored; so are *thread_name_prefix*, *idle_timeout* and
+            *exit_timeout*.
+        thread_name_prefix: See *max_workers*.
+        initializer: Called once, before the first attempt. If it raises, the executor is broken.
+        initargs: The arguments of *initializer*.
+        seed: What the jitter is drawn from: an integer.
+        retry: As for `RetryingExecutor`.
+        upstream: As for `RetryingExecutor`.
+        idle_timeout: See *max_workers*.
+        exit_timeout: See *max_workers*.
+        max_pending: As for `RetryingExecutor`.
+        when_full: As for `RetryingExecutor`. With ``"wait"``, ``submit()`` runs attempts until there is room.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of its range, or if *upstream* is held, or in use by another
+            `VirtualTimeExecutor` that is not shut down.
+    """
+
+    def __init__(  # noqa: D107  # the class has it
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        seed: int = 0,
+        retry: Policy | None = _DEFAULT_POLICY,
+        upstream: Upstream | None = None,
+        idle_timeout: Duration | None = 5.0,
+        exit_timeout: Duration | None = None,
+        max_pending: int | None = None,
+        when_full: Literal["raise", "wait"] = "raise",
+    ) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(f"seed must be an integer, not {seed!r}")
+        # This checks the arguments. The pool that it makes has no thread before its first call: it gets none.
+        super().__init__(
+            max_workers,
+            thread_name_prefix,
+            initializer,
+            initargs,
+            retry=retry,
+            upstream=upstream,
+            idle_timeout=idle_timeout,
+            exit_timeout=exit_timeout,
+            max_pending=max_pending,
+            when_full=when_full,
+        )
+        self._virtual = VirtualPool(
+            seed=seed,
+            initializer=initializer,
+            initargs=initargs,
+            max_pending=float("inf") if max_pending is None else positive_int("max_pending", max_pending),
+            wait_when_full=when_full == "wait",
+        )
+        self._virtual.serve(upstream)
+        self._pool = self._virtual  # type: ignore[assignment]  # it has what executors, views and futures need
+
+    def monotonic(self) -> float:
+        """Return what time it is: virtual seconds since the executor was made.
+
+        For code under test that takes a clock, in place of `time.monotonic`.
+        """
+        return self._virtual.monotonic()
+
+    def advance(self, duration: Duration) -> None:
+        """Let time pass, and run everything that becomes due meanwhile.
+
+        Args:
+            duration: How long, in virtual seconds; 0: only what is ready now.
+
+        Raises:
+            TypeError: If *duration* is neither a number nor a ``timedelta``.
+            ValueError: If it is negative, infinite or not a number (NaN).
+            RuntimeError: In a call: there, use `sleep`.
+        """
+        self._virtual.advance(seconds("duration", duration))
+
+    def sleep(self, duration: Duration) -> None:
+        """Let time pass: for code under test that takes a function to sleep, in place of `time.sleep`.
+
+        In a call, that is how long the attempt takes; nothing else runs meanwhile. Elsewhere, it is the same
+        as `advance`.
+
+        Args:
+            duration: How long, in virtual seconds.
+
+        Raises:
+            TypeError: If *duration* is neither a number nor a ``timedelta``.
+            ValueError: If it is negative, infinite or not a number (NaN).
+        """
+        self._virtual.sleep(seconds("duration", duration))
