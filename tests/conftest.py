@@ -5,12 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from importlib import metadata
 
 import pytest
 
 from retrying_executor import RetryingExecutor, RetryPolicy, _log
 
 pytest.register_assert_rewrite("forks")
+
+IS_INSTALLED = "retrying_executor" in {point.name for point in metadata.entry_points(group="pytest11")}
+"""Whether pytest finds the plugin by itself; in a source tree on the path it does not."""
+
+pytest_plugins = [] if IS_INSTALLED else ["pytest_retrying_executor"]
 
 TIMEOUT = 60.0
 """How long a test waits for what is sure to happen, in seconds; generous, for loaded machines."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import inspect
 import logging
 import math
 import threading
@@ -11,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, as_completed
 from concurrent.futures.thread import BrokenThreadPool
 from datetime import timedelta
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import pages
 from calls import Flaky
-from conftest import TIMEOUT
+from conftest import IS_INSTALLED, TIMEOUT
 from retrying_executor import (
     Attempt,
     NotNow,
@@ -131,8 +131,6 @@ def test_sleeping_in_a_call_is_how_long_it_takes(executor: VirtualTimeExecutor) 
     assert (60, True, False) == (executor.monotonic(), first.done(), second.done())
     second.result(60)
     assert 120 == executor.monotonic()
-    assert not executor.submit(executor.sleep, 60) in concurrent.futures.wait([first], timeout=0).not_done
-    executor.drain()
 
 
 def test_sleeping_elsewhere_lets_the_calls_go_on(executor: VirtualTimeExecutor) -> None:
@@ -151,7 +149,8 @@ def test_advancing_is_for_who_waits(executor: VirtualTimeExecutor) -> None:
 
 @pytest.mark.parametrize("method", ["advance", "sleep"])
 @pytest.mark.parametrize(
-    ("duration", "error"), [(-1, ValueError), (math.inf, ValueError), (math.nan, ValueError), ("1", TypeError)]
+    ("duration", "error"),
+    [(-1, ValueError), (math.inf, ValueError), (math.nan, ValueError), ("1", TypeError)],
 )
 def test_durations_are_checked(
     executor: VirtualTimeExecutor, method: str, duration: Any, error: type[Exception]
@@ -220,7 +219,7 @@ def test_as_completed_sees_what_is_cancelled(executor: VirtualTimeExecutor) -> N
     """A call that another one cancels comes too."""
     victim = executor.submit(DownUntil(executor))
     killer = executor.submit(victim.cancel)
-    assert [killer] == [future for future in as_completed([killer])]
+    assert [killer] == list(as_completed([killer]))
     assert victim in concurrent.futures.wait([victim]).done
     waiting = executor.submit(DownUntil(executor))
     executor.submit(executor.submit, waiting.cancel)
@@ -276,7 +275,9 @@ def test_very_many_calls_may_wait_for_others(executor: VirtualTimeExecutor) -> N
 def test_a_call_that_waits_for_itself_is_told(executor: VirtualTimeExecutor) -> None:
     """A wait that would never end raises instead."""
     future = executor.with_options(retry=None).submit(lambda: future.result())
-    with pytest.raises(RuntimeError, match="would never end: test_testing.*<lambda> is running, and waits for itself"):
+    with pytest.raises(
+        RuntimeError, match=r"would never end: test_testing.*<lambda> is running, and waits for itself"
+    ):
         future.result()
     drain = executor.with_options(retry=None).submit(executor.drain)
     with pytest.raises(RuntimeError, match="would wait for itself"):
@@ -355,7 +356,7 @@ def expected_order(program: list[tuple[int, list[float]]]) -> list[tuple[float, 
 
 @given(PROGRAMS)
 def test_order_is_that_of_the_contract(program: list[tuple[int, list[float]]]) -> None:
-    """First attempts in the order of submission; due retries before them, in the order of due times (D1, D2)."""
+    """First attempts in order of submission; due retries before them, in order of due times (D1, D2)."""
     log: list[tuple[float, int]] = []
     with VirtualTimeExecutor() as executor:
         for name, (pause, delays) in enumerate(program):
@@ -430,7 +431,9 @@ def test_runs_of_other_seeds_have_other_jitter() -> None:
 
     assert due_at(1, ENDLESS) == due_at(1, ENDLESS) != due_at(2, ENDLESS)
     assert {0.25} == {due_at(seed, ENDLESS.replace(random=lambda: 0.5)) for seed in (1, 2)}
-    assert ENDLESS == EACH_MINUTE.replace(initial_delay=0.5, multiplier=2.0, jitter=True)  # nothing was changed
+    assert ENDLESS == EACH_MINUTE.replace(
+        initial_delay=0.5, multiplier=2.0, jitter=True
+    )  # nothing was changed
 
 
 def test_last_exception_says_how_long_it_took(executor: VirtualTimeExecutor) -> None:
@@ -498,7 +501,7 @@ def test_a_pause_that_does_not_end_by_itself(executor: VirtualTimeExecutor) -> N
     view = executor.with_options(upstream=service)
     service.pause()
     future = view.submit(int)
-    with pytest.raises(RuntimeError, match="builtins.int waits for <Upstream 'service' state=held>"):
+    with pytest.raises(RuntimeError, match=r"builtins\.int waits for <Upstream 'service' state=held>"):
         future.result()
     with pytest.raises(RuntimeError, match="would never end"):
         executor.drain()
@@ -537,8 +540,8 @@ def test_an_upstream_starts_afresh_after_each_virtual_time() -> None:
         assert 0 == real.submit(int).result(TIMEOUT)
     with VirtualTimeExecutor(upstream=service) as second:
         assert 0.0 == second.submit(second.monotonic).result()
+        held = second.submit(service.pause), second.submit(int)
         with pytest.raises(RuntimeError, match="would never end"):
-            held = second.submit(service.pause), second.submit(int)
             second.shutdown()
         assert [True, False] == [future.done() for future in held]
         with VirtualTimeExecutor(upstream=service) as third:
@@ -550,7 +553,9 @@ def test_an_upstream_that_is_held_in_real_time_is_refused() -> None:
     """What that means in virtual time nobody knows."""
     service = Upstream("service")
     service.pause()
-    with pytest.raises(ValueError, match="upstream must be open, not <Upstream 'service' state=held>: first give"):
+    with pytest.raises(
+        ValueError, match="upstream must be open, not <Upstream 'service' state=held>: first give"
+    ):
         VirtualTimeExecutor(upstream=service)
 
 
@@ -726,3 +731,107 @@ def test_retries_are_logged(executor: VirtualTimeExecutor, caplog: pytest.LogCap
     with caplog.at_level(logging.INFO, "retrying_executor"):
         executor.submit(DownUntil(executor, 60)).result()
     assert "attempt 1 failed (ConnectionError: down); the next one in 60 s" in caplog.text
+
+
+# -- the fixture and the page ----------------------------------------------------------------------
+
+
+def run_pytest(pytester: pytest.Pytester, source: str) -> pytest.RunResult:
+    """Run tests in a process of their own, as users do; the package need not be installed."""
+    pytester.makepyfile(source)
+    plugin = () if IS_INSTALLED else ("-p", "pytest_retrying_executor")
+    return pytester.runpytest_subprocess(
+        *plugin, "--strict-markers", "-p", "no:cacheprovider", timeout=TIMEOUT
+    )
+
+
+def test_page_is_a_passing_test_module(pytester: pytest.Pytester) -> None:
+    """What the page shows, pytest runs: with the fixture, which needs no import."""
+    tests = "\n".join(pages.python_on(PAGE))
+    run_pytest(pytester, tests).assert_outcomes(passed=tests.count("def test_"))
+
+
+def test_page_runs_without_pytest_too() -> None:
+    """The same classes, in a program of one's own."""
+    pages.run(PAGE)
+
+
+def test_entry_point_is_declared() -> None:
+    """So pytest finds the plugin."""
+    entry_point = 'pytest11]\nretrying_executor = "pytest_retrying_executor"'
+    assert entry_point in (ROOT / "pyproject.toml").read_text("utf-8")
+
+
+def test_fixture_takes_options(pytester: pytest.Pytester) -> None:
+    """They stand in the marker, or there are none; each test has an executor of its own."""
+    run_pytest(
+        pytester,
+        """
+        import pytest
+
+        DUE_AT = []
+
+        def look(executor):
+            future = executor.submit(lambda: 1 / 0)
+            executor.advance(0)
+            DUE_AT.append(future.due_at)
+            assert future.cancel()
+
+        def test_default(virtual_executor):
+            look(virtual_executor)
+
+        @pytest.mark.virtual_executor(seed=0)
+        def test_default_seed(virtual_executor):
+            look(virtual_executor)
+
+        @pytest.mark.virtual_executor(2, seed=1)
+        def test_other_seed(virtual_executor):
+            look(virtual_executor)
+            assert DUE_AT[0] == DUE_AT[1] != DUE_AT[2]
+        """,
+    ).assert_outcomes(passed=3)
+
+
+def test_fixture_reports_calls_that_are_left(pytester: pytest.Pytester) -> None:
+    """If the test passed; what failed has said so already."""
+    result = run_pytest(
+        pytester,
+        """
+        def deliver():
+            raise AssertionError("is never made")
+
+        def test_that_forgets_to_wait(virtual_executor):
+            virtual_executor.submit(deliver)
+
+        def test_that_fails_before(virtual_executor):
+            virtual_executor.submit(deliver)
+            assert not "a surprise"
+        """,
+    )
+    result.assert_outcomes(passed=1, failed=1, errors=1)
+    result.stdout.fnmatch_lines(["*calls are pending at the end of the test: *.deliver. Wait for them*"])
+
+
+def test_plugin_is_light(pytester: pytest.Pytester) -> None:
+    """Runs of pytest that do not use the fixture do not import the package."""
+    run_pytest(
+        pytester,
+        """
+        import sys
+
+        def test_imports(request):
+            assert request.config.pluginmanager.has_plugin("pytest_retrying_executor") or (
+                request.config.pluginmanager.has_plugin("retrying_executor")
+            )
+            assert "retrying_executor" not in sys.modules
+        """,
+    ).assert_outcomes(passed=1)
+
+
+def test_public_class_has_documented_parameters() -> None:
+    """Each parameter is in the docstring."""
+    documentation = inspect.getdoc(VirtualTimeExecutor) or ""
+    names = inspect.signature(VirtualTimeExecutor).parameters
+    assert [] == [name for name in names if f"    {name}: " not in documentation]
+    real = inspect.signature(RetryingExecutor).parameters
+    assert {"seed"} == names.keys() - real.keys()

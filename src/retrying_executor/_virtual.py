@@ -199,8 +199,8 @@ class VirtualPool:
         if not isinstance(before, VirtualPool):
             if upstream.state != "open":
                 raise ValueError(
-                    f"upstream must be open, not {upstream!r}: first give it to the executor in virtual time, "
-                    "then pause it there"
+                    f"upstream must be open, not {upstream!r}: first give it to the executor "
+                    "in virtual time, then pause it there"
                 )
         elif before._refusal is None:
             raise ValueError(

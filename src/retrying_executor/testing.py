@@ -40,8 +40,8 @@ class VirtualTimeExecutor(RetryingExecutor):
     Jitter is drawn from the *seed*, unless a policy has a source of its own. So with the same seed, the same
     program does the same at the same times.
 
-    An upstream that is given to it, or to a view of it, goes by this clock until the executor is shut down, and
-    starts afresh then. Meanwhile, do not give it to any other executor.
+    An upstream that is given to it, or to a view of it, goes by this clock until the executor is shut down,
+    and starts afresh then. Meanwhile, do not give it to any other executor.
 
     Args:
         max_workers: Checked, and otherwise ignored; so are *thread_name_prefix*, *idle_timeout* and
