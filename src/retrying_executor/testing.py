@@ -25,10 +25,11 @@ _DEFAULT_POLICY = RetryPolicy()
 
 
 class VirtualTimeExecutor(RetryingExecutor):
-    """A `RetryingExecutor` for tests, in virtual time: an hour of backoff takes milliseconds.
+    """An executor for tests, in virtual time: an hour of backoff takes milliseconds.
 
-    It makes the same decisions as the real one, but has no threads. Attempts run when somebody waits for an
-    outcome, in the thread that waits: in ``result()`` and ``exception()``, `concurrent.futures.wait` and
+    It stands in for a `~retrying_executor.RetryingExecutor`, and is one, for code that asks. It makes the
+    same decisions as the real one, but has no threads. Attempts run when somebody waits for an outcome, in
+    the thread that waits: in ``result()`` and ``exception()``, `concurrent.futures.wait` and
     `concurrent.futures.as_completed`, while iterating over ``map()``, in ``drain()`` and ``shutdown()``, at
     the end of a ``with`` block, and in `advance`. When none is ready, the clock jumps to the next time at
     which one is. Timeouts are in virtual time, too. A wait that would never end raises `RuntimeError`.
@@ -50,12 +51,12 @@ class VirtualTimeExecutor(RetryingExecutor):
         initializer: Called once, before the first attempt. If it raises, the executor is broken.
         initargs: The arguments of *initializer*.
         seed: What the jitter is drawn from: an integer.
-        retry: As for `RetryingExecutor`.
-        upstream: As for `RetryingExecutor`.
+        retry: As for the real one.
+        upstream: As for the real one.
         idle_timeout: See *max_workers*.
         exit_timeout: See *max_workers*.
-        max_pending: As for `RetryingExecutor`.
-        when_full: As for `RetryingExecutor`. With ``"wait"``, ``submit()`` runs attempts until there is room.
+        max_pending: As for the real one.
+        when_full: As for the real one. With ``"wait"``, ``submit()`` runs attempts until there is room.
 
     Raises:
         TypeError: If an argument has the wrong type.

@@ -26,6 +26,7 @@ from retrying_executor import (
     watch,
 )
 from retrying_executor.prometheus import ExecutorCollector
+from retrying_executor.testing import VirtualTimeExecutor
 
 
 def area(width: int, height: float = 1.0, *, name: str = "") -> float:
@@ -299,3 +300,17 @@ def integrations(executor: RetryingExecutor, upstream: Upstream) -> None:
     assert_type(ExecutorCollector({"a": executor}, upstreams=[upstream]), ExecutorCollector)
     ExecutorCollector([executor])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ExecutorCollector({"a": executor}, upstreams=["a"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+
+def testing() -> None:
+    """The executor in virtual time is one like any other, and has a clock."""
+    executor: RetryingExecutor = VirtualTimeExecutor(2, seed=1, retry=None, upstream=None, max_pending=3)
+    assert_type(executor.submit(area, 1), RetryingFuture[float])
+    virtual = VirtualTimeExecutor()
+    assert_type(virtual.monotonic(), float)
+    virtual.advance(timedelta(hours=1))
+    virtual.sleep(0.5)
+    with virtual as entered:
+        assert_type(entered, VirtualTimeExecutor)
+    VirtualTimeExecutor(seed="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    VirtualTimeExecutor(speed=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
