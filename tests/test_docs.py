@@ -25,7 +25,7 @@ EXPLANATION = sorted((ROOT / "docs" / "explanation").glob("*.md"))
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *EXPLANATION, CHOOSING, OPERATING]
 HOW_TO = sorted(
     {*pages.HOW_TO.glob("*.md")} - {CHOOSING, OPERATING}
-)  # tests/clients runs them, against real libraries
+)  # run by tests/clients, against real libraries, and by tests/test_testing.py
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 

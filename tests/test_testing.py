@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import inspect
 import logging
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pages
@@ -227,13 +228,34 @@ def test_as_completed_sees_what_is_cancelled(executor: VirtualTimeExecutor) -> N
     assert waiting.cancelled()
 
 
-def test_waits_for_other_executors_too(executor: VirtualTimeExecutor) -> None:
+def test_waits_for_other_executors_too(
+    executor: VirtualTimeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When its own futures are done, a wait goes on for those of others as it always does."""
     other: Future[int] = Future()
-    mine = executor.submit(Flaky(0))
-    mine.add_done_callback(lambda _: timer.start())
-    timer = threading.Timer(0, other.set_result, [1])
-    assert {mine, other} == concurrent.futures.wait([mine, other], TIMEOUT).done
+    mine = executor.submit(DownUntil(executor, 60))
+
+    def wait(event: threading.Event, timeout: float | None = None) -> bool:
+        assert (True, TIMEOUT) == (mine.done(), timeout)
+        other.set_result(1)
+        return event.is_set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Event, "wait", wait)
+        done = concurrent.futures.wait([mine, other], TIMEOUT).done
+    assert {mine, other} == done
+
+
+def test_asyncio(executor: VirtualTimeExecutor) -> None:
+    """What a task awaits is not asked of the executor; what it calls is (A3, A5)."""
+
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(executor, DownUntil(executor, 3600))
+        executor.drain()
+        return await future
+
+    assert "delivered" == asyncio.run(main())
 
 
 def test_map(executor: VirtualTimeExecutor) -> None:
@@ -354,6 +376,7 @@ def expected_order(program: list[tuple[int, list[float]]]) -> list[tuple[float, 
     return log
 
 
+@settings(deadline=None)
 @given(PROGRAMS)
 def test_order_is_that_of_the_contract(program: list[tuple[int, list[float]]]) -> None:
     """First attempts in order of submission; due retries before them, in order of due times (D1, D2)."""
@@ -368,6 +391,7 @@ def test_order_is_that_of_the_contract(program: list[tuple[int, list[float]]]) -
     assert expected_order(program) == log
 
 
+@settings(deadline=None)
 @given(PROGRAMS)
 def test_order_is_that_of_the_real_one(program: list[tuple[int, list[float]]]) -> None:
     """Where time plays no part, one worker makes the same attempts in the same order (D1, D2)."""
@@ -414,6 +438,7 @@ def _pop(script: Script) -> Callable[[], int]:
     return call
 
 
+@settings(deadline=None)
 @given(st.integers(), PROGRAMS)
 def test_runs_of_one_seed_are_the_same(seed: int, program: list[tuple[int, list[float]]]) -> None:
     """Order, times and outcomes are a function of the seed and of the program."""
@@ -503,8 +528,10 @@ def test_a_pause_that_does_not_end_by_itself(executor: VirtualTimeExecutor) -> N
     future = view.submit(int)
     with pytest.raises(RuntimeError, match=r"builtins\.int waits for <Upstream 'service' state=held>"):
         future.result()
-    with pytest.raises(RuntimeError, match="would never end"):
+    other = view.submit(int)
+    with pytest.raises(RuntimeError, match=r"would never end: .* \(and 1 more\)"):
         executor.drain()
+    other.cancel()
     with pytest.raises(concurrent.futures.TimeoutError):
         future.result(60)
     assert not executor.drain(60)
@@ -557,6 +584,19 @@ def test_an_upstream_that_is_held_in_real_time_is_refused() -> None:
         ValueError, match="upstream must be open, not <Upstream 'service' state=held>: first give"
     ):
         VirtualTimeExecutor(upstream=service)
+
+
+def test_an_upstream_for_which_nobody_waits_any_more(executor: VirtualTimeExecutor) -> None:
+    """A call that is cancelled while it is held is forgotten; later ones come when they may."""
+    service = Upstream("service")
+    view = executor.with_options(upstream=service)
+    service.pause()
+    future = view.submit(int)
+    executor.advance(0)
+    assert 1 == executor.stats().held
+    assert future.cancel()
+    service.resume()
+    assert 0 == view.submit(int).result()
 
 
 def test_a_place_that_is_asked_for_from_another_thread(
@@ -624,6 +664,13 @@ def test_an_outcome_that_is_set(executor: VirtualTimeExecutor) -> None:
     assert 0 == executor.stats().in_backoff
 
 
+def test_a_policy_may_cancel(executor: VirtualTimeExecutor) -> None:
+    """Then the attempt that it judges is the last, whatever it says (E2, F7)."""
+    future = executor.with_options(retry=lambda _: float(future.cancel())).submit(DownUntil(executor))
+    assert isinstance(future.exception(), ConnectionError)
+    assert 1 == future.attempts
+
+
 def test_an_interruption_leaves_no_call_pending(
     executor: VirtualTimeExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -685,6 +732,14 @@ def test_initializer_runs_once() -> None:
         assert [] == ran
         executor.submit(ran.append, "call")
     assert ["initializer", "call", "call"] == ran
+
+
+def test_initializer_may_set_an_outcome() -> None:
+    """Then there is no attempt."""
+    ran: list[str] = []
+    with VirtualTimeExecutor(initializer=lambda: future.set_result(None)) as executor:
+        future = executor.submit(ran.append, "call")
+    assert ([], 0) == (ran, future.attempts)
 
 
 @pytest.mark.usefixtures("quiet")

@@ -16,6 +16,7 @@ import copy
 import math
 import sys
 import threading
+from collections import deque
 from concurrent.futures import TimeoutError  # noqa: A004  # not the builtin on 3.10
 from concurrent.futures.thread import BrokenThreadPool
 from random import Random
@@ -122,7 +123,8 @@ class VirtualPool:
                 return True
             if timeout is None:
                 stuck = [call for call in self._pending() if call in calls]
-                raise RuntimeError(f"this wait would never end: {'; '.join(map(_why_it_waits, stuck))}")
+                more = f" (and {len(stuck) - 1} more)" if len(stuck) > 1 else ""
+                raise RuntimeError(f"this wait would never end: {_why_it_waits(stuck[0])}{more}")
             return False
 
     def _run(
@@ -169,12 +171,16 @@ class VirtualPool:
             self._ledger.schedule.fresh.append(call)
 
     def _make_room(self) -> None:
-        while self._refusal is None and len(self._pending()) >= self._max_pending:
+        if self._refusal is None and self._is_full():
             full = f"{self._max_pending} calls are pending, as many as max_pending allows"
-            if self._hands or not self._wait_when_full:
-                raise PendingLimitError(f"{full}, and calls cannot wait" if self._wait_when_full else full)
-            pending = self._pending()
-            self.wait(lambda: len(self._pending()) < self._max_pending, None, pending)
+            if not self._wait_when_full:
+                raise PendingLimitError(full)
+            if self._hands:
+                raise PendingLimitError(f"{full}, and calls cannot wait: they might wait for themselves")
+            self.wait(lambda: not self._is_full(), None, self._pending())
+
+    def _is_full(self) -> bool:
+        return self._max_pending < math.inf and len(self._pending()) >= self._max_pending
 
     def _with_seed(self, terms: Terms) -> Terms:
         """Return terms whose jitter is drawn from the seed, if it has no source of its own."""
@@ -269,7 +275,7 @@ class VirtualPool:
         """Make an attempt, and put the call in backoff or make it done."""
         work, permit, outcome = call._work, call._permit, None
         try:
-            if work is None:  # pragma: no cover  # for the type checker: nobody could set the outcome yet
+            if work is None:  # the initializer has set the outcome
                 return
             verdict, outcome = _attempt.make(call, work)
             if permit is not None:
@@ -319,13 +325,13 @@ class VirtualPool:
     def _change(self, call: Call, change: Callable[..., bool], *args: Any) -> bool:
         """Apply *change*, which makes the call done or returns ``False``, and tell whoever observes it."""
         with self._turn:
-            changed = change(call, *args)
+            with call._condition:
+                changed = change(call, *args)
+                if changed:
+                    call._tell_waiters()
             if changed and self._ledger.schedule.is_littered:
                 self._ledger.schedule.tidy()
         if changed:
-            if call._observed:
-                with call._condition:
-                    call._tell_waiters()
             call._open()
             call._invoke_callbacks()
         return changed
@@ -364,7 +370,14 @@ class VirtualPool:
 
     def _wait_for_all(self, timeout: float | None) -> bool:
         calls = self._pending()
-        return self.wait(lambda: all(call.done() for call in calls), timeout, calls)
+        left = deque(calls)
+
+        def are_done() -> bool:
+            while left and left[0].done():
+                left.popleft()
+            return not left
+
+        return self.wait(are_done, timeout, set(calls))
 
     def _cancel_all(self) -> int:
         """Cancel every call that waits, and make the attempts that run the last; return how many waited."""
