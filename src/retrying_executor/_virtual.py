@@ -253,7 +253,6 @@ class VirtualPool:
         """Begin an attempt if the call's upstream, if it has one, lets it through."""
         work = call._work
         upstream = None if work is None else work[4].upstream
-        call._permit = None
         if upstream is None or work is None or call.done():
             return call._begin(worker, now)
         until = math.inf
@@ -266,18 +265,18 @@ class VirtualPool:
         if opens_at <= now:
             permit = upstream.ask(self)  # type: ignore[arg-type]  # it needs look_again() only
             if isinstance(permit, Permit):
-                call._permit = permit
+                worker.permit = permit
                 return call._begin(worker, now)
             opens_at = now if permit is None else permit
         return upstream, opens_at, until
 
     def _attempt(self, worker: Worker, call: Call) -> None:
         """Make an attempt, and put the call in backoff or make it done."""
-        work, permit, outcome = call._work, call._permit, None
+        work, permit, outcome = call._work, worker.permit, None
         try:
             if work is None:  # the initializer has set the outcome
                 return
-            verdict, outcome = _attempt.make(call, work)
+            verdict, outcome = _attempt.make(call, work, permit)
             if permit is not None:
                 permit.upstream.end(permit, *_attempt.evidence(work[4], verdict, outcome))
                 permit = None
