@@ -25,6 +25,8 @@ from calls import Flaky
 from conftest import IS_INSTALLED, TIMEOUT
 from retrying_executor import (
     Attempt,
+    CurrentCall,
+    Event,
     NotNow,
     PendingLimitError,
     RetryingExecutor,
@@ -32,6 +34,7 @@ from retrying_executor import (
     Upstream,
     View,
     _log,
+    current_call,
 )
 from retrying_executor.testing import VirtualTimeExecutor
 
@@ -180,6 +183,8 @@ def test_it_passes_for_the_real_one(executor: VirtualTimeExecutor) -> None:
         ({"idle_timeout": -1}, ValueError, "idle_timeout"),
         ({"max_pending": 0}, ValueError, "max_pending"),
         ({"when_full": "drop"}, ValueError, "when_full"),
+        ({"on_event": 1}, TypeError, "on_event"),
+        ({"warn_after": 0}, ValueError, "warn_after"),
         ({"seed": "1"}, TypeError, "seed must be an integer, not '1'"),
         ({"seed": True}, TypeError, "seed must be an integer, not True"),
     ],
@@ -459,6 +464,63 @@ def test_runs_of_other_seeds_have_other_jitter() -> None:
     assert ENDLESS == EACH_MINUTE.replace(
         initial_delay=0.5, multiplier=2.0, jitter=True
     )  # nothing was changed
+
+
+def test_running_call_knows_itself(executor: VirtualTimeExecutor) -> None:
+    """Its key is a function of the seed, and the time left is virtual."""
+
+    def call() -> tuple[CurrentCall | None, CurrentCall | None]:
+        executor.sleep(10)
+        inner = executor.submit(current_call).result()
+        return current_call(), inner
+
+    assert current_call() is None
+    view = executor.with_options(max_elapsed=60)
+    outer, inner = view.submit(call).result()
+    assert outer is not None
+    assert inner is not None
+    assert (1, 50, None) == (outer.attempt, outer.time_left, inner.time_left)
+    assert outer.key != inner.key
+    first = VirtualTimeExecutor().submit(current_call).result()
+    assert first is not None
+    assert outer.key == first.key
+    assert current_call() is None
+
+
+def test_listener_is_told_at_once_in_virtual_time() -> None:
+    """In the order in which things happen, even if it submits itself."""
+    told: list[tuple[float, str, float | None]] = []
+
+    def listen(event: Event) -> None:
+        assert current_call() is None
+        told.append((event.time, event.kind, event.duration))
+        if event.kind == "gave_up":
+            executor.with_options(upstream=None).submit(int)
+
+    def call() -> NoReturn:
+        executor.sleep(1)
+        assert current_call() is not None
+        raise ConnectionError("down")
+
+    service = Upstream("service", hold_after=2)
+    policy = RetryPolicy(delays=[60])
+    with VirtualTimeExecutor(retry=policy, upstream=service, on_event=listen, warn_after=1) as executor:
+        assert isinstance(executor.submit(call).exception(), ConnectionError)
+        executor.with_options().submit(int).cancel()
+    assert [
+        (0.0, "accepted", None),
+        (0.0, "attempt_started", None),
+        (1.0, "retry_scheduled", 1.0),
+        (61.0, "attempt_started", None),
+        (62.0, "upstream_held", None),
+        (62.0, "gave_up", 1.0),
+        (62.0, "accepted", None),
+        (62.0, "done", 1.0),
+        (62.0, "accepted", None),
+        (62.0, "done", None),
+        (62.0, "attempt_started", None),
+        (62.0, "done", 0.0),
+    ] == told
 
 
 def test_last_exception_says_how_long_it_took(executor: VirtualTimeExecutor) -> None:
@@ -889,4 +951,4 @@ def test_public_class_has_documented_parameters() -> None:
     names = inspect.signature(VirtualTimeExecutor).parameters
     assert [] == [name for name in names if f"    {name}: " not in documentation]
     real = inspect.signature(RetryingExecutor).parameters
-    assert {"seed"} == names.keys() - real.keys()
+    assert {"seed"} == names.keys() ^ real.keys()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 
 from retrying_executor._log import call_name
 from retrying_executor._value import Value
@@ -57,7 +56,7 @@ def current_call() -> CurrentCall | None:
     work = None if call is None else call._work
     if call is None or work is None or not call._attempts:
         return None
-    left = call._began_at + work[4].max_elapsed - time.monotonic()
+    left = call._began_at + work[4].max_elapsed - call._pool.clock.monotonic()
     return CurrentCall(
         name=call_name(work[0]),
         attempt=call._attempts,

@@ -20,12 +20,16 @@ from collections import deque
 from concurrent.futures import TimeoutError  # noqa: A004  # not the builtin on 3.10
 from concurrent.futures.thread import BrokenThreadPool
 from random import Random
+from uuid import UUID
 
 from retrying_executor import _attempt, _log
 from retrying_executor._crew import Worker
+from retrying_executor._current import current
 from retrying_executor._errors import PendingLimitError
 from retrying_executor._gate import Permit
 from retrying_executor._ledger import Ledger
+from retrying_executor._monitor import Event, Monitor
+from retrying_executor._policy import DONE as ACCEPTED
 from retrying_executor._policy import RetryPolicy, Terms
 from retrying_executor._stdlib import AsCompletedWaiter
 
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container
     from typing import Any
 
-    from retrying_executor._future import Outcome
+    from retrying_executor._future import Outcome, Work
     from retrying_executor._schedule import Call, Claim
     from retrying_executor._stats import Stats
     from retrying_executor._upstream import Upstream
@@ -52,6 +56,7 @@ class VirtualPool:
         initargs: The arguments of *initializer*.
         max_pending: How many calls may be accepted and not done; infinity: no limit.
         wait_when_full: Whether ``submit()`` waits for room instead of raising.
+        on_event: Who is told what happens, or ``None``.
     """
 
     def __init__(
@@ -62,8 +67,11 @@ class VirtualPool:
         initargs: tuple[Any, ...],
         max_pending: float,
         wait_when_full: bool,
+        on_event: Callable[[Event], object] | None,
     ) -> None:
         self._random = Random(seed).random
+        self._draw_key = Random(seed).getrandbits
+        self.monitor = None if on_event is None else _Monitor(self, on_event)
         self._initializer = initializer
         self._initargs = initargs
         self._max_pending = max_pending
@@ -167,6 +175,7 @@ class VirtualPool:
                 raise type(self._refusal)(*self._refusal.args)
             self.serve(terms.upstream)
             call._work = fn, args, kwargs, context, self._with_seed(terms)
+            self.give_key(call)
             call.__dict__["_latch"] = _Latch(self, call)
             self._ledger.schedule.fresh.append(call)
 
@@ -181,6 +190,11 @@ class VirtualPool:
 
     def _is_full(self) -> bool:
         return self._max_pending < math.inf and len(self._pending()) >= self._max_pending
+
+    def give_key(self, call: Call) -> None:
+        """See that the call's key, if anybody asks for it, is drawn from the seed."""
+        if "_key" not in call.__dict__:
+            call.__dict__["_key"] = str(UUID(int=self._draw_key(128), version=4))
 
     def _with_seed(self, terms: Terms) -> Terms:
         """Return terms whose jitter is drawn from the seed, if it has no source of its own."""
@@ -215,6 +229,8 @@ class VirtualPool:
             )
         upstream.start_afresh(self, self._random)
         self._upstreams.append(upstream)
+        if self.monitor is not None:
+            upstream.inform(self.monitor)
 
     def look_again(self, upstream: Upstream, opens_at: float) -> bool:
         """An upstream lets calls through again, now or at a certain time; see `Upstream`."""
@@ -239,6 +255,7 @@ class VirtualPool:
             return False
         worker.call = call
         self._hands.append(worker)
+        outer, current.holder = current.holder, worker
         try:
             if self._initializer is None or self._initialize(self._initializer):
                 self._attempt(worker, call)
@@ -246,6 +263,7 @@ class VirtualPool:
             self._change(call, self._ledger.settle, (None, error), None)
             raise
         finally:
+            current.holder = outer
             self._hands.remove(worker)
         return True
 
@@ -276,16 +294,22 @@ class VirtualPool:
         try:
             if work is None:  # the initializer has set the outcome
                 return
-            verdict, outcome = _attempt.make(call, work, permit)
+            verdict, outcome = _attempt.make(call, work, permit, self.monitor)
             if permit is not None:
                 permit.upstream.end(permit, *_attempt.evidence(work[4], verdict, outcome))
                 permit = None
             if verdict.delay is not None and not call.done():
-                _log.retry_scheduled(work, call._attempts, outcome, verdict.delay, verdict.reason)
+                _log.retry_scheduled(work, call._attempts, outcome, verdict)
+                if self.monitor is not None:
+                    self.monitor.followed_up(call, outcome, verdict)
                 if not call._is_last:
                     worker.call = None
                     self._ledger.back_off(call, self._now + verdict.delay)
                     return
+            elif verdict is not ACCEPTED and work[4].policy is not None:
+                _log.gave_up(work, call._attempts, outcome, verdict)
+                if self.monitor is not None:
+                    self.monitor.followed_up(call, outcome, verdict)
             unseen = _attempt.conclude(call, work, outcome)
             worker.call = None
             self._change(call, self._ledger.settle, outcome, unseen)
@@ -407,6 +431,47 @@ def _why_it_waits(call: Call) -> str:
     if call.running():
         return f"{name} is running, and waits for itself"
     return f"{name} waits for {call._work[4].upstream!r}"
+
+
+class _Monitor(Monitor):
+    """Tells a listener at once, in this thread; if that makes more happen, it is told of that afterwards."""
+
+    def __init__(self, pool: VirtualPool, on_event: Callable[[Event], object]) -> None:
+        self._virtual = pool  # not the constructor of the base class: that would make threads
+        self._on_event = on_event
+        self._watchdog = None
+        self._lock = threading.RLock()
+        self._dropped = 0
+        self._reported = 0.1
+        self._untold: deque[Event] = deque()
+        self._is_telling = False
+
+    def submitted(self, call: Call) -> None:
+        """A call is about to be queued."""
+        self._virtual.give_key(call)
+        super().submitted(call)
+
+    def started(self, call: Call, work: Work) -> None:
+        """An attempt begins."""
+        super().started(call, work)
+        if call._story is not None:
+            call._story.began_at = self._virtual.monotonic()
+
+    def ended(self, call: Call) -> None:
+        """The attempt is over."""
+        if call._story is not None:
+            call._story.took = self._virtual.monotonic() - call._story.began_at
+
+    def _deliver(self, event: Event) -> None:
+        self._untold.append(Event(**{**event.__dict__, "time": self._virtual.monotonic()}))
+        if self._is_telling:
+            return
+        self._is_telling, holder = True, current.holder
+        try:
+            while self._untold:
+                self._call_listener(self._untold.popleft())
+        finally:
+            self._is_telling, current.holder = False, holder
 
 
 class _Latch:

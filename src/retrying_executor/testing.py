@@ -6,7 +6,9 @@ Nothing here starts a thread, and nothing waits. In pytest, the fixture ``virtua
 from __future__ import annotations
 
 from retrying_executor._executor import RetryingExecutor
-from retrying_executor._policy import RetryPolicy
+from retrying_executor._executor import _monitor as check_monitoring
+from retrying_executor._policy import RetryPolicy, Terms
+from retrying_executor._upstream import checked_upstream
 from retrying_executor._value import positive_int, seconds
 from retrying_executor._virtual import VirtualPool
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Literal
 
+    from retrying_executor._monitor import Event
     from retrying_executor._policy import Policy
     from retrying_executor._upstream import Upstream
     from retrying_executor._value import Duration
@@ -39,14 +42,14 @@ class VirtualTimeExecutor(RetryingExecutor):
     no time, unless they call `sleep`. A call may wait for another, which then runs in the middle of it.
 
     Jitter is drawn from the *seed*, unless a policy has a source of its own. So with the same seed, the same
-    program does the same at the same times.
+    program does the same at the same times. The keys of calls are drawn from it, too.
 
     An upstream that is given to it, or to a view of it, goes by this clock until the executor is shut down,
     and starts afresh then. Meanwhile, do not give it to any other executor.
 
     Args:
-        max_workers: Checked, and otherwise ignored; so are *thread_name_prefix*, *idle_timeout* and
-            *exit_timeout*.
+        max_workers: Checked, and otherwise ignored; so are *thread_name_prefix*, *idle_timeout*,
+            *exit_timeout* and *warn_after*.
         thread_name_prefix: See *max_workers*.
         initializer: Called once, before the first attempt. If it raises, the executor is broken.
         initargs: The arguments of *initializer*.
@@ -57,6 +60,9 @@ class VirtualTimeExecutor(RetryingExecutor):
         exit_timeout: See *max_workers*.
         max_pending: As for the real one.
         when_full: As for the real one. With ``"wait"``, ``submit()`` runs attempts until there is room.
+        on_event: As for the real one, but called at once, in the same thread. The times of the events are
+            those of `monotonic`.
+        warn_after: See *max_workers*.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -78,9 +84,12 @@ class VirtualTimeExecutor(RetryingExecutor):
         exit_timeout: Duration | None = None,
         max_pending: int | None = None,
         when_full: Literal["raise", "wait"] = "raise",
+        on_event: Callable[[Event], object] | None = None,
+        warn_after: Duration | None = None,
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed must be an integer, not {seed!r}")
+        check_monitoring(on_event, warn_after, "")
         # This checks the arguments. The pool that it makes has no thread before its first call: it gets none.
         super().__init__(
             max_workers,
@@ -88,18 +97,19 @@ class VirtualTimeExecutor(RetryingExecutor):
             initializer,
             initargs,
             retry=retry,
-            upstream=upstream,
             idle_timeout=idle_timeout,
             exit_timeout=exit_timeout,
             max_pending=max_pending,
             when_full=when_full,
         )
+        self._terms = Terms(self._terms.policy, checked_upstream(upstream))
         self._virtual = VirtualPool(
             seed=seed,
             initializer=initializer,
             initargs=initargs,
             max_pending=float("inf") if max_pending is None else positive_int("max_pending", max_pending),
             wait_when_full=when_full == "wait",
+            on_event=on_event,
         )
         self._virtual.serve(upstream)
         self._pool = self._virtual  # type: ignore[assignment]  # it has what executors, views and futures need

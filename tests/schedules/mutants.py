@@ -671,8 +671,8 @@ MUTANTS = [
         "pause_against_a_worker_that_goes_on",
         (
             "_upstream.py",
-            "            self._gate.hold(math.inf if length is None else self._clock.monotonic() + length)\n            self._look()\n",
-            "            self._gate.hold(math.inf if length is None else self._clock.monotonic() + length)\n",
+            "            self._gate.hold(self._clock.monotonic() + length)\n            self._look()\n",
+            "            self._gate.hold(self._clock.monotonic() + length)\n",
         ),
     ),
 ]
