@@ -454,13 +454,13 @@ class _Monitor(Monitor):
     def started(self, call: Call, work: Work) -> None:
         """An attempt begins."""
         super().started(call, work)
-        if call._story is not None:
-            call._story.began_at = self._virtual.monotonic()
+        assert call._story is not None  # somebody listens
+        call._story.began_at = self._virtual.monotonic()
 
     def ended(self, call: Call) -> None:
         """The attempt is over."""
-        if call._story is not None:
-            call._story.took = self._virtual.monotonic() - call._story.began_at
+        assert call._story is not None
+        call._story.took = self._virtual.monotonic() - call._story.began_at
 
     def _deliver(self, event: Event) -> None:
         self._untold.append(Event(**{**event.__dict__, "time": self._virtual.monotonic()}))
