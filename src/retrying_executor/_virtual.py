@@ -338,7 +338,7 @@ class VirtualPool:
         work, (_, exception) = call._work, outcome
         unseen = None
         if exception is not None and work is not None:
-            unseen = _log.UnseenFailure(_log.call_name(work[0]), call._attempts, exception)
+            unseen = _log.UnseenFailure(_log.call_name(work[0]), call._attempts, exception, work[3])
         return self._change(call, self._ledger.settle, outcome, unseen)
 
     def cancel(self, call: Call) -> bool:

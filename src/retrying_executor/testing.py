@@ -70,7 +70,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             `VirtualTimeExecutor` that is not shut down.
     """
 
-    def __init__(  # noqa: D107  # the class has it
+    def __init__(
         self,
         max_workers: int | None = None,
         thread_name_prefix: str = "",
