@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import signal
@@ -283,6 +284,16 @@ def test_progress(screen: type[io.StringIO], samples: slice, monkeypatch: pytest
 # -- migrating -------------------------------------------------------------------------------------
 
 
+@contextmanager
+def root_logger_as_before() -> Iterator[None]:
+    """Undo what a worker of Celery does to the root logger."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
 def test_migrating(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,7 +310,10 @@ def test_migrating(
         monkeypatch.setenv("DATABASE", str(tmp_path / "shop.db"))
         program = pages.run(pages.HOW_TO / "migrating.md")
         assert eventually(lambda: program["future"].done())
-        with start_worker(program["app"], pool="solo", perform_ping_check=False, loglevel="CRITICAL"):
+        with (
+            root_logger_as_before(),
+            start_worker(program["app"], pool="solo", perform_ping_check=False, loglevel="CRITICAL"),
+        ):
             assert eventually(lambda: "/receipts/8" in [path for path, _, _ in mail.received])
     assert {"sent": True} == program["future"].result()
     assert [
