@@ -481,13 +481,13 @@ def test_the_end_of_a_ramp_is_not_logged(caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_holds_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """That a service failed is a warning, once; what becomes of the probes is information (G3, U5)."""
+    """That a service failed, and that it is back, is a warning, once; what becomes of the probes is not."""
     caplog.set_level(logging.INFO)
     service = Upstream("glue", hold_after=2, initial_hold=0.001)
     with RetryingExecutor(1, retry=RetryPolicy(delays=(0,) * 3), upstream=service) as executor:
         assert 3 == executor.submit(Flaky(3)).result(TIMEOUT)
     records = [(r.levelname, r.getMessage()) for r in caplog.records if "upstream" in r.getMessage()]
-    assert ["WARNING", "INFO", "INFO"] == [level for level, _ in records]
+    assert ["WARNING", "INFO", "WARNING"] == [level for level, _ in records]
     assert all(message.startswith("upstream glue is held for 0.00") for _, message in records[:2])
     assert "upstream glue works again" == records[2][1]
 

@@ -86,10 +86,10 @@ def upstream_held(name: str, held_for: float, *, is_news: bool) -> None:
     _log(level, "upstream %s is held for %s", name, in_words(held_for), extra=extra)
 
 
-def upstream_back(name: str) -> None:
-    """A probe got through."""
+def upstream_back(name: str, *, is_news: bool) -> None:
+    """A probe got through: whoever was warned wants to know."""
     extra = {"kind": "upstream_back", "upstream": name}
-    _log(logging.INFO, "upstream %s works again", name, extra=extra)
+    _log(logging.WARNING if is_news else logging.INFO, "upstream %s works again", name, extra=extra)
 
 
 def runs_for_long(name: str, number: int, duration: float, thread: str, stack: str) -> None:

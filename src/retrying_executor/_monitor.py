@@ -69,7 +69,7 @@ class Event(Value):
         upstream: The name of the upstream, or of that of the call; ``None`` if it has none.
     """
 
-    kind: Kind
+    kind: str  # a Kind
     time: float
     call: str = ""
     key: str = ""

@@ -103,6 +103,7 @@ class Upstream:
         # In the order of their asking. Weak: a pool that waits for something has a thread that keeps it.
         self._waiting: weakref.WeakKeyDictionary[Pool, list[float]] = weakref.WeakKeyDictionary()
         self._invited: set[Pool] = set()
+        self._is_known_to_fail = False  # that it is held was a warning
         self._monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
         self._calm_era: int | None = None  # that of the permits under which their holders may go on
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
@@ -229,11 +230,14 @@ class Upstream:
             self._look()
             after, held_for = self._gate.state(now), self._gate.held_until - now
         if before != after and after == "held":
-            _log.upstream_held(self._name, held_for, is_news=evidence == "failed" and before != "probing")
+            is_news = evidence == "failed" and before != "probing"
+            self._is_known_to_fail |= is_news
+            _log.upstream_held(self._name, held_for, is_news=is_news)
             for monitor in list(self._monitors):
                 monitor.upstream_changed(self._name, "upstream_held", held_for)
         elif before == "probing" and after in ("ramping", "open"):
-            _log.upstream_back(self._name)
+            was_news, self._is_known_to_fail = self._is_known_to_fail, False
+            _log.upstream_back(self._name, is_news=was_news)
             for monitor in list(self._monitors):
                 monitor.upstream_changed(self._name, "upstream_back", None)
         self._tell()
