@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 from collections import defaultdict
@@ -347,6 +348,7 @@ def test_a_listener_is_told_everything_before_the_interpreter_ends() -> None:
     assert ["0 accepted None", "1 attempt_started None", "2 done None"] == lines
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows no fork")
 def test_a_forked_child_is_looked_on_too(listener: Listener) -> None:
     """It is told of its own calls, and of none of the parent's (F6)."""
     with RetryingExecutor(1, on_event=listener, warn_after=3600) as executor:
