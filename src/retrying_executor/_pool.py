@@ -504,13 +504,11 @@ class Pool:
         upstream = None if work is None else work[4].upstream
         if upstream is None or work is None or worker.permit is not None or call.done():
             return call._begin(worker, now)
-        until = math.inf
-        if call._attempts:
-            if work[4].is_too_late(now - call._began_at):  # no attempt will be made: see _attempt.make
-                return call._begin(worker, now)
-            until = max(call._began_at + work[4].max_elapsed, now)  # the sum may be rounded
-        lane = self._ledger.schedule.lane(upstream)
-        opens_at = -math.inf if lane is None or call._lane is lane else lane.opens_at
+        if call._attempts and work[4].is_too_late(
+            now - call._began_at
+        ):  # there will be none: see _attempt.make
+            return call._begin(worker, now)
+        opens_at, until = self._ledger.schedule.waits_between(call, upstream, work[4].max_elapsed, now)
         if opens_at <= now:
             permit = upstream.ask(self)
             if permit is None:

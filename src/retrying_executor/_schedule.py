@@ -268,6 +268,18 @@ class Schedule:
         lane = self._lanes.get(upstream)
         return lane if lane is not None and len(lane.calls) else None
 
+    def waits_between(
+        self, call: Call, upstream: Upstream, max_elapsed: float, now: float
+    ) -> tuple[float, float]:
+        """Return from when on a call whose turn it is may ask its upstream, and until when it may wait.
+
+        Others of the same upstream, in a lane that is closed, come before it.
+        """
+        lane = self.lane(upstream)
+        opens_at = -math.inf if lane is None or call._lane is lane else lane.opens_at
+        until = max(call._began_at + max_elapsed, now) if call._attempts else math.inf  # sums may be rounded
+        return opens_at, until
+
     def count_held(self, now: float | None = None) -> int:
         """Return how many calls wait in lanes that are closed at *now*; without it, in all lanes."""
         return sum(len(lane.calls) for lane in self._lanes.values() if now is None or lane.opens_at > now)
