@@ -183,6 +183,11 @@ class Crew:
         with suppress(ValueError):  # it has just been woken
             self._resting.remove(worker)
 
+    def follow(self, worker: Worker) -> None:
+        """Let the leader rest like the others: there is no retry."""
+        self._resting.append(worker)  # first, so that at any time it can be found
+        self._leading = None
+
     def leave(self, worker: Worker) -> bool:
         """Let a resting worker go; return ``False`` if it was woken instead.
 

@@ -364,9 +364,11 @@ class Pool:
                     return worker.call
                 due_at = None
                 if self._acts_at < math.inf and not (self._halted or crew.has_leader):
+                    crew.lead(worker)  # publish first here too
                     due_at = schedule.first_due_at()
+                    if due_at is None:
+                        crew.follow(worker)
                 if due_at is not None:
-                    crew.lead(worker)
                     patience = -1.0 if due_at == math.inf else due_at - now
                 elif not (timed_out or self._idle_timeout == 0 or self._abandoned or self._refusal):
                     patience = -1.0 if self._idle_timeout is None else self._idle_timeout
