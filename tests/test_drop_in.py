@@ -293,7 +293,9 @@ def test_submit_reserves_no_name(executor: ThreadPoolExecutor, name: str) -> Non
     assert ((1,), {name: 2}) == executor.submit(capture, 1, **{name: 2}).result(TIMEOUT)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"fn": capture}, {"fn": capture, "arg": 1}], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [{}, {"fn": capture}, {"fn": capture, "arg": 1}], ids=["none", "fn", "fn and arg"]
+)
 def test_submit_needs_a_positional_function(executor: ThreadPoolExecutor, arguments: dict[str, Any]) -> None:
     """The function cannot be left out or given by keyword (A2)."""
     with pytest.raises(TypeError):
