@@ -107,12 +107,11 @@ def test_rate_holds_over_retries_executors_and_views() -> None:
 @pytest.mark.parametrize("rate", [None, (2_000, 0.01)], ids=["places only", "slots too"])
 def test_limits_hold_where_workers_go_on_without_a_lock(rate: tuple[int, float] | None) -> None:
     """Thousands of short calls of two executors: never too many at once, and nothing is left over (U4)."""
-    service, running, too_many = Upstream("service", max_concurrency=3, rate=rate), set[int](), []
+    service, running, seen = Upstream("service", max_concurrency=3, rate=rate), set[int](), set[int]()
 
     def call() -> None:
         running.add(threading.get_ident())
-        if len(running) > 3:
-            too_many.append(set(running))
+        seen.add(len(running))
         running.discard(threading.get_ident())
 
     with RetryingExecutor(4, upstream=service) as first, RetryingExecutor(4, upstream=service) as second:
@@ -120,10 +119,54 @@ def test_limits_hold_where_workers_go_on_without_a_lock(rate: tuple[int, float] 
         for future in futures[::7]:
             future.cancel()
     assert all(future.done() for future in futures)
-    assert not too_many
+    assert max(seen) <= 3
     gate = service._gate
     assert 0 == gate.in_flight
     assert rate is None or (gate._slots is not None and rate[0] == len(gate._slots) + len(gate._starts))
+
+
+@pytest.mark.parametrize("failures", [0, 1], ids=["keeps its place", "asks for one"])
+def test_a_place_for_a_call_that_is_gone_is_given_back(failures: int) -> None:
+    """It has used up nothing of the rate either (U4, E1)."""
+    service, started, may_end = Upstream("service", rate=(5, 3600)), Event(), Event()
+
+    def call() -> None:
+        started.set()
+        assert may_end.wait(TIMEOUT)
+        Flaky(failures)()
+
+    with RetryingExecutor(1, retry=None, upstream=service) as executor:
+        first = executor.submit(call)
+        assert started.wait(TIMEOUT)
+        gone, last = executor.submit(int), executor.submit(int)
+        assert gone.cancel()
+        assert not failures or last.cancel()
+        may_end.set()
+        assert (first.exception(TIMEOUT) is None) == (failures == 0)
+    assert 0 == service.in_flight
+    assert service._gate._slots is not None
+    assert 4 - (failures == 0) == len(service._gate._slots)
+
+
+def test_a_place_for_a_call_that_another_worker_took_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what it used up of the rate (U4)."""
+    service, taken = Upstream("service", rate=(5, 3600)), []
+    ask = service.ask
+
+    def ask_late(pool: Pool) -> Any:
+        permit = ask(pool)
+        taken.append(pool._fresh.popleft())
+        return permit
+
+    with RetryingExecutor(1, idle_timeout=0, upstream=service) as executor:
+        with monkeypatch.context() as late:
+            late.setattr(service, "ask", ask_late)
+            executor.submit(int)
+            assert eventually(lambda: taken and not executor.stats().threads)
+        assert 0 == service.in_flight
+        assert 0 == executor.submit(int).result(TIMEOUT)
+    assert service._gate._slots is not None
+    assert 4 == len(service._gate._slots)
 
 
 def test_a_call_that_is_done_is_not_in_flight() -> None:
