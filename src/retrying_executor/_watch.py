@@ -241,7 +241,7 @@ class _Watcher:
     def stop(self) -> None:
         self._over.set()
         try:
-            if self._thread.ident is not None:  # it has been started
+            if self._thread.is_alive():  # else it was not started, or ended with the main thread
                 self._thread.join()
         finally:
             self._display.close()
