@@ -3,9 +3,10 @@
 An executor that nobody looks on has no monitor, and pays for looking whether there is one.
 
 Listeners are called in a thread of their own, so none holds up a call: a pool with a single worker, which
-starts when there is something to tell and leaves when there is not. Of one call they hear in the order in
-which things happen. Since an attempt may start before ``submit()`` returns, whoever has something to tell
-tells first that the call was accepted, unless somebody has. ``_lock`` guards that.
+starts when there is something to tell and leaves when there is not. What is to be told is queued in
+``_untold``, without a lock: publish first, then look whether somebody is telling. An attempt may start
+before ``submit()`` returns and its call is accepted for good. So it is who tells that puts that in order, and
+says of every call first that it was accepted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from contextlib import suppress
+from functools import partial
+from itertools import count
 
 from retrying_executor import _attempt, _lifecycle, _log
 from retrying_executor._current import current, key_of
@@ -85,17 +89,18 @@ class Event(Value):
 class Story:
     """What has been told of a call, and what is to be told: nothing that the call must let go of."""
 
-    __slots__ = ("began_at", "is_announced", "is_done", "took", "who")
+    __slots__ = ("began_at", "ending", "is_announced", "submitted_at", "took", "who")
 
-    def __init__(self, call: Call, work: Work) -> None:
+    def __init__(self, call: Call, work: Work, submitted_at: float) -> None:
         upstream = work[4].upstream
         self.who: dict[str, Any] = {
             "call": _log.call_name(work[0]),
             "key": key_of(call),
             "upstream": None if upstream is None else upstream.name,
         }
+        self.submitted_at = submitted_at
         self.is_announced = False
-        self.is_done = False  # before it was announced
+        self.ending: Event | None = None  # it is done before it was announced
         self.began_at = 0.0  # the latest attempt
         self.took: float | None = None
 
@@ -120,8 +125,11 @@ class Monitor:
 
     def restart(self) -> None:
         """Start with nothing, as in a forked child."""
-        self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
+        self._lock = threading.RLock()  # guards _is_telling; reentrant for the sake of destructors
         _log.never_log_under(self._lock)
+        self._untold: deque[Callable[[], None]] = deque()
+        self._is_telling = False
+        self._drop = count(1).__next__
         self._dropped = 0  # how many events
         self._reported = 0.1  # of these, when that was logged
         self._pool = Pool(
@@ -139,6 +147,9 @@ class Monitor:
         if self._watchdog is not None:
             self._watchdog.restart()
 
+    def _now(self) -> float:
+        return time.time()
+
     # -- what has happened -----------------------------------------------------------------------
 
     def submitted(self, call: Call) -> None:
@@ -146,25 +157,22 @@ class Monitor:
         if self._on_event is not None:
             work = call._work
             assert work is not None
-            call._story = Story(call, work)
+            call._story = Story(call, work, self._now())
             call.add_done_callback(lambda _: self._done(call))
 
     def accepted(self, call: Call) -> None:
         """``submit()`` is about to return the call's future."""
         if call._story is not None:
-            with self._lock:
-                self._announce(call._story)
-                if call._story.is_done:
-                    self._done(call)
+            self._queue(partial(self._tell_accepted, call._story))
 
     def started(self, call: Call, work: Work) -> None:
         """An attempt begins, in this thread."""
         if self._watchdog is not None:
             self._watchdog.began(call, work)
-        self._report_dropped()
         if call._story is not None:
+            self._report_dropped()
             call._story.took = None
-            self._tell("attempt_started", call)
+            self._add("attempt_started", call)
             call._story.began_at = time.monotonic()
 
     def ended(self, call: Call) -> None:
@@ -183,52 +191,36 @@ class Monitor:
             reason = _log.describe(*outcome)
             if verdict.reason:
                 reason += f" ({verdict.reason})"
-            self._tell(kind, call, delay=verdict.delay, exception=outcome[1], reason=reason)
+            self._add(kind, call, delay=verdict.delay, exception=outcome[1], reason=reason)
 
     def _done(self, call: Call) -> None:
-        assert call._story is not None
-        with self._lock:
-            if call.cancelled() and not call._story.is_announced:
-                # submit() has not returned. It may still raise: then the call was never accepted.
-                call._story.is_done = True
-            elif call.cancelled():
-                self._tell("done", call, outcome="cancelled")
-            elif call._exception is None:
-                self._tell("done", call, outcome="succeeded")
-            else:
-                reason = _log.describe(None, call._exception)
-                self._tell("done", call, outcome="failed", exception=call._exception, reason=reason)
+        if call.cancelled():
+            self._add("done", call, outcome="cancelled")
+        elif call._exception is None:
+            self._add("done", call, outcome="succeeded")
+        else:
+            reason = _log.describe(None, call._exception)
+            self._add("done", call, outcome="failed", exception=call._exception, reason=reason)
 
     def upstream_changed(self, name: str, kind: Kind, delay: float | None) -> None:
         """An upstream that calls of this pool go to is held, or works again."""
         if self._on_event is not None:
-            self._deliver(Event(kind=kind, time=time.time(), upstream=name, delay=delay))
+            event = Event(kind=kind, time=self._now(), upstream=name, delay=delay)
+            self._queue(partial(self._call_listener, event))
 
-    # -- telling it ------------------------------------------------------------------------------
-
-    def _tell(self, kind: Kind, call: Call, **more: Any) -> None:
+    def _add(self, kind: Kind, call: Call, **more: Any) -> None:
         story = call._story
         assert story is not None
-        with self._lock:
-            self._announce(story)
-            about = {"attempt": call._attempts, "duration": story.took, **story.who, **more}
-            self._deliver(Event(kind=kind, time=time.time(), **about))
+        about = {"kind": kind, "attempt": call._attempts, "duration": story.took, **more}
+        self._queue(partial(self._tell, story, self._now(), about))
 
-    def _announce(self, story: Story) -> None:
-        if not story.is_announced:
-            story.is_announced = True
-            self._deliver(Event(kind="accepted", time=time.time(), **story.who))
-
-    def _deliver(self, event: Event) -> None:
-        pool = self._pool
-        work: Work = (self._call_listener, (event,), {}, contextvars.Context(), Terms(None))
-        try:
-            if pool.count_fresh() < _MOST_WAITING:
-                pool.submit(RetryingFuture(pool, work))
-                return
-        except RuntimeError:  # no thread can be started: the calls matter more
-            pass
-        self._dropped += 1  # to be logged where no lock is held
+    def _queue(self, tell: Callable[[], None]) -> None:
+        if len(self._untold) >= _MOST_WAITING:
+            self._dropped = self._drop()  # to be logged where no lock is held
+            return
+        self._untold.append(tell)  # publish first,
+        if not self._is_telling:  # then look
+            self._start_telling()
 
     def _report_dropped(self) -> None:
         dropped = self._dropped
@@ -236,8 +228,44 @@ class Monitor:
             self._reported = dropped
             _log.events_dropped(dropped)
 
-    def _call_listener(self, event: Event) -> None:
+    # -- telling it ------------------------------------------------------------------------------
+
+    def _start_telling(self) -> None:
+        with self._lock:
+            if self._is_telling or not self._untold:
+                return
+            self._is_telling = True
+        work: Work = (self._tell_all, (), {}, contextvars.Context(), Terms(None))
+        try:
+            self._pool.submit(RetryingFuture(self._pool, work))
+        except RuntimeError:  # no thread can be started: the next event tries again
+            self._is_telling = False
+
+    def _tell_all(self) -> None:
         current.holder = None  # what this thread runs is no call of anybody
+        while self._untold:
+            self._untold.popleft()()
+        with self._lock:
+            self._is_telling = False
+        self._start_telling()  # look once more
+
+    def _tell_accepted(self, story: Story) -> None:
+        if not story.is_announced:
+            story.is_announced = True
+            self._call_listener(Event(kind="accepted", time=story.submitted_at, **story.who))
+        ending, story.ending = story.ending, None
+        if ending is not None:
+            self._call_listener(ending)
+
+    def _tell(self, story: Story, at: float, about: dict[str, Any]) -> None:
+        event = Event(time=at, **about, **story.who)
+        if not story.is_announced and event.outcome == "cancelled":
+            story.ending = event  # submit() may still raise: then the call was never accepted
+            return
+        self._tell_accepted(story)
+        self._call_listener(event)
+
+    def _call_listener(self, event: Event) -> None:
         assert self._on_event is not None
         try:
             self._on_event(event)
@@ -249,8 +277,10 @@ class Monitor:
         self._report_dropped()
         if self._watchdog is not None:
             self._watchdog.finish()
-        if not self._pool.is_own_thread() and not self._pool.retire(_PATIENCE):
-            _log.listener_is_late(_PATIENCE)
+        if not self._pool.is_own_thread():
+            self._start_telling()
+            if not self._pool.retire(_PATIENCE):
+                _log.listener_is_late(_PATIENCE)
 
 
 class Watchdog:

@@ -438,11 +438,13 @@ class _Monitor(Monitor):
         self._virtual = pool  # not the constructor of the base class: that would make threads
         self._on_event = on_event
         self._watchdog = None
-        self._lock = threading.RLock()
         self._dropped = 0
         self._reported = 0.1
-        self._untold: deque[Event] = deque()
+        self._untold = deque()
         self._is_telling = False
+
+    def _now(self) -> float:
+        return self._virtual.monotonic()
 
     def submitted(self, call: Call) -> None:
         """A call is about to be queued."""
@@ -460,14 +462,12 @@ class _Monitor(Monitor):
         assert call._story is not None
         call._story.took = self._virtual.monotonic() - call._story.began_at
 
-    def _deliver(self, event: Event) -> None:
-        self._untold.append(Event(**{**event.__dict__, "time": self._virtual.monotonic()}))
-        if self._is_telling:
-            return
+    def _start_telling(self) -> None:
         self._is_telling, holder = True, current.holder
+        current.holder = None  # what a listener does is done in no call
         try:
             while self._untold:
-                self._call_listener(self._untold.popleft())
+                self._untold.popleft()()
         finally:
             self._is_telling, current.holder = False, holder
 
