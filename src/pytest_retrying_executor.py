@@ -11,8 +11,12 @@ import pytest
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from retrying_executor.testing import VirtualTimeExecutor
+
+
+_has_passed = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -22,6 +26,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "virtual_executor(**options): what the fixture of that name makes its VirtualTimeExecutor with, "
         "such as seed=1.",
     )
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Note for the fixture whether the test has passed."""
+    outcome: Any = yield
+    if call.when == "call":
+        item.stash[_has_passed] = outcome.get_result().outcome == "passed"
 
 
 @pytest.fixture
@@ -34,11 +46,10 @@ def virtual_executor(request: pytest.FixtureRequest) -> Iterator[VirtualTimeExec
 
     marker = request.node.get_closest_marker("virtual_executor")
     executor = VirtualTimeExecutor(*marker.args, **marker.kwargs) if marker else VirtualTimeExecutor()
-    failed_before = request.session.testsfailed
     yield executor
     pending = executor._virtual.pending()
     executor.shutdown(cancel_futures=True)
-    if pending and request.session.testsfailed == failed_before:
+    if pending and request.node.stash.get(_has_passed, False):
         pytest.fail(
             f"calls are pending at the end of the test: {', '.join(pending)}. Wait for them, as with "
             "virtual_executor.drain(), or cancel them, as with shutdown(cancel_futures=True).",

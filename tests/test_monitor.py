@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
 import threading
 import time
+import weakref
 from collections import defaultdict
 from datetime import timedelta
 from functools import partial
@@ -19,7 +21,7 @@ import pytest
 from calls import Flaky
 from conftest import TIMEOUT
 from forks import in_child
-from observe import eventually, threads_named
+from observe import eventually, needs_gil, threads_named
 from retrying_executor import (
     CurrentCall,
     Event,
@@ -27,6 +29,7 @@ from retrying_executor import (
     RetryingExecutor,
     RetryPolicy,
     Upstream,
+    _lifecycle,
     _monitor,
     current_call,
 )
@@ -73,6 +76,10 @@ def fail(exception: BaseException | None = None) -> NoReturn:
     raise ValueError("no") if exception is None else exception
 
 
+async def listen_for_nothing(event: Event) -> None:
+    """Nobody would await this."""
+
+
 # -- events --------------------------------------------------------------------------------------
 
 
@@ -80,7 +87,8 @@ def test_a_listener_is_told_all_that_happens_to_a_call(listener: Listener) -> No
     """In order, with its name, its attempt, the times and the reason; and by when shutdown() returns."""
     with RetryingExecutor(1, retry=RetryPolicy(delays=(0.25,), jitter=False), on_event=listener) as executor:
         began_at = time.time()
-        executor.submit(Flaky(1)).result(TIMEOUT)
+        future = executor.submit(Flaky(1))
+        future.result(TIMEOUT)
     ended_at = time.time()
     assert ["accepted", "attempt_started", "retry_scheduled", "attempt_started", "done"] == listener.kinds
     accepted, first, retry, second, done = listener.events
@@ -94,7 +102,9 @@ def test_a_listener_is_told_all_that_happens_to_a_call(listener: Listener) -> No
     assert ("succeeded", None) == (done.outcome, done.exception)
     assert [None, None] == [first.duration, second.duration]
     assert {"calls.Flaky"} == {event.call for event in listener.events}
-    assert 1 == len({UUID(event.key) for event in listener.events})
+    assert {future.key} == {event.key for event in listener.events}
+    assert UUID(future.key)
+    assert retry.time - first.time <= done.duration <= ended_at - began_at
 
 
 def test_giving_up_is_an_event(listener: Listener) -> None:
@@ -167,6 +177,7 @@ def test_an_upstream_that_is_held_and_back_is_an_event(listener: Listener) -> No
     assert ["upstream_held", "upstream_back", "upstream_held", "upstream_held"] == [
         event.kind for event in changes
     ]
+    assert ["attempts failed in a row", "", "paused", "paused"] == [event.reason for event in changes]
     first, back, *by_hand = changes
     assert first.delay is not None
     assert 0.0 < first.delay <= 0.01
@@ -279,12 +290,58 @@ def test_a_listener_that_never_returns_does_not_hold_up_a_shutdown_for_ever(
     listener: Listener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """That is logged."""
-    monkeypatch.setattr(_monitor, "_PATIENCE", 0.01)
+    monkeypatch.setattr(_monitor, "LISTENER_TIMEOUT", 0.01)
     listener.may_go_on.clear()
     with RetryingExecutor(1, on_event=listener) as executor:
         executor.submit(int)
     assert "on_event was not told everything in 0.01 s" in caplog.messages
     listener.may_go_on.set()
+
+
+def test_a_shutdown_with_a_timeout_does_not_wait_for_a_listener_longer_than_that(
+    listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it was not told by then is told later, or never (F3)."""
+    listener.may_go_on.clear()
+    executor = RetryingExecutor(1, on_event=listener)
+    executor.submit(int).result(TIMEOUT)
+    began_at = time.monotonic()
+    executor.shutdown(timeout=0.01)
+    assert time.monotonic() - began_at < _lifecycle.LISTENER_TIMEOUT
+    assert [
+        message for message in caplog.messages if message.startswith("on_event was not told everything in")
+    ]
+    listener.may_go_on.set()
+
+
+def test_after_shutdown_a_listener_is_told_nothing(listener: Listener) -> None:
+    """Whatever others make of an upstream that it has heard of."""
+    service = Upstream("service")
+    with RetryingExecutor(1, on_event=listener, upstream=service) as executor:
+        executor.submit(int).result(TIMEOUT)
+    service.pause(0)
+    assert ["accepted", "attempt_started", "done"] == listener.kinds
+
+
+@needs_gil
+@pytest.mark.parametrize("option", ["on_event", "initializer"])
+def test_an_executor_that_knows_its_owner_goes_away_with_it(option: str) -> None:
+    """Though its listener, or its initializer, is a method of the owner (A4)."""
+
+    class Owner:
+        def __init__(self) -> None:
+            self.executor = RetryingExecutor(1, **{option: self.look}, idle_timeout=0)  # type: ignore[arg-type]
+
+        def look(self, *_: object) -> None:
+            assert self.executor is not None
+
+    owner = Owner()
+    owner.executor.submit(int).result(TIMEOUT)
+    owner.executor.shutdown()
+    gone = weakref.ref(owner)
+    del owner
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_listener_may_use_the_executor(listener: Listener) -> None:
@@ -380,9 +437,11 @@ def test_a_running_call_knows_itself() -> None:
             raise ValueError(number)
 
     with RetryingExecutor(2, retry=AT_ONCE) as executor:
-        executor.submit(partial(call, 1)).result(TIMEOUT)
+        future = executor.submit(partial(call, 1))
+        future.result(TIMEOUT)
         other = executor.submit(current_call).result(TIMEOUT)
     name = f"{__name__}.test_a_running_call_knows_itself.<locals>.call"
+    assert [future.key] * 3 == [one.key for one in seen if one]
     assert [(name, 1), (name, 2), (name, 3)] == [(one.name, one.attempt) for one in seen if one]
     keys = {UUID(one.key) for one in seen if one}
     assert 1 == len(keys)
@@ -545,6 +604,11 @@ def test_a_log_handler_may_shut_down_in_the_watchdogs_thread() -> None:
     ("options", "error", "message"),
     [
         ({"on_event": 1}, TypeError, "on_event must be callable or None, not 1"),
+        (
+            {"on_event": listen_for_nothing},
+            TypeError,
+            "on_event must be called in a thread: no coroutine function",
+        ),
         ({"warn_after": "1"}, TypeError, "warn_after must be a number of seconds or a timedelta, not '1'"),
         ({"warn_after": 0}, ValueError, "warn_after must be more than 0 seconds, or None, not 0"),
         ({"warn_after": -1}, ValueError, "warn_after must be a finite number"),

@@ -523,6 +523,21 @@ def test_the_end_of_a_ramp_is_not_logged(caplog: pytest.LogCaptureFixture) -> No
     assert ["upstream service works again"] == caplog.messages
 
 
+def test_a_probe_that_tells_nothing_is_no_hold(caplog: pytest.LogCaptureFixture) -> None:
+    """The next one is due at once, so there is nothing to tell (U5)."""
+    caplog.set_level(logging.INFO)
+    service = paused()
+    told: list[str] = []
+    with RetryingExecutor(1, upstream=service, on_event=lambda event: told.append(event.kind)) as executor:
+        service.resume()
+        executor.submit(len).exception(TIMEOUT)  # it could not even be called
+        assert "held" == service.state
+        executor.submit(int).result(TIMEOUT)
+    assert not [message for message in caplog.messages if "is held" in message]
+    assert 1 == told.count("upstream_back")
+    assert "upstream_held" not in told
+
+
 def test_holds_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     """That a service failed, and that it is back, is a warning, once; what becomes of the probes is not."""
     caplog.set_level(logging.INFO)

@@ -47,9 +47,10 @@ class CurrentCall(Value):
 
 
 def current_call() -> CurrentCall | None:
-    """Return what is known of the call that runs in this thread; ``None`` outside of any attempt.
+    """Return what is known of the call that runs in this thread; ``None`` if none does.
 
-    To be asked by the function that was submitted, or by whatever it calls, in the same thread.
+    To be asked by the function that was submitted, or by whatever it calls, in the same thread; and by the
+    policy, which decides in that thread what follows.
     """
     holder = current.holder
     call = None if holder is None else holder.call

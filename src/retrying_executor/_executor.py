@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_POLICY = RetryPolicy()
 _NO_KEYWORDS: dict[str, Any] = {}  # shared by all calls without any; nobody changes it
+_CO_COROUTINE = 0x80  # as inspect has it, which is slow to import
 _executor_number = itertools.count().__next__
 
 
@@ -247,14 +248,14 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             cancelled, and those that are running are cut off.
         max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no
             limit.
+        when_full: What ``submit()`` does when there are as many: ``"raise"`` a
+            `PendingLimitError`, or ``"wait"`` until there is room. The executor's own threads
+            never wait: they might wait for themselves.
         on_event: Called with each `Event`: what happens to calls, and to the upstreams that they go to. In
             a thread of its own and in order, so that it holds up no call; see `Event`. If it falls behind by
             10,000 events, further ones are dropped, which is logged.
         warn_after: After how many seconds of running an attempt is logged as a warning, with the stack of
             its thread; more than 0, or ``None`` for never.
-        when_full: What ``submit()`` does when there are as many: ``"raise"`` a
-            `PendingLimitError`, or ``"wait"`` until there is room. The executor's own threads
-            never wait: they might wait for themselves.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -296,10 +297,13 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             max_pending=None if max_pending is None else positive_int("max_pending", max_pending),
             wait_when_full=when_full == "wait",
             upstream=upstream,
-            monitor=_monitor(on_event, warn_after, thread_name_prefix),
+            monitor=_monitor(
+                on_event, warn_after, thread_name_prefix, optional_seconds("exit_timeout", exit_timeout)
+            ),
         )
         _lifecycle.register(self._pool)
-        weakref.finalize(self, self._pool.abandon).atexit = False
+        # Weakly: the pool may refer to this executor, by its initializer or its listener.
+        weakref.finalize(self, _abandon, weakref.ref(self._pool)).atexit = False
 
     def shutdown(
         self, wait: bool = True, *, cancel_futures: bool = False, timeout: Duration | None = None
@@ -352,25 +356,45 @@ class View(_Submitter):
         raise RuntimeError("a view cannot be shut down: shut down the executor that it is a view of")
 
 
-def _monitor(
-    on_event: Callable[[Event], object] | None, warn_after: Duration | None, thread_name: str
-) -> Monitor | None:
-    """Return who looks on for an executor, if anybody is to.
+def _abandon(reference: weakref.ref[Pool]) -> None:
+    """An executor is gone; its pool is too, unless it has something to do."""
+    pool = reference()
+    if pool is not None:
+        pool.abandon()
 
-    Raises:
-        TypeError: If *on_event* is not callable, or *warn_after* neither a number nor a ``timedelta``.
-        ValueError: If *warn_after* is 0, negative, infinite or not a number (NaN).
-    """
-    if on_event is not None and not callable(on_event):
-        raise TypeError(f"on_event must be callable or None, not {on_event!r}")
-    patience = optional_seconds("warn_after", warn_after)
-    if patience == 0.0:
-        raise ValueError(f"warn_after must be more than 0 seconds, or None, not {warn_after!r}")
+
+def _monitor(
+    on_event: Callable[[Event], object] | None,
+    warn_after: Duration | None,
+    thread_name: str,
+    exit_timeout: float | None,
+) -> Monitor | None:
+    """Return who looks on for an executor, if anybody is to; errors as in `check_monitoring`."""
+    patience = check_monitoring(on_event, warn_after)
     if on_event is None and patience is None:
         return None
     from retrying_executor._monitor import Monitor  # few programs have one
 
-    return Monitor(on_event, patience, thread_name)
+    return Monitor(on_event, patience, thread_name, exit_timeout)
+
+
+def check_monitoring(on_event: object, warn_after: Duration | None) -> float | None:
+    """Return *warn_after* in seconds.
+
+    Raises:
+        TypeError: If *on_event* is not callable, or a coroutine function; or if *warn_after* is neither a
+            number nor a ``timedelta``.
+        ValueError: If *warn_after* is 0, negative, infinite or not a number (NaN).
+    """
+    if on_event is not None and not callable(on_event):
+        raise TypeError(f"on_event must be callable or None, not {on_event!r}")
+    code = getattr(on_event, "__code__", None)
+    if code is not None and code.co_flags & _CO_COROUTINE:
+        raise TypeError(f"on_event must be called in a thread: no coroutine function, such as {on_event!r}")
+    patience = optional_seconds("warn_after", warn_after)
+    if patience == 0.0:
+        raise ValueError(f"warn_after must be more than 0 seconds, or None, not {warn_after!r}")
+    return patience
 
 
 def _calls(

@@ -45,6 +45,7 @@ import math
 import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError, TimeoutError  # noqa: A004  # not the builtin on 3.10
 
+from retrying_executor._current import key_of
 from retrying_executor._stdlib import (
     CANCELLED_AND_NOTIFIED,
     DONE,
@@ -164,6 +165,11 @@ class RetryingFuture(Future["T"]):
     def due_at(self) -> float | None:
         """When the next attempt is due, on the clock of `time.monotonic`; ``None`` if not in backoff."""
         return self._due_at
+
+    @property
+    def key(self) -> str:
+        """A UUID that no other call has: the one that `current_call` and events tell of."""
+        return key_of(self)
 
     def done(self) -> bool:
         """Return whether the call was cancelled or had its last attempt."""

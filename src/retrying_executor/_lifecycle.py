@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from retrying_executor._pool import Pool
     from retrying_executor._upstream import Upstream
 
+LISTENER_TIMEOUT = 5.0
+"""How long an end waits for who listens, in seconds."""
+
 _guard = threading.RLock()
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _exiting = False
@@ -66,8 +69,12 @@ def _finish_all() -> None:
     for pool in pools:  # those that wait for ever come last: the others must stop in time
         left = None if pool.exit_timeout is None else began_at + pool.exit_timeout - time.monotonic()
         pool.finish(left)
+    ended_at = time.monotonic()
     for monitor in list(_monitors):
-        monitor.finish()
+        left = ended_at + LISTENER_TIMEOUT - time.monotonic()  # for all of them together
+        if monitor.exit_timeout is not None:
+            left = min(left, began_at + monitor.exit_timeout - time.monotonic())
+        monitor.finish(max(0.0, left))
 
 
 def _before_fork() -> None:

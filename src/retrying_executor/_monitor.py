@@ -24,6 +24,7 @@ from itertools import count
 from retrying_executor import _attempt, _lifecycle, _log
 from retrying_executor._current import current, key_of
 from retrying_executor._future import RetryingFuture
+from retrying_executor._lifecycle import LISTENER_TIMEOUT
 from retrying_executor._policy import Terms
 from retrying_executor._pool import Pool
 from retrying_executor._value import Value
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     ]
 
 _MOST_WAITING = 10_000
-_PATIENCE = 5.0  # seconds
 _GRACE = 1.0  # seconds
 
 
@@ -58,17 +58,20 @@ class Event(Value):
     """What has happened to a call, or to an upstream.
 
     Attributes:
-        kind: ``"accepted"``, ``"attempt_started"``, ``"retry_scheduled"``, ``"not_now"`` (a retry that uses
-            up no attempt), ``"gave_up"``, ``"done"``, ``"upstream_held"`` or ``"upstream_back"``.
+        kind: ``"accepted"``, ``"attempt_started"``, ``"retry_scheduled"``, ``"not_now"`` (the same, where the
+            service said so: see `NotNow`), ``"gave_up"`` (an attempt failed, and the policy allows no other),
+            ``"done"``, ``"upstream_held"`` or ``"upstream_back"``.
         time: When, in seconds since the epoch, as `time.time` has it.
         call: The name of the call; empty for an upstream.
-        key: What `current_call` gives as its key; empty for an upstream.
+        key: That of its future, and of `current_call`; empty for an upstream.
         attempt: Which attempt it is about, the latest one; 0 before the first, or for an upstream.
-        duration: How long that attempt took, in seconds; ``None`` before it ended, or if there is none.
+        duration: How long that attempt took, in seconds; with ``"done"``, how long it is since the call was
+            accepted; ``None`` before an attempt has ended, or for an upstream.
         delay: How long until the next attempt, or how long the upstream is held, in seconds; infinite for
             a hold until ``resume()``; else ``None``.
         outcome: With ``"done"``: ``"succeeded"``, ``"failed"`` or ``"cancelled"``; else ``None``.
-        exception: What the attempt raised, or the call failed with; ``None`` if nothing.
+        exception: What the attempt raised, or the call failed with; ``None`` if nothing. Its traceback refers
+            to frames of the call, and so to arguments: whoever keeps events keeps these.
         reason: In words: what the attempt ended with, and why the delay is what it is; often empty.
         upstream: The name of the upstream, or of that of the call; ``None`` if it has none.
     """
@@ -89,16 +92,17 @@ class Event(Value):
 class Story:
     """What has been told of a call, and what is to be told: nothing that the call must let go of."""
 
-    __slots__ = ("began_at", "ending", "is_announced", "submitted_at", "took", "who")
+    __slots__ = ("accepted_at", "began_at", "ending", "is_announced", "time", "took", "who")
 
-    def __init__(self, call: Call, work: Work, submitted_at: float) -> None:
+    def __init__(self, call: Call, work: Work, time: float, accepted_at: float) -> None:
         upstream = work[4].upstream
         self.who: dict[str, Any] = {
             "call": _log.call_name(work[0]),
             "key": key_of(call),
             "upstream": None if upstream is None else upstream.name,
         }
-        self.submitted_at = submitted_at
+        self.time = time  # at which it was accepted, on the clock of events
+        self.accepted_at = accepted_at  # and on that of durations
         self.is_announced = False
         self.ending: Event | None = None  # it is done before it was announced
         self.began_at = 0.0  # the latest attempt
@@ -112,12 +116,19 @@ class Monitor:
         on_event: Called with each `Event`, or ``None``.
         warn_after: For how many seconds an attempt may run before that is logged; ``None``: for ever.
         thread_name: What the names of the listener's thread and of the watchdog's begin with.
+        exit_timeout: How long the end of the interpreter waits, in seconds; ``None``: as long as it takes.
     """
 
     def __init__(
-        self, on_event: Callable[[Event], object] | None, warn_after: float | None, thread_name: str
+        self,
+        on_event: Callable[[Event], object] | None,
+        warn_after: float | None,
+        thread_name: str,
+        exit_timeout: float | None,
     ) -> None:
         self._on_event = on_event
+        self.exit_timeout = exit_timeout
+        self._is_over = False  # no call will have anything to tell
         self._thread_name = thread_name
         self._watchdog = None if warn_after is None else Watchdog(warn_after, thread_name)
         self.restart()
@@ -138,7 +149,7 @@ class Monitor:
             initializer=None,
             initargs=(),
             idle_timeout=_GRACE,
-            exit_timeout=_PATIENCE,
+            exit_timeout=LISTENER_TIMEOUT,
             max_pending=None,
             wait_when_full=False,
             upstream=None,
@@ -150,6 +161,9 @@ class Monitor:
     def _now(self) -> float:
         return time.time()
 
+    def _monotonic(self) -> float:
+        return time.monotonic()
+
     # -- what has happened -----------------------------------------------------------------------
 
     def submitted(self, call: Call) -> None:
@@ -157,7 +171,7 @@ class Monitor:
         if self._on_event is not None:
             work = call._work
             assert work is not None
-            call._story = Story(call, work, self._now())
+            call._story = Story(call, work, self._now(), self._monotonic())
             call.add_done_callback(lambda _: self._done(call))
 
     def accepted(self, call: Call) -> None:
@@ -173,14 +187,14 @@ class Monitor:
             self._report_dropped()
             call._story.took = None
             self._add("attempt_started", call)
-            call._story.began_at = time.monotonic()
+            call._story.began_at = self._monotonic()
 
     def ended(self, call: Call) -> None:
         """The attempt is over, whatever it ended with."""
         if self._watchdog is not None:
             self._watchdog.ended(call)
         if call._story is not None:
-            call._story.took = time.monotonic() - call._story.began_at
+            call._story.took = self._monotonic() - call._story.began_at
 
     def followed_up(self, call: Call, outcome: Outcome, verdict: Verdict) -> None:
         """The attempt failed, and another follows or not."""
@@ -194,18 +208,20 @@ class Monitor:
             self._add(kind, call, delay=verdict.delay, exception=outcome[1], reason=reason)
 
     def _done(self, call: Call) -> None:
+        assert call._story is not None
+        took = self._monotonic() - call._story.accepted_at
         if call.cancelled():
-            self._add("done", call, outcome="cancelled")
+            self._add("done", call, duration=took, outcome="cancelled")
         elif call._exception is None:
-            self._add("done", call, outcome="succeeded")
+            self._add("done", call, duration=took, outcome="succeeded")
         else:
-            reason = _log.describe(None, call._exception)
-            self._add("done", call, outcome="failed", exception=call._exception, reason=reason)
+            reason, error = _log.describe(None, call._exception), call._exception
+            self._add("done", call, duration=took, outcome="failed", exception=error, reason=reason)
 
-    def upstream_changed(self, name: str, kind: Kind, delay: float | None) -> None:
+    def upstream_changed(self, name: str, kind: Kind, delay: float | None, reason: str) -> None:
         """An upstream that calls of this pool go to is held, or works again."""
-        if self._on_event is not None:
-            event = Event(kind=kind, time=self._now(), upstream=name, delay=delay)
+        if self._on_event is not None and not self._is_over:
+            event = Event(kind=kind, time=self._now(), upstream=name, delay=delay, reason=reason)
             self._queue(partial(self._call_listener, event))
 
     def _add(self, kind: Kind, call: Call, **more: Any) -> None:
@@ -252,7 +268,7 @@ class Monitor:
     def _tell_accepted(self, story: Story) -> None:
         if not story.is_announced:
             story.is_announced = True
-            self._call_listener(Event(kind="accepted", time=story.submitted_at, **story.who))
+            self._call_listener(Event(kind="accepted", time=story.time, **story.who))
         ending, story.ending = story.ending, None
         if ending is not None:
             self._call_listener(ending)
@@ -272,15 +288,21 @@ class Monitor:
         except BaseException as error:
             _log.listener_failed(event.kind, error)
 
-    def finish(self) -> None:
-        """Wait until the listener has been told everything, and the threads have left; but not for long."""
+    def finish(self, timeout: float) -> None:
+        """No call is left: wait until the listener has been told everything, and the threads have left.
+
+        Args:
+            timeout: For how many seconds; no more than `LISTENER_TIMEOUT` in any case.
+        """
+        timeout = min(timeout, LISTENER_TIMEOUT)
+        self._is_over = True
         self._report_dropped()
         if self._watchdog is not None:
             self._watchdog.finish()
         if not self._pool.is_own_thread():
             self._start_telling()
-            if not self._pool.retire(_PATIENCE):
-                _log.listener_is_late(_PATIENCE)
+            if not self._pool.retire(timeout):
+                _log.listener_is_late(timeout)
 
 
 class Watchdog:

@@ -703,7 +703,11 @@ class Pool:
         if cancel_futures:
             self._halt()
         if wait and not self.is_own_thread():
+            began_at = time.monotonic()
             self.finish(timeout)
+            if self.monitor is not None:
+                left = math.inf if timeout is None else max(0.0, began_at + timeout - time.monotonic())
+                self.monitor.finish(left)
 
     def close(self, reason: str = _AT_EXIT) -> None:
         """Refuse calls from now on; threads leave when nothing is left to do."""
@@ -726,8 +730,6 @@ class Pool:
             with self._lock:
                 threads = self._crew.threads()
             if not threads:
-                if self.monitor is not None:
-                    self.monitor.finish()
                 return
             patience = deadline - time.monotonic()
             if patience <= 0:

@@ -24,7 +24,7 @@ from functools import partial
 
 from retrying_executor import _lifecycle, _log
 from retrying_executor._gate import Gate, Permit
-from retrying_executor._value import optional_seconds, positive_int, seconds
+from retrying_executor._value import in_words, optional_seconds, positive_int, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ class Upstream:
     def pause(self, duration: Duration | None = None) -> None:
         """Hold it, from now on: nothing starts, what is running goes on.
 
+        That replaces the hold that there is, if there is one, even by a shorter one.
+
         Args:
             duration: For how long, in seconds; ``None``: until `resume`.
 
@@ -151,8 +153,9 @@ class Upstream:
         with self._lock:
             self._gate.hold(self._clock.monotonic() + length)
             self._look()
-        for monitor in list(self._monitors):
-            monitor.upstream_changed(self._name, "upstream_held", length)
+            monitors = list(self._monitors)
+        for monitor in monitors:
+            monitor.upstream_changed(self._name, "upstream_held", length, "paused")
         self._tell()
 
     def resume(self) -> None:
@@ -229,18 +232,36 @@ class Upstream:
             self._gate.end(permit, now, evidence, asked)
             self._look()
             after, held_for = self._gate.state(now), self._gate.held_until - now
-        if before != after and after == "held":
+            monitors = list(self._monitors)
+        try:
+            self._report(before, after, held_for, evidence, asked, monitors)
+        finally:  # whatever a signal handler raises, others wait for that
+            self._tell()
+
+    def _report(
+        self,
+        before: State,
+        after: State,
+        held_for: float,
+        evidence: Evidence,
+        asked: float | None,
+        monitors: list[Monitor],
+    ) -> None:
+        """Log that it is held from now on, or works again, and tell who looks on."""
+        if before != after and after == "held" and held_for > 0.0:  # else a probe has told nothing
             is_news = evidence == "failed" and before != "probing"
             self._is_known_to_fail |= is_news
             _log.upstream_held(self._name, held_for, is_news=is_news)
-            for monitor in list(self._monitors):
-                monitor.upstream_changed(self._name, "upstream_held", held_for)
+            reason = "the probe failed" if before == "probing" else "attempts failed in a row"
+            if asked is not None:
+                reason = f"asked to wait {in_words(asked)}"
+            for monitor in monitors:
+                monitor.upstream_changed(self._name, "upstream_held", held_for, reason)
         elif before == "probing" and after in ("ramping", "open"):
             was_news, self._is_known_to_fail = self._is_known_to_fail, False
             _log.upstream_back(self._name, is_news=was_news)
-            for monitor in list(self._monitors):
-                monitor.upstream_changed(self._name, "upstream_back", None)
-        self._tell()
+            for monitor in monitors:
+                monitor.upstream_changed(self._name, "upstream_back", None, "")
 
     def decline(self, pool: Pool) -> None:
         """An invited pool has nothing to start: the place goes to another. Called without a lock."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container
     from typing import Any
 
-    from retrying_executor._future import Outcome, Work
+    from retrying_executor._future import Outcome
     from retrying_executor._schedule import Call, Claim
     from retrying_executor._stats import Stats
     from retrying_executor._upstream import Upstream
@@ -441,26 +441,18 @@ class _Monitor(Monitor):
         self._dropped = 0
         self._reported = 0.1
         self._untold = deque()
-        self._is_telling = False
+        self._is_telling = self._is_over = False
 
     def _now(self) -> float:
+        return self._virtual.monotonic()
+
+    def _monotonic(self) -> float:
         return self._virtual.monotonic()
 
     def submitted(self, call: Call) -> None:
         """A call is about to be queued."""
         self._virtual.give_key(call)
         super().submitted(call)
-
-    def started(self, call: Call, work: Work) -> None:
-        """An attempt begins."""
-        super().started(call, work)
-        assert call._story is not None  # somebody listens
-        call._story.began_at = self._virtual.monotonic()
-
-    def ended(self, call: Call) -> None:
-        """The attempt is over."""
-        assert call._story is not None
-        call._story.took = self._virtual.monotonic() - call._story.began_at
 
     def _start_telling(self) -> None:
         self._is_telling, holder = True, current.holder

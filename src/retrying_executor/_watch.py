@@ -262,7 +262,8 @@ class _Watcher:
     def _look(self) -> Progress:
         first, last, now = self._first, self._executor.stats(), time.monotonic()
         rate = self._pace.rate(now, last.succeeded + last.failed - first.succeeded - first.failed)
-        return progress(first, last, elapsed=now - self._began_at, now=now, rate=rate)
+        its_now = self._executor._pool.clock.monotonic()  # for those in virtual time
+        return progress(first, last, elapsed=now - self._began_at, now=its_now, rate=rate)
 
 
 @contextmanager

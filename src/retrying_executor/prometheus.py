@@ -13,8 +13,8 @@ REGISTRY.register(ExecutorCollector({"webhooks": executor}))
 from __future__ import annotations
 
 import math
-import time
 import weakref
+from collections.abc import Mapping
 
 from retrying_executor._executor import RetryingExecutor
 from retrying_executor._upstream import Upstream
@@ -29,7 +29,7 @@ except ImportError as error:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from typing import TypeVar
 
     from prometheus_client.core import Metric
@@ -76,6 +76,8 @@ class ExecutorCollector(Collector):
         self, executors: Mapping[str, RetryingExecutor], *, upstreams: Iterable[Upstream] = ()
     ) -> None:
         self._executors: dict[str, weakref.ref[RetryingExecutor]] = {}
+        if not isinstance(executors, Mapping):
+            raise TypeError(f"executors must be a mapping from names to executors, not {executors!r}")
         for name, executor in executors.items():
             if not isinstance(name, str):
                 raise TypeError(f"executors must have strings as keys, not {name!r}")
@@ -92,7 +94,6 @@ class ExecutorCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of this moment; those of one executor are one snapshot."""
-        now = time.monotonic()
         labels = ["executor"]
         gauges = {
             field: GaugeMetricFamily(_PREFIX + name, text, labels=labels)
@@ -112,6 +113,7 @@ class ExecutorCollector(Collector):
             for field, family in (gauges | counters).items():
                 family.add_metric([name], getattr(stats, field))
             due_at = stats.next_due_at
+            now = executor._pool.clock.monotonic()
             due.add_metric([name], math.nan if due_at is None else max(0.0, due_at - now))
         yield from gauges.values()
         yield from counters.values()

@@ -5,8 +5,7 @@ Nothing here starts a thread, and nothing waits. In pytest, the fixture ``virtua
 
 from __future__ import annotations
 
-from retrying_executor._executor import RetryingExecutor
-from retrying_executor._executor import _monitor as check_monitoring
+from retrying_executor._executor import RetryingExecutor, check_monitoring
 from retrying_executor._policy import RetryPolicy, Terms
 from retrying_executor._upstream import checked_upstream
 from retrying_executor._value import positive_int, seconds
@@ -89,7 +88,7 @@ class VirtualTimeExecutor(RetryingExecutor):
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed must be an integer, not {seed!r}")
-        check_monitoring(on_event, warn_after, "")
+        check_monitoring(on_event, warn_after)
         # This checks the arguments. The pool that it makes has no thread before its first call: it gets none.
         super().__init__(
             max_workers,

@@ -171,6 +171,7 @@ def test_what_is_gone_is_not_reported() -> None:
 @pytest.mark.parametrize(
     ("executors", "upstreams", "error", "message"),
     [
+        (RetryingExecutor(), [], TypeError, "executors must be a mapping from names to executors, not <"),
         ({1: RetryingExecutor()}, [], TypeError, "executors must have strings as keys, not 1"),
         ({"jobs": 1}, [], TypeError, r"executors\['jobs'\] must be a RetryingExecutor, not 1"),
         (

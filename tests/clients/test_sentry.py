@@ -50,6 +50,7 @@ def sentry(integrated: bool) -> Iterator[Kept]:
     """What is sent to Sentry; its default integrations are on, those that patch other libraries are not."""
     kept = Kept()
     sentry_sdk.init(
+        release="1.0",
         dsn="https://key@127.0.0.1/1",
         transport=kept,
         auto_enabling_integrations=False,
@@ -159,6 +160,7 @@ class Printed(Transport):
 
 
 sentry_sdk.init(
+    release="1.0",
     dsn="https://key@127.0.0.1/1",
     transport=Printed(),
     auto_enabling_integrations=False,

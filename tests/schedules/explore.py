@@ -112,6 +112,7 @@ def sample(scenario: Scenario, *, runs: int, seed: int, fine: bool = False) -> N
 
 
 IS_NIGHTLY = os.environ.get("SCHEDULES") == "nightly"
+IS_BRIEF = os.environ.get("SCHEDULES") == "brief"
 """Whether to search for hours rather than for a minute."""
 
 

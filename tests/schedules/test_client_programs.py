@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from explore import IS_NIGHTLY, sample
+from explore import IS_BRIEF, IS_NIGHTLY, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -58,7 +58,7 @@ PROGRAMS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=20_000 if IS_NIGHTLY else 500, deadline=None)
+@settings(max_examples=20_000 if IS_NIGHTLY else 100 if IS_BRIEF else 500, deadline=None)
 @given(program=PROGRAMS, seed=st.integers(0, 2**32))
 def test_no_program_breaks_a_promise(program: dict[str, Any], seed: int) -> None:
     """Whatever threads do with an executor, under whatever schedule (C1 to C5, E, F1 to F5, G1, G5)."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from explore import IS_NIGHTLY, sample
-from scenarios import LARGE, SAMPLED, SCENARIOS
+from explore import IS_BRIEF, IS_NIGHTLY, sample
+from scenarios import MANY, SAMPLED, SCENARIOS
 from trial import Scenario
 
-RUNS = 1000 if IS_NIGHTLY else 12
+RUNS = 1000 if IS_NIGHTLY else 5 if IS_BRIEF else 20
 """For each scenario."""
 
 
@@ -17,7 +17,7 @@ def test_no_switch_between_instructions_breaks_a_promise(scenario: Scenario) -> 
     sample(scenario, runs=RUNS, seed=1, fine=True)
 
 
-@pytest.mark.parametrize("scenario", [*SAMPLED, *LARGE], ids=lambda scenario: scenario.__name__)
+@pytest.mark.parametrize("scenario", [*SAMPLED, *MANY], ids=lambda scenario: scenario.__name__)
 def test_no_random_schedule_breaks_a_promise(scenario: Scenario) -> None:
     """For those of which not all schedules can be enumerated, or too many (A3, U4, U5)."""
-    sample(scenario, runs=500, seed=1)
+    sample(scenario, runs=100 if IS_BRIEF else 500, seed=1)
