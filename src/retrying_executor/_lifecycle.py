@@ -78,6 +78,9 @@ def _finish_all() -> None:
 
 
 def _before_fork() -> None:
+    import random  # noqa: F401  # what threads import when they need it: none must be in the middle of that
+    import uuid  # noqa: F401
+
     # A signal handler may raise in here. The fork goes on then, and what follows undoes what was done.
     _guard.acquire()
     everything: list[Pool | Upstream] = [*_upstreams, *_pools]

@@ -181,13 +181,13 @@ class Monitor:
 
     def started(self, call: Call, work: Work) -> None:
         """An attempt begins, in this thread."""
-        if self._watchdog is not None:
-            self._watchdog.began(call, work)
         if call._story is not None:
             self._report_dropped()
             call._story.took = None
             self._add("attempt_started", call)
             call._story.began_at = self._monotonic()
+        if self._watchdog is not None:
+            self._watchdog.began(call, work)
 
     def ended(self, call: Call) -> None:
         """The attempt is over, whatever it ended with."""
@@ -298,7 +298,7 @@ class Monitor:
         self._is_over = True
         self._report_dropped()
         if self._watchdog is not None:
-            self._watchdog.finish()
+            self._watchdog.finish(timeout)
         if not self._pool.is_own_thread():
             self._start_telling()
             if not self._pool.retire(timeout):
@@ -352,14 +352,14 @@ class Watchdog:
             if not self._running:
                 self._look.set()
 
-    def finish(self) -> None:
-        """Nothing runs any more: wait until the thread has left."""
+    def finish(self, timeout: float) -> None:
+        """Nothing runs any more: wait until the thread has left, for so many seconds: it may be logging."""
         with self._lock:
             thread = self._thread
             self._grace = 0.0
             self._look.set()
         if thread not in (None, threading.current_thread()) and not self._running:
-            thread.join()
+            thread.join(timeout)
 
     def _watch(self) -> None:
         patience: float | None = 0.0

@@ -126,6 +126,7 @@ class Pool:
         self._unused: list[Permit] = []  # places taken for a call that was cancelled at that very moment
         self._observed: set[weakref.ref[Call]] = set()
         self._forget = self._observed.discard
+        self._leads_until = math.inf
         self._initializing = 0
         self._stopped: list[Worker] = []  # for a fork
         self._is_open = HAS_GIL and self._refusal is None and self._max_pending is None
@@ -284,6 +285,7 @@ class Pool:
         """
         call, upstream, permit = worker.call, self._upstream, worker.permit
         if call is not None and call._observed and worker.ending is not None:
+            call = None  # not under a lock: that may be the last reference to it
             self._finish(worker)
             permit = worker.permit
         now = time.monotonic()
@@ -368,6 +370,8 @@ class Pool:
                     due_at = schedule.first_due_at()
                     if due_at is None:
                         crew.follow(worker)
+                    else:
+                        self._leads_until = due_at
                 if due_at is not None:
                     patience = -1.0 if due_at == math.inf else due_at - now
                 elif not (timed_out or self._idle_timeout == 0 or self._abandoned or self._refusal):
@@ -414,7 +418,12 @@ class Pool:
         has_upstreams = self._is_mixed or self._upstream is not None
         if self._upstream is not None and now < self._acts_at:
             self._reserve(worker, self._upstream)
-        call = self._ledger.schedule.take(now, claim)
+        schedule = self._ledger.schedule
+        call = schedule.take(now, claim)
+        if self._crew.has_leader and schedule.has_lanes:  # an upstream may open sooner than it thinks
+            due_at = schedule.first_due_at()
+            if due_at is not None and due_at < self._leads_until:
+                self._crew.wake_leader()
         if call is None and worker.permit is not None:
             self._unused.append(worker.permit)
             worker.permit = None

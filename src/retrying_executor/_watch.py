@@ -7,6 +7,7 @@ thread for each block takes the snapshots and writes. It ends with the block, or
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 import time
@@ -44,6 +45,7 @@ BROKEN = (OSError, ValueError)
 _WINDOW = 30.0  # seconds that the rate is taken over ...
 _FEW = 10  # ... or as long as it took to carry out so many calls, if that is longer
 _DAY = 86400.0  # seconds
+_LONGEST_WAIT = 0.5  # seconds, in which nobody looks whether the main thread has ended
 
 
 class Progress(Value):
@@ -228,6 +230,7 @@ class _Watcher:
         self._executor = executor
         self._display = display
         self._over = threading.Event()
+        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="retrying_executor.watch")
 
     def start(self) -> None:
@@ -239,8 +242,10 @@ class _Watcher:
             self._thread.start()
 
     def stop(self) -> None:
-        self._over.set()
         try:
+            if os.getpid() != self._pid:
+                return  # the thread is the parent's, and may have had any lock at the fork
+            self._over.set()
             if self._thread.is_alive():  # else it was not started, or ended with the main thread
                 self._thread.join()
         finally:
@@ -248,16 +253,23 @@ class _Watcher:
 
     def _run(self) -> None:
         display = self._display
-        interval = min(display.interval, threading.TIMEOUT_MAX)
         try:
-            # A block that is never left does not keep the process alive.
-            while not self._over.wait(interval) and threading.main_thread().is_alive():
+            while self._goes_on(display.interval):
                 display.show(self._look())
             display.end(self._look())
         except BROKEN:
             pass  # it is not to be shown to anybody
         finally:
             display.close()
+
+    def _goes_on(self, interval: float) -> bool:
+        """Wait until the next look is due; return ``False`` if the block has ended, or the main thread."""
+        due_at = time.monotonic() + interval
+        while (left := due_at - time.monotonic()) > 0:
+            # A block that is never left does not keep the process alive.
+            if self._over.wait(min(left, _LONGEST_WAIT)) or not threading.main_thread().is_alive():
+                return False
+        return True
 
     def _look(self) -> Progress:
         first, last, now = self._first, self._executor.stats(), time.monotonic()

@@ -675,4 +675,14 @@ MUTANTS = [
             "            self._gate.hold(self._clock.monotonic() + length)\n",
         ),
     ),
+    mutant(
+        "a leader is not told that an upstream opens sooner than it thinks",
+        "a call that nobody takes up",
+        "a_leader_that_knows_of_a_later_time",
+        (
+            "_pool.py",
+            "            if due_at is not None and due_at < self._leads_until:\n",
+            "            if False:\n",
+        ),
+    ),
 ]

@@ -578,6 +578,16 @@ def pause_against_a_worker_that_goes_on() -> Trial:
     return trial
 
 
+def a_leader_that_knows_of_a_later_time() -> Trial:
+    """Somebody wakes when an upstream opens, though another sleeps until a later retry is due (C4)."""
+    trial, service = Trial(2, idle_timeout=1), Service(rate=(1, 1.0))
+    trial.submit(1)
+    time.sleep(0.1)
+    trial.submit(service=service)
+    trial.submit(service=service)
+    return trial
+
+
 SAMPLED: list[Scenario] = [as_completed_against_finishing]
 """Where the order depends on addresses in memory, so that not all schedules can be enumerated."""
 
@@ -590,6 +600,7 @@ LARGE: list[Scenario] = [
     a_probe_that_fails,
     cancel_futures_against_a_hold,
     executors_that_share_a_place,
+    a_leader_that_knows_of_a_later_time,
 ]
 """Of which so many schedules have two preemptions that those take too long but by night."""
 
