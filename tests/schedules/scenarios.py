@@ -580,7 +580,7 @@ def pause_against_a_worker_that_goes_on() -> Trial:
 
 def a_leader_that_knows_of_a_later_time() -> Trial:
     """Somebody wakes when an upstream opens, though another sleeps until a later retry is due (C4)."""
-    trial, service = Trial(2, idle_timeout=1), Service(rate=(1, 1.0))
+    trial, service = Trial(2, idle_timeout=5), Service(rate=(1, 1.0))
     trial.submit(1)
     time.sleep(0.1)
     trial.submit(service=service)
