@@ -1,4 +1,4 @@
-"""Who looks on: a listener is told what happens to calls, and attempts that run for long are noticed.
+"""Who looks on: a listener is told what happens to calls, and a watchdog notices those that run for long.
 
 An executor that nobody looks on has no monitor, and pays for looking whether there is one.
 
@@ -12,27 +12,24 @@ says of every call first that it was accepted.
 from __future__ import annotations
 
 import contextvars
-import sys
 import threading
 import time
-import traceback
 from collections import deque
-from contextlib import suppress
 from functools import partial
 from itertools import count
 
-from retrying_executor import _attempt, _lifecycle, _log
+from retrying_executor import _lifecycle, _log
 from retrying_executor._current import current, key_of
 from retrying_executor._future import RetryingFuture
 from retrying_executor._lifecycle import LISTENER_TIMEOUT
 from retrying_executor._policy import Terms
 from retrying_executor._pool import Pool
 from retrying_executor._value import Value
+from retrying_executor._watchdog import Watchdog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
     from typing import Any, Literal, TypeAlias
 
     from retrying_executor._future import Outcome, Work
@@ -303,109 +300,3 @@ class Monitor:
             self._start_telling()
             if not self._pool.retire(timeout):
                 _log.listener_is_late(timeout)
-
-
-class Watchdog:
-    """Logs attempts that have been running for long: each after *warn_after*, after twice that, and so on.
-
-    Its thread starts with an attempt, and leaves when none has been running for a while. ``_lock`` guards
-    all but the events.
-
-    Args:
-        warn_after: After how many seconds; more than 0.
-        thread_name: What the name of its thread begins with.
-    """
-
-    def __init__(self, warn_after: float, thread_name: str) -> None:
-        self._warn_after = warn_after
-        self._thread_name = thread_name
-        self.restart()
-
-    def restart(self) -> None:
-        """Start with nothing, as in a forked child."""
-        self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
-        _log.never_log_under(self._lock)
-        self._look = threading.Event()
-        self._running: dict[Call, Run] = {}
-        self._is_idle = False
-        self._grace = _GRACE
-        self._thread: threading.Thread | None = None
-
-    def began(self, call: Call, work: Work) -> None:
-        """An attempt begins, in this thread."""
-        with self._lock:
-            self._running[call] = Run(work, call._attempts, self._warn_after)
-            if self._thread is None:
-                thread = threading.Thread(
-                    target=self._watch, name=f"{self._thread_name}-watchdog", daemon=True
-                )
-                with suppress(RuntimeError):  # there is no thread to be had: the next attempt tries again
-                    thread.start()
-                    self._thread = thread
-            if self._is_idle:
-                self._look.set()
-
-    def ended(self, call: Call) -> None:
-        """The attempt is over."""
-        with self._lock:
-            self._running.pop(call, None)
-            if not self._running:
-                self._look.set()
-
-    def finish(self, timeout: float) -> None:
-        """Nothing runs any more: wait until the thread has left, for so many seconds: it may be logging."""
-        with self._lock:
-            thread = self._thread
-            self._grace = 0.0
-            self._look.set()
-        if thread not in (None, threading.current_thread()) and not self._running:
-            thread.join(timeout)
-
-    def _watch(self) -> None:
-        patience: float | None = 0.0
-        while patience is not None:
-            is_called = self._look.wait(patience)
-            self._look.clear()
-            patience = self._warn(is_called=is_called)
-
-    def _warn(self, *, is_called: bool) -> float | None:
-        """Log what is due; return for how many seconds nothing will be, or ``None`` to leave."""
-        due = []
-        with self._lock:
-            now = time.monotonic()
-            if not self._running:
-                is_over = self._is_idle and not is_called
-                self._is_idle = not is_over
-                self._thread = None if is_over else self._thread
-                return None if is_over else self._grace
-            self._is_idle = False
-            frames = sys._current_frames()
-            for run in self._running.values():
-                if run.warns_at <= now:
-                    run.warns_at = now + (now - run.began_at)
-                    due.append((run, now - run.began_at, run.stack(frames)))
-            warns_at = min(run.warns_at for run in self._running.values())
-        for run, duration, stack in due:
-            _log.runs_for_long(run.name, run.attempt, duration, run.thread.name, stack)
-        return min(max(0.0, warns_at - now), threading.TIMEOUT_MAX)
-
-
-class Run:
-    """An attempt that runs in this thread."""
-
-    __slots__ = ("attempt", "began_at", "name", "thread", "warns_at")
-
-    def __init__(self, work: Work, attempt: int, warn_after: float) -> None:
-        self.name = _log.call_name(work[0])
-        self.attempt = attempt
-        self.thread = threading.current_thread()
-        self.began_at = time.monotonic()
-        self.warns_at = self.began_at + warn_after
-
-    def stack(self, frames: dict[int, FrameType]) -> str:
-        """Return where it is, given what all threads do: from the call on."""
-        assert self.thread.ident is not None
-        stack = traceback.extract_stack(frames[self.thread.ident])
-        while any(frame.filename == _attempt.__file__ for frame in stack):
-            del stack[0]  # how it got there is the same for all
-        return "".join(stack.format())
