@@ -407,6 +407,23 @@ def test_a_listener_is_told_everything_before_the_interpreter_ends() -> None:
     assert ["0 accepted None", "1 attempt_started None", "2 done None"] == lines
 
 
+def test_the_end_of_the_interpreter_does_not_wait_for_a_listener_longer_than_it_may() -> None:
+    """That of an executor which has to end in time, even less than others (F4)."""
+    code, _, errors = run(
+        """
+        import threading
+        from retrying_executor import RetryingExecutor
+
+        never = threading.Event()
+        executor = RetryingExecutor(1, exit_timeout=0.1, on_event=lambda event: never.wait())
+        executor.submit(int)
+        """
+    )
+    assert 0 == code
+    [line] = errors.splitlines()
+    assert line.startswith("on_event was not told everything in 0")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows no fork")
 def test_a_forked_child_is_looked_on_too(listener: Listener) -> None:
     """It is told of its own calls, and of none of the parent's (F6)."""

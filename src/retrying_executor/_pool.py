@@ -795,10 +795,6 @@ class Pool:
             else:
                 self.cancel(call)
 
-    def count_fresh(self) -> int:
-        """Return how many calls wait for their first attempt, roughly: some may be gone. Takes no lock."""
-        return len(self._fresh)
-
     def _count_pending(self) -> int:
         """Return how many calls are accepted and not done."""
         return len(self._ledger.schedule) + len(self._running_calls())
