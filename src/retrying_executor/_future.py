@@ -168,7 +168,7 @@ class RetryingFuture(Future["T"]):
 
     @property
     def key(self) -> str:
-        """A UUID that no other call has: the one that `current_call` and events tell of."""
+        """A UUID that no other call has, and that `current_call` and events tell of too."""
         return key_of(self)
 
     def done(self) -> bool:
