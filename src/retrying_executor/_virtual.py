@@ -273,10 +273,8 @@ class VirtualPool:
         upstream = None if work is None else work[4].upstream
         if upstream is None or work is None or call.done():
             return call._begin(worker, now)
-        if call._attempts and work[4].is_too_late(
-            now - call._began_at
-        ):  # there will be none: see _attempt.make
-            return call._begin(worker, now)
+        if call._attempts and work[4].is_too_late(now - call._began_at):
+            return call._begin(worker, now)  # without a place: no attempt will be made, see _attempt.make
         opens_at, until = self._ledger.schedule.waits_between(call, upstream, work[4].max_elapsed, now)
         if opens_at <= now:
             permit = upstream.ask(self)  # type: ignore[arg-type]  # it needs look_again() only
