@@ -35,6 +35,7 @@ def in_child(check: Callable[[], object], patience: float = TIMEOUT) -> None:
             check()
         except BaseException:
             os.write(writer, traceback.format_exc().encode())
+            faulthandler.dump_traceback(writer)
         finally:
             os._exit(0)
     faulthandler.unregister(signal.SIGUSR1)
@@ -44,7 +45,7 @@ def in_child(check: Callable[[], object], patience: float = TIMEOUT) -> None:
     with open(reader, encoding="utf-8") as pipe:
         report = pipe.read()
     os.waitpid(child, 0)
-    assert "" == report
+    assert not report, f"in the child:\n{report}"
 
 
 def check_executor_works(executor: RetryingExecutor) -> None:

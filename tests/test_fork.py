@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import as_completed, wait
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+import retrying_executor
 from calls import Flaky
 from conftest import TIMEOUT
 from forks import check_executor_works, check_orphaned, held, in_child
@@ -220,3 +223,65 @@ def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
         with RetryingExecutor(1) as other:
             assert 0 == other.submit(int).result(TIMEOUT)
     assert 2 == executor.submit(Flaky(2)).result(TIMEOUT)
+
+
+IN_THE_MIDDLE_OF_AN_IMPORT = """
+import faulthandler, os, sys, threading
+from importlib.machinery import PathFinder
+from retrying_executor import RetryingExecutor, RetryPolicy
+
+module, patience = sys.argv[1], float(sys.argv[2])
+assert module not in sys.modules
+begun, forks = threading.Event(), threading.Event()
+
+class Pause:
+    def find_spec(name, path, target=None):
+        if name == module:
+            spec = PathFinder.find_spec(name, path)
+            load = spec.loader.exec_module
+
+            def pause(created):
+                begun.set()
+                forks.wait()
+                load(created)
+
+            spec.loader.exec_module = pause
+            return spec
+
+class Busy(Exception):
+    headers = {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}
+
+def busy():
+    failures.append(Busy())
+    if len(failures) == 1:
+        raise failures[0] if module != "random" else ConnectionError
+
+failures = []
+sys.meta_path.insert(0, Pause)
+os.register_at_fork(before=forks.set)  # it runs before those that were registered before
+executor = RetryingExecutor(1, retry=RetryPolicy(initial_delay=0.001), idle_timeout=0)
+needs = (lambda: executor.submit(int).key) if module == "uuid" else (lambda: executor.submit(busy).result())
+thread = threading.Thread(target=needs)
+thread.start()
+assert begun.wait(patience)
+sys.setswitchinterval(patience)  # the thread goes on only while this one waits for something
+child = os.fork()
+faulthandler.dump_traceback_later(patience, exit=True)
+if child:
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    thread.join()
+else:
+    failures.clear()
+    needs()
+"""
+
+
+@pytest.mark.parametrize("module", ["email.utils", "calendar", "random", "uuid"])
+def test_fork_in_the_middle_of_an_import(module: str) -> None:
+    """What a thread was importing for the library while another forked, the child can import too (F6)."""
+    place = str(Path(retrying_executor.__file__).parent.parent)
+    command = [sys.executable, "-W", "ignore", "-c", IN_THE_MIDDLE_OF_AN_IMPORT, module, str(TIMEOUT / 2)]
+    environment = {**os.environ, "PYTHONPATH": place}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, encoding="utf-8")
+    assert 0 == done.returncode, done.stderr

@@ -124,7 +124,10 @@ class Crew:
 
     def _count(self) -> None:
         """Somebody came, went, or was called."""
-        self.can_summon = self.on_the_way is None and (self.has_resting or len(self.members) < self.size)
+        has_room = len(self.members) < self.size
+        self.can_summon = self.on_the_way is None and (
+            has_room or bool(self._resting) or self._leading is not None
+        )
 
     def summon(self, work: Callable[[Worker], None]) -> None:
         """Wake a resting worker, or start one if none rests.
@@ -142,7 +145,7 @@ class Crew:
         worker.wake()
         self._take_out(worker)
         self.on_the_way = worker  # not before: were it wrongly set, nobody else would be called
-        self._count()
+        self.can_summon = False
 
     def _start(self, work: Callable[[Worker], None]) -> None:
         taken = {worker.index for worker in self.members}
@@ -166,7 +169,8 @@ class Crew:
         if self.on_the_way is worker or worker.rests:
             if self.on_the_way is worker:
                 self.on_the_way = None
-            self._take_out(worker)
+            if worker in self._resting or worker is self._leading:  # most often it has been taken out
+                self._take_out(worker)
             worker.rests = False
             self._count()
         if worker.arrival is not None:
@@ -177,7 +181,7 @@ class Crew:
         """Publish that a worker rests from now on."""
         worker.rests = True
         self._resting.append(worker)
-        self._count()
+        self.can_summon = self.on_the_way is None
 
     def lead(self, worker: Worker) -> None:
         """Let a worker that rests do so until the first retry is due."""

@@ -244,11 +244,15 @@ class RetryingFuture(Future["T"]):
             self._pool.synchronize()
         if self._state in DONE:
             return True
-        seconds = -1 if timeout is None else to_seconds(timeout)
-        passed = latch.acquire(timeout=seconds) if timeout is None or seconds > 0 else latch.acquire(False)
-        if passed:
-            latch.release()  # for the next
-        return passed or self.done()
+        if timeout is None:
+            latch.acquire()
+        else:
+            seconds = to_seconds(timeout)
+            passed = latch.acquire(timeout=seconds) if seconds > 0 else latch.acquire(False)
+            if not passed:
+                return self.done()
+        latch.release()  # for the next
+        return True
 
     def _get_snapshot(self) -> Any:  # pragma: no cover  # called by asyncio from Python 3.15 on
         # There, asyncio takes the outcome by this instead of exception().

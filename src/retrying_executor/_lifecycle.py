@@ -13,6 +13,7 @@ import weakref
 
 from retrying_executor._log import forget_unseen
 from retrying_executor._stdlib import is_held, register_atexit
+from retrying_executor._transient import timestamp_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,8 +79,12 @@ def _finish_all() -> None:
 
 
 def _before_fork() -> None:
-    import random  # noqa: F401  # what threads import when they need it: none must be in the middle of that
+    # What threads import when they need it, and what that imports when it is used for the first time: were
+    # one of them in the middle of that, the child would wait for it for ever.
+    import random  # noqa: F401
     import uuid  # noqa: F401
+
+    timestamp_of("Thu, 01 Jan 1970 00:00:00 GMT")
 
     # A signal handler may raise in here. The fork goes on then, and what follows undoes what was done.
     _guard.acquire()

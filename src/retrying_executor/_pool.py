@@ -95,7 +95,7 @@ class Pool:
         self._thread_name_prefix = thread_name_prefix
         self._initializer = initializer
         self._initargs = initargs
-        self._idle_timeout = idle_timeout
+        self._idle_timeout = -1.0 if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
         self.exit_timeout = exit_timeout
         self._max_pending = max_pending
         self._wait_when_full = wait_when_full
@@ -310,7 +310,9 @@ class Pool:
             worker.call = None
             if now >= self._acts_at:
                 return None
-            if upstream is not None and (permit is None or not upstream.go_on(permit, now)):
+            if upstream is not None and (
+                permit is None or permit.era != upstream.calm_era or not upstream.go_on(now)
+            ):
                 return None
             try:
                 call = worker.call = self._fresh.popleft()
@@ -359,10 +361,10 @@ class Pool:
                     self._room.notify_all()  # it may have made a call done
                 crew.arrive(worker)
                 now = time.monotonic()
-                if self._take_up(worker, now):
+                if (self._fresh or now >= self._acts_at) and self._take_up(worker, now):
                     return worker.call
-                crew.rest(worker)  # publish first,
-                if self._take_up(worker, now):  # then look once more
+                crew.rest(worker)  # publish first, then look once more
+                if (self._fresh or now >= self._acts_at) and self._take_up(worker, now):
                     return worker.call
                 due_at = None
                 if self._acts_at < math.inf and not (self._halted or crew.has_leader):
@@ -373,9 +375,9 @@ class Pool:
                     else:
                         self._leads_until = due_at
                 if due_at is not None:
-                    patience = -1.0 if due_at == math.inf else due_at - now
+                    patience = -1.0 if due_at == math.inf else min(due_at - now, threading.TIMEOUT_MAX)
                 elif not (timed_out or self._idle_timeout == 0 or self._abandoned or self._refusal):
-                    patience = -1.0 if self._idle_timeout is None else self._idle_timeout
+                    patience = self._idle_timeout
                 elif crew.leave(worker):
                     self._ledger.take_over(worker)
                     return None
@@ -383,7 +385,7 @@ class Pool:
                     continue
             if self._invitations or self._unused:
                 self._decline_unused()
-            timed_out = not worker.gate.acquire(timeout=min(patience, threading.TIMEOUT_MAX))
+            timed_out = not worker.gate.acquire(True, patience)
 
     def _finish(self, worker: Worker) -> None:
         """Make the worker's call done, which has its outcome, and tell whoever observes it."""
@@ -413,13 +415,13 @@ class Pool:
         def claim(call: Call, now: float) -> Claim:
             return self._ask(call, worker, now) if has_upstreams else call._begin(worker, now)
 
-        if self._halted or (not self._fresh and now < self._acts_at):
+        if self._halted:
             return False
         has_upstreams = self._is_mixed or self._upstream is not None
         if self._upstream is not None and now < self._acts_at:
             self._reserve(worker, self._upstream)
         schedule = self._ledger.schedule
-        call = schedule.take(now, claim)
+        call = worker.call = schedule.take(now, claim)
         if self._crew.has_leader and schedule.has_lanes:  # an upstream may open sooner than it thinks
             due_at = schedule.first_due_at()
             if due_at is not None and due_at < self._leads_until:
@@ -432,8 +434,8 @@ class Pool:
             self._release_leader()
         if call is None:
             return False
-        worker.call = call
-        self._crew.arrive(worker)  # also from the rest that was published a moment ago
+        if worker.rests:  # since a moment ago
+            self._crew.arrive(worker)
         if self._crew.can_summon:
             self._call_for_help(now)
         return True
@@ -549,7 +551,7 @@ class Pool:
 
     def _may_go_on(self, permit: Permit) -> bool:
         """Return whether the worker may keep its place for the next call: where there is one."""
-        return bool(self._fresh) and self._acts_at > -math.inf and permit.upstream.is_calm(permit)
+        return bool(self._fresh) and self._acts_at > -math.inf and permit.era == permit.upstream.calm_era
 
     def _give_place_back(self, worker: Worker, evidence: Evidence = "worked") -> None:
         """The worker does not go on at once with a call of the same upstream. Called without a lock."""

@@ -217,7 +217,10 @@ class Schedule:
         """Return the first entry of the heap: when it is due, its ticket, and the call."""
         if self._gone_retries:
             self._drop_gone()
-        return self._retries[0] if self._retries else None
+        try:  # not looked at before: a destructor may make the last one go in between
+            return self._retries[0]
+        except IndexError:
+            return None
 
     def pop_retry(self) -> Call:
         """Return the first call of the heap, no longer in the schedule."""
@@ -251,7 +254,7 @@ class Schedule:
 
     def waiting(self) -> list[Call]:
         """Return all live calls, the fresh ones first."""
-        calls = [*self.fresh.copy(), *(call for _, _, call in self._retries)]
+        calls = [*self.fresh.copy(), *(call for _, _, call in self._retries.copy())]
         for lane in self._lanes.values():
             calls += lane.calls.waiting()
         return [call for call in calls if not call.done()]

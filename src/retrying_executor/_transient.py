@@ -184,8 +184,8 @@ def _asked_by_headers(exception: BaseException) -> float | None:
     value = headers.get("retry-after", "")
     seconds = _number(value)
     if seconds is None:
-        date = _timestamp(value)
-        now = _timestamp(headers.get("date", ""))
+        date = timestamp_of(value)
+        now = timestamp_of(headers.get("date", ""))
         seconds = None if date is None else max(0.0, date - (time.time() if now is None else now))
     return seconds
 
@@ -217,8 +217,10 @@ def _number(text: str) -> float | None:
     return float(text) if digits.isascii() and digits.isdigit() else None
 
 
-def _timestamp(text: str) -> float | None:
+def timestamp_of(text: str) -> float | None:
     """Return the date of a header in seconds since the epoch; ``None`` if it is none."""
+    if not text:
+        return None
     from email.utils import mktime_tz, parsedate_tz  # slow to import, and few answers have a date
 
     parsed = parsedate_tz(text)

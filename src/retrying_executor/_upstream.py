@@ -7,7 +7,7 @@
 - who is in ``_invited`` will ask or decline, and until then a place is kept for it.
 
 So places go round among those who wait. A worker whose attempt worked keeps its place for its next call,
-without the lock, for as long as that takes nothing from anybody: see `is_calm`.
+without the lock, for as long as that takes nothing from anybody: see `calm_era`.
 
 The pools are told when this lock is free. But while it is held, a destructor or a signal handler may
 submit, and wait for a pool's lock. So whoever has a pool's lock does not wait for this one for ever: that
@@ -105,7 +105,13 @@ class Upstream:
         self._invited: set[Pool] = set()
         self._is_known_to_fail = False  # that it is held was a warning
         self._monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
-        self._calm_era: int | None = None  # that of the permits under which their holders may go on
+        self.calm_era: int | None = None
+        """The era of the permits under which attempts may follow each other without the lock.
+
+        An attempt that worked leaves its place to the next of the same worker while nobody waits for a
+        place, and while it would tell nothing new. Who waits for one, or sees the first failure, may see one
+        more attempt start.
+        """
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
         self._look()
         _log.never_log_under(self._lock)
@@ -196,17 +202,9 @@ class Upstream:
             self._look()
             self._lock.release()
 
-    def is_calm(self, permit: Permit) -> bool:
-        """Return whether an attempt that worked may leave its place to the next of the same worker.
-
-        It may while nobody waits for a place, and while it would tell nothing new. Needs no lock: who
-        waits for a place, or sees the first failure, may see one more attempt start.
-        """
-        return permit.era == self._calm_era
-
-    def go_on(self, permit: Permit, now: float) -> bool:
-        """Let one more attempt through under *permit*, if that needs no lock."""
-        return permit.era == self._calm_era and self._gate.take_slot(now)
+    def go_on(self, now: float) -> bool:
+        """Let one more attempt through under a permit of the `calm_era`, if the rate allows it."""
+        return self._gate.take_slot(now)
 
     def go_on_without(self, now: float) -> None:
         """Who was let through by `go_on` *now* has no call to start. Called without a lock."""
@@ -222,7 +220,7 @@ class Upstream:
     def _look(self) -> None:
         """Note whether it is calm: called whenever that may have changed, before the lock is free."""
         is_calm = self._gate.is_calm and not self._waiting and not self._invited
-        self._calm_era = self._gate.era if is_calm else None
+        self.calm_era = self._gate.era if is_calm else None
 
     def end(self, permit: Permit, evidence: Evidence = "none", asked: float | None = None) -> None:
         """Take note that an attempt has ended; see `Gate.end`. Called without a lock, by a worker."""

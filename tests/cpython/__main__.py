@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument("--no-retry", action="store_true", help="run with retry=None")
     parser.add_argument("--if-shipped", action="store_true", help="end with 0 if there is nothing to run")
     options = parser.parse_args()
-    runner = unittest.TextTestRunner(verbosity=2)
+    runner = unittest.TextTestRunner(buffer=True)
     say = runner.stream.writeln
     if find_spec("test") is None or find_spec(PACKAGE) is None:
         say(f"SKIPPED: {sys.executable} does not ship {PACKAGE}")

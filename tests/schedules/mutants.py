@@ -62,7 +62,7 @@ def mutant(
 
 
 TAKE_UP = """\
-                if self._take_up(worker, now):  # then look once more
+                if (self._fresh or now >= self._acts_at) and self._take_up(worker, now):
                     return worker.call
 """
 
@@ -90,7 +90,7 @@ MUTANTS = [
         "submit_against_the_last_worker_leaving",
         (
             "_pool.py",
-            "                crew.rest(worker)  # publish first,\n" + TAKE_UP,
+            "                crew.rest(worker)  # publish first, then look once more\n" + TAKE_UP,
             "                self._lock.release()\n"
             "                self._lock.acquire()\n"
             "                crew.rest(worker)\n",
@@ -131,10 +131,10 @@ MUTANTS = [
         "a_call_that_waits_for_another",
         (
             "_pool.py",
-            "  # also from the rest that was published a moment ago\n"
+            "            self._crew.arrive(worker)\n"
             "        if self._crew.can_summon:\n"
             "            self._call_for_help(now)\n",
-            "\n",
+            "            self._crew.arrive(worker)\n",
         ),
     ),
     mutant(
@@ -327,7 +327,7 @@ MUTANTS = [
         "retry_due_against_shutdown",
         (
             "_pool.py",
-            "                    patience = -1.0 if due_at == math.inf else due_at - now\n",
+            "                    patience = -1.0 if due_at == math.inf else min(due_at - now, threading.TIMEOUT_MAX)\n",
             "                    patience = -1.0\n",
         ),
     ),
@@ -557,7 +557,7 @@ MUTANTS = [
         "submit_against_idle_exit",
         (
             "_crew.py",
-            "        self._resting.append(worker)\n        self._count()\n",
+            "        self._resting.append(worker)\n        self.can_summon = self.on_the_way is None\n",
             "        self._resting.append(worker)\n",
         ),
     ),
