@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from importlib import metadata
 
+import hypothesis
 import pytest
 
 from retrying_executor import RetryingExecutor, RetryPolicy, _log
 
 pytest.register_assert_rewrite("forks")
+
+for name in ("http_proxy", "https_proxy", "all_proxy"):  # all servers of the tests are on this machine
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
+os.environ["PYTHON_COLORS"] = "0"  # tracebacks of processes that the tests start are compared
+
+# However slow the machine is, that proves nothing.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 IS_INSTALLED = "retrying_executor" in {point.name for point in metadata.entry_points(group="pytest11")}
 """Whether pytest finds the plugin by itself; in a source tree on the path it does not."""

@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 import pytest
 
 from conftest import TIMEOUT
-from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, _pool
+from observe import eventually
+from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, Upstream, _pool
 from retrying_executor._crew import Worker
 from retrying_executor._stdlib import HAS_GIL
 
@@ -416,3 +417,35 @@ def test_cancel_does_not_change_what_is_done(executor: RetryingExecutor, fn: Cal
     assert before == repr(future)
     assert exception is future.exception()
     assert 0 == executor.stats().cancelled
+
+
+@pytest.mark.parametrize("is_first", [False, True], ids=["after it", "before it"])
+@pytest.mark.parametrize("is_held", [False, True], ids=["in backoff", "held"])
+def test_a_call_cancelled_in_the_middle_of_another_is_counted_once(
+    monkeypatch: pytest.MonkeyPatch, *, is_held: bool, is_first: bool
+) -> None:
+    """A destructor may cancel a call while another is being cancelled: the third still runs (E1, F7, G1)."""
+    service = Upstream("service")
+    service.pause()
+    with RetryingExecutor(1, retry=AN_HOUR, upstream=service if is_held else None) as executor:
+        calls = [executor.submit(int if is_held else Resource()) for _ in range(3)]
+        assert eventually(lambda: 3 == executor.stats().held + executor.stats().in_backoff)
+        cancel, others = RetryingFuture._cancel, [calls[1]]
+
+        def interrupted(call: AnyFuture) -> None:
+            if not is_first:
+                cancel(call)
+            while others:
+                assert others.pop().cancel()
+            if is_first:
+                cancel(call)
+
+        monkeypatch.setattr(RetryingFuture, "_cancel", interrupted)
+        assert calls[0].cancel()
+        stats = executor.stats()
+        assert (1, 3, 2) == (stats.held + stats.in_backoff, stats.submitted, stats.cancelled)
+        service.resume()
+        if is_held:
+            assert 0 == calls[2].result(TIMEOUT)
+        assert calls[2].cancel() is not is_held
+    assert 0 == executor.stats().held + executor.stats().in_backoff

@@ -262,6 +262,17 @@ def test_a_timeout_needs_a_wait() -> None:
     executor.shutdown()
 
 
+def test_a_call_that_is_queued_while_the_executor_closes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever queues a call and sees only then that the executor refuses them takes it back (F4, G1)."""
+    executor = RetryingExecutor(1)
+    pool = executor._pool
+    see_to = pool._see_to
+    monkeypatch.setattr(pool, "_see_to", lambda call: pool.close("too late") or see_to(call))
+    with pytest.raises(RuntimeError, match="too late"):
+        executor.submit(int)
+    assert 0 == executor.stats().submitted
+
+
 def test_submit_racing_with_shutdown_is_accepted_or_refused_and_never_both() -> None:
     """What submit() refuses never runs; what it accepts gets its outcome (F4, G1)."""
     for round_ in range(50):

@@ -19,7 +19,8 @@ from calls import Flaky
 from conftest import TIMEOUT
 from forks import check_executor_works, check_orphaned, held, in_child
 from observe import eventually
-from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, _lifecycle
+from retrying_executor import ForkedFutureError, RetryingExecutor, RetryingFuture, RetryPolicy, _lifecycle
+from retrying_executor._crew import Worker
 from retrying_executor._pool import Pool
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows no fork")
@@ -133,17 +134,38 @@ def test_fork_in_any_place(
     assert 2 == executor.submit(Flaky(2)).result(TIMEOUT)
 
 
-def test_the_thread_that_forked_ends_in_the_child(executor: RetryingExecutor) -> None:
+@pytest.mark.parametrize("where", ["in a call", "in a done callback"])
+def test_the_thread_that_forked_ends_in_the_child(executor: RetryingExecutor, where: str) -> None:
     """When its call returns there, it finds that the executor is another's: it takes no call from that (F6).
 
     The hook of the child runs in this process, since nobody could look on in the child's last thread.
     """
     thread = executor.submit(threading.current_thread).result(TIMEOUT)
-    future = executor.submit(executor._pool.restart_in_child)
+    restart = executor._pool.restart_in_child
+    if where == "in a call":
+        future: RetryingFuture[object] = executor.submit(restart)
+    else:
+        with held(executor) as future:
+            future.add_done_callback(lambda _: restart())
     thread.join(TIMEOUT)
     assert not thread.is_alive()
-    assert isinstance(future.exception(0), ForkedFutureError)
+    if where == "in a call":
+        assert isinstance(future.exception(0), ForkedFutureError)
     check_executor_works(executor)
+
+
+def test_who_waited_when_a_signal_handler_forked_waits_no_more_in_the_child() -> None:
+    """The handler returns into the wait, in the child too: there the call has failed (F6)."""
+    release, outcomes = threading.Event(), []
+    with RetryingExecutor(1) as executor:
+        running = executor.submit(release.wait, TIMEOUT)
+        waiter = threading.Thread(target=lambda: outcomes.append(running.exception(TIMEOUT)))
+        waiter.start()
+        assert eventually(lambda: running._awaited)
+        executor._pool.restart_in_child()
+        waiter.join(TIMEOUT)
+        release.set()
+        assert isinstance(outcomes[0], ForkedFutureError)
 
 
 def test_child_has_children_of_its_own(executor: RetryingExecutor) -> None:
@@ -197,7 +219,7 @@ def test_calls_of_a_multiprocessing_child_are_finished(executor: RetryingExecuto
     assert 0 == flaky.attempts
 
 
-@pytest.mark.parametrize("lock", [_lifecycle, Pool])
+@pytest.mark.parametrize("lock", [_lifecycle, Pool, "workers"])
 def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, lock: object
 ) -> None:
@@ -212,10 +234,19 @@ def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
         def _is_owned(self) -> bool:
             return False
 
+    stop = Pool._stop_workers
+
+    def interrupted(pool: Pool, stopped: list[Worker]) -> NoReturn:
+        Pool._stop_workers = stop  # type: ignore[method-assign]  # once is enough
+        stop(pool, stopped)
+        raise KeyboardInterrupt
+
     with held(executor) as running:
         with monkeypatch.context() as patch:
-            if lock is Pool:
-                patch.setattr(Pool, "lock_for_fork", lambda _: Interrupted().acquire())
+            if lock == "workers":
+                patch.setattr(Pool, "_stop_workers", interrupted)
+            elif lock is Pool:
+                patch.setattr(Pool, "lock_for_fork", lambda _, timeout: Interrupted().acquire())
             else:
                 patch.setattr(_lifecycle, "_guard", Interrupted())
             patch.setattr(sys, "unraisablehook", lambda _: None)  # where the interpreter reports it
@@ -223,6 +254,32 @@ def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
         with RetryingExecutor(1) as other:
             assert 0 == other.submit(int).result(TIMEOUT)
     assert 2 == executor.submit(Flaky(2)).result(TIMEOUT)
+
+
+def test_a_fork_does_not_hold_up_a_destructor_that_holds_up_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one executor is locked, a destructor may submit to another while a thread forks (F6, F7)."""
+    monkeypatch.setattr(_lifecycle, "_LOCK_TIMEOUT", 0.01)
+    inside, is_first_locked = threading.Event(), threading.Event()
+    with RetryingExecutor(1) as one, RetryingExecutor(1) as another:
+        pools = [pool for pool in _lifecycle._pools if pool in (one._pool, another._pool)]
+        first, last = (one, another) if pools[0] is one._pool else (another, one)
+
+        def hold_up() -> None:
+            with last._pool._lock:
+                inside.set()
+                assert is_first_locked.wait(TIMEOUT)
+                assert 1 == first.submit(int, 1).result(TIMEOUT)
+
+        lock = last._pool.lock_for_fork
+        monkeypatch.setattr(
+            last._pool, "lock_for_fork", lambda timeout: is_first_locked.set() or lock(timeout)
+        )
+        thread = threading.Thread(target=hold_up)
+        thread.start()
+        assert inside.wait(TIMEOUT)
+        in_child(lambda: check_executor_works(last))
+        thread.join(TIMEOUT)
+        assert 2 == last.submit(Flaky(2)).result(TIMEOUT)
 
 
 IN_THE_MIDDLE_OF_AN_IMPORT = """
@@ -260,7 +317,12 @@ failures = []
 sys.meta_path.insert(0, Pause)
 os.register_at_fork(before=forks.set)  # it runs before those that were registered before
 executor = RetryingExecutor(1, retry=RetryPolicy(initial_delay=0.001), idle_timeout=0)
-needs = (lambda: executor.submit(int).key) if module == "uuid" else (lambda: executor.submit(busy).result())
+if module == "uuid":
+    needs = lambda: executor.submit(int).key
+elif module == "retrying_executor._monitor":
+    needs = lambda: RetryingExecutor(1, on_event=print)
+else:
+    needs = lambda: executor.submit(busy).result()
 thread = threading.Thread(target=needs)
 thread.start()
 assert begun.wait(patience)
@@ -277,11 +339,15 @@ else:
 """
 
 
-@pytest.mark.parametrize("module", ["email.utils", "calendar", "random", "uuid"])
+@pytest.mark.parametrize(
+    "module", ["email.utils", "calendar", "random", "uuid", "retrying_executor._monitor"]
+)
 def test_fork_in_the_middle_of_an_import(module: str) -> None:
     """What a thread was importing for the library while another forked, the child can import too (F6)."""
     place = str(Path(retrying_executor.__file__).parent.parent)
     command = [sys.executable, "-W", "ignore", "-c", IN_THE_MIDDLE_OF_AN_IMPORT, module, str(TIMEOUT / 2)]
-    environment = {**os.environ, "PYTHONPATH": place}
+    # Without coverage there, which imports these modules itself.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    environment["PYTHONPATH"] = place
     done = subprocess.run(command, env=environment, capture_output=True, check=False, encoding="utf-8")
     assert 0 == done.returncode, done.stderr

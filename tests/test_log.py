@@ -474,7 +474,20 @@ def test_an_initializer_that_fails_is_logged(logged: Logged) -> None:
     assert ["Exception in initializer:"] == logged(logging.CRITICAL)
 
 
-@pytest.mark.parametrize("interrupt", [Interrupt(), SystemExit(), KeyboardInterrupt()], ids=repr)
+class Incomparable(type):
+    """Of classes that cannot be hashed."""
+
+    __hash__ = None  # type: ignore[assignment]  # that is the point
+
+
+class OddError(BaseException, metaclass=Incomparable):
+    """An exception whose class cannot be hashed."""
+
+
+INTERRUPTS = [Interrupt(), SystemExit(), KeyboardInterrupt(), OddError()]
+
+
+@pytest.mark.parametrize("interrupt", INTERRUPTS, ids=repr)
 def test_a_callback_that_interrupts_a_worker_is_logged(
     executor: RetryingExecutor, logged: Logged, interrupt: BaseException
 ) -> None:

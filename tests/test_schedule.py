@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from retrying_executor import _schedule
 from retrying_executor._schedule import Schedule
 
 DELAYS = st.sampled_from([0.0, 0.0, 1.0, 1.0, 2.0, 5.0])
@@ -52,9 +53,10 @@ def claim(item: Item, now: float) -> bool:
 
 
 def discard(schedule: Any, item: Item, *, retried: bool) -> None:
-    """Make an item done and then tell the schedule, as the pool does."""
+    """Tell the schedule, make an item done, and tell it again, as the ledger does."""
+    place = schedule.discard(item, retried=retried)
     item.gone = True
-    schedule.discard(item, retried=retried)
+    place.drop_gone()
     if schedule.is_littered:
         schedule.tidy()
 
@@ -261,6 +263,19 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert 0 == entries(self.schedule) == len(self.schedule) == len(self.schedule._lanes)
         assert self.schedule.first_due_at() is None
         assert not self.schedule.is_ready(self.now)
+
+
+def test_the_model_gives_up_what_was_held_for_too_long() -> None:
+    """Of two calls that one service holds up, one has waited for too long, the other is asked again (U4)."""
+    machine = ScheduleMachine()
+    machine.close(0, 2.0)
+    machine.add_retry(0.0, 1, 0, 1.0)
+    machine.add_retry(0.0, 1, 0, math.inf)
+    machine.take(1)
+    machine.close(0, math.inf)
+    machine.advance(3.0)
+    machine.take(2)
+    machine.teardown()
 
 
 ScheduleMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
@@ -592,3 +607,46 @@ def test_an_interruption_while_held_calls_give_up_loses_nothing(hooked: int, vic
     assert len(left) == len(schedule) == schedule.count_held()
     assert left == list(iter(lambda: schedule.take(5.0, claim), None))
     assert 0 == len(schedule) == entries(schedule)
+
+
+@pytest.mark.parametrize("where", ["Lane", "heappush"])
+@pytest.mark.parametrize("retried", [False, True], ids=["fresh", "retries"])
+def test_a_call_that_goes_while_it_is_put_in_a_lane_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, where: str, *, retried: bool
+) -> None:
+    """Whoever cancels a call that its upstream has refused, and that is in no lane yet, is heard (F7, G1)."""
+    schedule: Any = Schedule()
+    service = Service(0.0)
+    items = fill(schedule, 2, retried=retried)
+    items[0].service = items[1].service = service
+    service.opens_at, pending = 9.0, items[:1]
+    original = getattr(_schedule, where)
+
+    def interrupted(*args: Any) -> Any:
+        made = original(*args)
+        while pending:
+            discard(schedule, pending.pop(), retried=retried)
+        return made
+
+    monkeypatch.setattr(_schedule, where, interrupted)
+    assert schedule.take(0.0, claim_of_service) is None
+    assert 1 == len(schedule) == schedule.count_held()
+    assert not schedule.is_ready(0.0)
+    assert items[1] is schedule.take(9.0, claim_of_service)
+    assert schedule.take(9.0, claim_of_service) is None
+    assert 0 == len(schedule) == entries(schedule)
+
+
+@pytest.mark.parametrize("retried", [False, True], ids=["fresh", "retries"])
+def test_an_exception_while_a_call_is_claimed_loses_nothing(*, retried: bool) -> None:
+    """Where memory runs out while a call begins, say, the call is still there (G1)."""
+    schedule: Any = Schedule()
+    items = fill(schedule, 2, retried=retried)
+
+    def fail(item: Item, now: float) -> NoReturn:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        schedule.take(0.0, fail)
+    assert 2 == len(schedule)
+    assert items == take_all(schedule)

@@ -12,6 +12,9 @@ import pytest
 
 from conftest import TIMEOUT
 from retrying_executor import RetryingExecutor, RetryPolicy, Stats
+from retrying_executor._crew import Worker
+from retrying_executor._pool import Pool
+from retrying_executor._schedule import Schedule
 
 
 def fail() -> NoReturn:
@@ -171,3 +174,38 @@ def test_every_reader_sees_its_own_call(executor: RetryingExecutor) -> None:
         assert number == executor.stats().submitted
         assert 0 == future.result(TIMEOUT)
         assert number == executor.stats().succeeded
+
+
+def test_who_submits_meanwhile_is_counted_once(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others submit while the snapshot is taken, without a lock: it is consistent all the same (G4)."""
+    gate = Event()
+    blocked = [executor.submit(gate.wait, TIMEOUT) for _ in range(4)]
+    count_others = Schedule.count_others
+    monkeypatch.setattr(
+        Schedule, "count_others", lambda schedule: bool(executor.submit(int)) and count_others(schedule)
+    )
+    stats = executor.stats()
+    assert 0 == stats.in_backoff
+    assert stats.submitted == total(stats)
+    gate.set()
+    assert all(future.result(TIMEOUT) for future in blocked)
+
+
+def test_an_interrupt_in_the_middle_holds_up_nobody(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the workers stand still for a snapshot lets them go on (F7, G4)."""
+    stop = Pool._stop_workers
+
+    def interrupted(pool: Pool, stopped: list[Worker]) -> NoReturn:
+        stop(pool, stopped)
+        raise KeyboardInterrupt
+
+    assert 0 == executor.submit(int).result(TIMEOUT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Pool, "_stop_workers", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            executor.stats()
+    assert 0 == executor.submit(int).result(TIMEOUT)

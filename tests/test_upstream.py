@@ -622,7 +622,7 @@ class Late:
 
 def gets_through(future: Any) -> bool:
     """Return whether a call gets through in some seconds; cancel it if not."""
-    return bool(wait([future], 5).done) or not future.cancel()
+    return bool(wait([future], TIMEOUT).done) or not future.cancel()
 
 
 def test_an_executor_that_asks_meanwhile_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

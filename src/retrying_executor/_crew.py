@@ -148,7 +148,7 @@ class Crew:
         self.can_summon = False
 
     def _start(self, work: Callable[[Worker], None]) -> None:
-        taken = {worker.index for worker in self.members}
+        taken = {worker.index for worker in list(self.members)}
         index = next(index for index in count() if index not in taken)
         worker = Worker(index, self._lock)
         worker.thread = threading.Thread(
@@ -237,10 +237,10 @@ class Crew:
 
     def threads(self) -> list[threading.Thread]:
         """Return the threads that have not ended."""
-        threads = [worker.thread for worker in self.members] + self._departed
+        threads = [worker.thread for worker in list(self.members)] + self._departed
         return [thread for thread in threads if thread.is_alive()]
 
     def includes_current_thread(self) -> bool:
         """Return whether this is called by a worker."""
         current = threading.current_thread()
-        return any(worker.thread is current for worker in self.members)
+        return any(worker.thread is current for worker in list(self.members))

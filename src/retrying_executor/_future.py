@@ -141,8 +141,7 @@ class RetryingFuture(Future["T"]):
             self._pool.observe(self)
             return self._condition
         if name in ("_waiters", "_done_callbacks"):  # used under the condition only
-            setattr(self, name, [])
-            return self.__dict__[name]
+            return self.__dict__.setdefault(name, [])
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     # -- what the call is doing ------------------------------------------------------------------
@@ -389,3 +388,4 @@ class RetryingFuture(Future["T"]):
             self.__dict__.pop("_done_callbacks", None)
         if self._state not in DONE:
             self._finish((None, error), None)
+            self._open()

@@ -62,8 +62,9 @@ class Ledger:
         call._is_last = True  # announce it, then look: see `RetryingFuture`
         if call._worker is not None or call._state != PENDING:
             return False
+        place = self.schedule.discard(call, retried=call._attempts > 0)
         call._cancel()
-        self.schedule.discard(call, retried=call._attempts > 0)
+        place.drop_gone()
         return True
 
     def back_off(self, call: Call, due_at: float) -> bool:
@@ -75,15 +76,16 @@ class Ledger:
     def settle(self, call: Call, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
         """Make a call done from outside, wherever it is; return ``False`` if it is done already."""
         call._is_last = True  # announce it, then look: see `RetryingFuture`
-        waited = call._worker is None
+        waits = call._worker is None and not call.done()
+        place = self.schedule.discard(call, retried=call._attempts > 0) if waits else None
         if not call._finish(outcome, unseen):
             return False
         if outcome[1] is None:
             self._succeeded += 1
         else:
             self._failed += 1
-        if waited:
-            self.schedule.discard(call, retried=call._attempts > 0)
+        if place is not None:
+            place.drop_gone()
         return True
 
     def take_over(self, worker: Worker) -> None:
@@ -94,13 +96,15 @@ class Ledger:
 
     def stats(self, now: float, workers: Collection[Worker]) -> Stats:
         """Return a consistent snapshot, given what time it is and who is at work, while all stand still."""
+        workers = list(workers)  # a destructor may submit, and start one
         in_hand = [worker.call for worker in workers if worker.call is not None]
         running = sum(not call.done() for call in in_hand)
         schedule = self.schedule
         # What was cancelled while a worker took it is in its hands, no longer in the schedule.
         strays = sum(schedule.is_gone(call) for call in in_hand)
-        waiting = schedule.count() + strays
-        ready = schedule.count_ready(now) + strays
+        fresh = schedule.count_fresh() + strays  # once: others submit meanwhile
+        waiting = fresh + schedule.count_others()
+        ready = fresh + schedule.count_due(now)
         held = schedule.count_held(now)
         due_at = schedule.first_due_at()
         succeeded = self._succeeded + sum(worker.succeeded for worker in workers)

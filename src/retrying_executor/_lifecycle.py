@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import threading
 import time
 import weakref
+from importlib import import_module
 
 from retrying_executor._log import forget_unseen
 from retrying_executor._stdlib import is_held, register_atexit
@@ -17,10 +19,13 @@ from retrying_executor._transient import timestamp_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from retrying_executor._monitor import Monitor
     from retrying_executor._pool import Pool
     from retrying_executor._upstream import Upstream
 
+_LOCK_TIMEOUT = 0.5  # seconds; most are free at once
 LISTENER_TIMEOUT = 5.0
 """How long an end waits for who listens, in seconds."""
 
@@ -29,7 +34,7 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _exiting = False
 _upstreams: weakref.WeakSet[Upstream] = weakref.WeakSet()
 _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
-_locked: list[Pool | Upstream] = []  # between the hooks of one fork
+_undo: list[Callable[[], None]] = []  # what gives back what a fork has locked
 
 
 def register(pool: Pool) -> None:
@@ -86,25 +91,48 @@ def _before_fork() -> None:
 
     timestamp_of("Thu, 01 Jan 1970 00:00:00 GMT")
 
+    # What threads are importing here: the child may want that too.
+    for name in [name for name in list(sys.modules) if name.startswith(f"{__package__}.")]:
+        import_module(name)
+
     # A signal handler may raise in here. The fork goes on then, and what follows undoes what was done.
+    while (late := _lock_all()) is not None:
+        _unlock_all()
+        late.lock_for_fork(-1)
+        late.unlock_after_fork()
+
+
+def _lock_all() -> Pool | Upstream | None:
+    """Lock everything; return what cannot be locked soon, if there is such a one.
+
+    Whoever has that one's lock may want another's, in a destructor. So nobody waits for it for long who
+    has any other.
+    """
     _guard.acquire()
+    _undo.append(_unlock_guard)
     everything: list[Pool | Upstream] = [*_upstreams, *_pools]
     for one in everything:
-        one.lock_for_fork()
-        _locked.append(one)
+        _undo.append(one.unlock_after_fork)
+        if not one.lock_for_fork(_LOCK_TIMEOUT):
+            return one
+    return None
 
 
-def _after_fork_in_parent() -> None:
-    while _locked:
-        _locked.pop().unlock_after_fork()
+def _unlock_guard() -> None:
     if is_held(_guard):
         _guard.release()
+
+
+def _unlock_all() -> None:
+    while _undo:
+        _undo[-1]()
+        _undo.pop()
 
 
 def _after_fork_in_child() -> None:
     global _guard
     _guard = threading.RLock()
-    _locked.clear()
+    _undo.clear()
     for upstream in list(_upstreams):
         upstream.restart_in_child()
     for pool in list(_pools):
@@ -118,6 +146,8 @@ register_atexit(_finish_all)
 if hasattr(os, "register_at_fork"):  # pragma: no branch  # always, but on Windows
     os.register_at_fork(
         before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
+        after_in_parent=_unlock_all,
         after_in_child=_after_fork_in_child,
     )
+    # Once more: a signal handler may raise in the first.
+    os.register_at_fork(after_in_parent=_unlock_all)

@@ -101,7 +101,7 @@ def runs_for_long(name: str, number: int, duration: float, thread: str, stack: s
 
 def listener_failed(kind: str, error: BaseException) -> None:
     """What was given as ``on_event`` raised."""
-    level, times = _repeats.level("listener", type(error))
+    level, times = _repeats.level("listener", id(type(error)))
     extra = {"kind": "listener_failed"}
     _log(level, "on_event raised, told of %s%s", kind, times, exc_info=error, extra=extra)
 
@@ -125,7 +125,7 @@ def initializer_failed(error: BaseException) -> None:
 
 def worker_interrupted(error: BaseException) -> None:
     """Something that is not an outcome was raised in a worker thread."""
-    level, times = _repeats.level("worker", type(error))
+    level, times = _repeats.level("worker", id(type(error)))  # some classes cannot be hashed
     message = "a done callback, or another thread, raised in a worker thread%s"
     _log(level, message, times, exc_info=error, extra={"kind": "worker_interrupted"})
 
@@ -231,7 +231,7 @@ def report_overdue() -> None:
             name, attempts, exception, context = overdue.popleft()
             message = "%s failed after %d attempt%s, and nobody looked at its outcome%s"
             plural = "" if attempts == 1 else "s"
-            level, times = _repeats.level("unseen", name, type(exception))
+            level, times = _repeats.level("unseen", name, id(type(exception)))
             extra = {"kind": "unseen_failure", "call": name, "attempt": attempts}
             details = name, attempts, plural, times
             _log(level, message, *details, exc_info=exception, extra=extra, context=context)

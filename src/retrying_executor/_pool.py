@@ -128,7 +128,8 @@ class Pool:
         self._forget = self._observed.discard
         self._leads_until = math.inf
         self._initializing = 0
-        self._stopped: list[Worker] = []  # for a fork
+        self._is_stopped = False  # for a fork
+        self._stopped: list[Worker] = []
         self._is_open = HAS_GIL and self._refusal is None and self._max_pending is None
         """Whether calls are queued without the lock."""
         self._look_ahead()
@@ -287,6 +288,8 @@ class Pool:
         if call is not None and call._observed and worker.ending is not None:
             call = None  # not under a lock: that may be the last reference to it
             self._finish(worker)
+            if worker not in self._crew.members:  # a callback has forked, and this is the child
+                return None
             permit = worker.permit
         now = time.monotonic()
         try:
@@ -413,7 +416,10 @@ class Pool:
         """Put the next call, if one is ready, in the worker's hands, and call for help with the rest."""
 
         def claim(call: Call, now: float) -> Claim:
-            return self._ask(call, worker, now) if has_upstreams else call._begin(worker, now)
+            claimed = self._ask(call, worker, now) if has_upstreams else call._begin(worker, now)
+            if claimed is True:
+                worker.call = call  # now, so that no exception loses it
+            return claimed
 
         if self._halted:
             return False
@@ -421,7 +427,7 @@ class Pool:
         if self._upstream is not None and now < self._acts_at:
             self._reserve(worker, self._upstream)
         schedule = self._ledger.schedule
-        call = worker.call = schedule.take(now, claim)
+        call = schedule.take(now, claim)
         if self._crew.has_leader and schedule.has_lanes:  # an upstream may open sooner than it thinks
             due_at = schedule.first_due_at()
             if due_at is not None and due_at < self._leads_until:
@@ -503,11 +509,13 @@ class Pool:
 
     def _rescue(self, worker: Worker, error: BaseException) -> None:
         """Keep the worker alive: *error* was raised by a done callback, or asynchronously."""
-        self._give_place_back(worker, "none")
+        with suppress(BaseException):
+            self._give_place_back(worker, "none")
         if worker.call is not None and worker.ending is None:
             with suppress(BaseException):  # of its callbacks; its state is changed before they run
                 self.settle(worker.call, (None, error))
-        _log.worker_interrupted(error)
+        with suppress(BaseException):
+            _log.worker_interrupted(error)
 
     # -- upstreams -------------------------------------------------------------------------------
 
@@ -584,7 +592,7 @@ class Pool:
                 self._call_for_help(now)
             if crew.on_the_way is not None:
                 return True
-            del self._invitations[upstream]  # whoever is free first will ask
+            self._invitations.pop(upstream, None)  # whoever is free first will ask
             return False
 
     def _decline_unused(self, *, are_all: bool = False) -> None:
@@ -592,9 +600,9 @@ class Pool:
         with self._lock:
             lane_of = self._ledger.schedule.lane
             are_all |= self._crew.on_the_way is None and not self._crew.has_resting
-            unused = [one for one in self._invitations if are_all or lane_of(one) is None]
+            unused = [one for one in list(self._invitations) if are_all or lane_of(one) is None]
             for upstream in unused:
-                del self._invitations[upstream]
+                self._invitations.pop(upstream, None)
             permits, self._unused = self._unused, []
         for upstream in unused:
             upstream.decline(self)
@@ -678,15 +686,17 @@ class Pool:
         The caller holds the lock. One of them does not if a destructor has interrupted it at that very
         moment, and waits for the lock.
         """
-        stopped = self._stop_workers()
+        stopped: list[Worker] = []
         try:
+            self._stop_workers(stopped)
             yield len(stopped) == len(self._crew.members)
         finally:
             self._let_go_on(stopped)
 
-    def _stop_workers(self) -> list[Worker]:
-        workers = list(self._crew.members)
-        return [worker for worker in workers if worker.lock.acquire(timeout=_STANDSTILL_TIMEOUT)]
+    def _stop_workers(self, stopped: list[Worker]) -> None:
+        for worker in list(self._crew.members):
+            if worker.lock.acquire(timeout=_STANDSTILL_TIMEOUT):
+                stopped.append(worker)  # at once: a signal handler may raise while others are waited for
 
     def _let_go_on(self, workers: list[Worker]) -> None:
         while workers:
@@ -800,7 +810,7 @@ class Pool:
         return len(self._ledger.schedule) + len(self._running_calls())
 
     def _running_calls(self) -> list[Call]:
-        calls = [worker.call for worker in self._crew.members]
+        calls = [worker.call for worker in list(self._crew.members)]
         return [call for call in calls if call is not None and call.running()]
 
     def is_own_thread(self) -> bool:
@@ -809,21 +819,25 @@ class Pool:
 
     # -- around a fork ---------------------------------------------------------------------------
 
-    def lock_for_fork(self) -> None:
-        """Before: no other thread is in the middle of anything here."""
-        self._lock.acquire()
-        self._stopped = self._stop_workers()
+    def lock_for_fork(self, timeout: float) -> bool:
+        """Before: no other thread is in the middle of anything here, unless that takes too long."""
+        self._is_stopped = self._lock.acquire(timeout=timeout)
+        if self._is_stopped:
+            self._stop_workers(self._stopped)
+        return self._is_stopped
 
     def unlock_after_fork(self) -> None:
-        """After, in the parent: go on."""
+        """After, in the parent: go on, however far `lock_for_fork` has come."""
         self._let_go_on(self._stopped)
-        self._lock.release()
+        if self._is_stopped:
+            self._is_stopped = False
+            self._lock.release()
 
     def restart_in_child(self) -> None:
         """After, in the child: start empty. The calls are the parent's, and so are the threads."""
         error = "the call belongs to the process that this one was forked from"
         calls = {*self._running_calls(), *self._ledger.schedule.waiting()}
-        calls.update(call for ref in self._observed if (call := ref()) is not None)
+        calls.update(call for ref in self._observed.copy() if (call := ref()) is not None)
         self._reset()
         for call in calls:
             call._orphan(ForkedFutureError(error))

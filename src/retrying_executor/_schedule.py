@@ -98,8 +98,16 @@ class Schedule:
 
     def count(self) -> int:
         """Return the number of live calls, less that of gone ones that workers have yet to drop."""
-        queued = len(self.fresh) - len(self._gone_fresh) + len(self._retries) - len(self._gone_retries)
-        return queued + self.count_held() if self._lanes else queued
+        return self.count_fresh() + self.count_others()
+
+    def count_fresh(self) -> int:
+        """Return the number of those that wait for their first attempt, and not in a lane; see `count`."""
+        return len(self.fresh) - len(self._gone_fresh)
+
+    def count_others(self) -> int:
+        """Return the number of the others: retries, and calls in lanes."""
+        retries = len(self._retries) - len(self._gone_retries)
+        return retries + self.count_held() if self._lanes else retries
 
     def has_fresh(self, call: Call) -> bool:
         """Return whether a call is queued for its first attempt: in time proportional to the queue."""
@@ -114,22 +122,26 @@ class Schedule:
         finally:
             self._busy = False
 
-    def discard(self, call: Call, *, retried: bool) -> None:
-        """Take note that a call that waits is done.
+    def discard(self, call: Call, *, retried: bool) -> Schedule:
+        """Take note that a call that waits is about to be done.
+
+        Not later, since others that are discarded in between drop what is done, and its note with it.
 
         Args:
-            call: A call in the schedule for which ``done()`` has become true.
+            call: A call in the schedule, for which ``done()`` becomes true next.
             retried: Whether it came by `add_retry`.
+
+        Returns:
+            Where it is: to be told by `drop_gone` when it is done.
         """
         if call._lane is not None:
             lane, call._lane = call._lane, None
-            lane.calls.discard(call, retried=True)
-            return
+            return lane.calls.discard(call, retried=True)
         if retried:
             self._gone_retries.append(None)
-            self._drop_gone()
         else:
             self._gone_fresh.add(call)
+        return self
 
     def drop(self, call: Call) -> None:
         """A call that was taken from the front of ``fresh`` turned out to be done."""
@@ -194,7 +206,11 @@ class Schedule:
                         call = self.fresh.popleft()
                     except IndexError:
                         return None
-                    claimed = claim(call, now)
+                    try:
+                        claimed = claim(call, now)
+                    except BaseException:
+                        self.fresh.appendleft(call)
+                        raise
                     if claimed is True:
                         return call
                     if claimed is False or call.done():
@@ -204,7 +220,7 @@ class Schedule:
         finally:
             self._busy = False
             if self._gone_retries:
-                self._drop_gone()
+                self.drop_gone()
 
     def is_ready(self, now: float) -> bool:
         """Return whether `take` would return a call."""
@@ -216,7 +232,7 @@ class Schedule:
     def first_retry(self) -> tuple[float, int, Call] | None:
         """Return the first entry of the heap: when it is due, its ticket, and the call."""
         if self._gone_retries:
-            self._drop_gone()
+            self.drop_gone()
         try:  # not looked at before: a destructor may make the last one go in between
             return self._retries[0]
         except IndexError:
@@ -228,9 +244,11 @@ class Schedule:
 
     def count_ready(self, now: float) -> int:
         """Return how many calls could start now: in time proportional to the retries that are due."""
-        ready = len(self.fresh) - len(self._gone_fresh)
-        if self._lanes:
-            ready += self.count_held() - self.count_held(now)
+        return self.count_fresh() + self.count_due(now)
+
+    def count_due(self, now: float) -> int:
+        """Return how many of them are due retries, or in lanes that are open."""
+        ready = self.count_held() - self.count_held(now) if self._lanes else 0
         retries = self._retries
         unseen = [0]
         while unseen:  # only below an entry of the heap that is due can another be due
@@ -299,9 +317,16 @@ class Schedule:
         if lane is None:
             lane = self._lanes[upstream] = Lane(self._ticket)
         lane.opens_at = opens_at
+        call._waits_until = until
+        call._lane = lane  # if it is done from now on, that is noted there
+        if call.done() and call._lane is lane:  # it was before: that was noted here
+            call._lane = None
+            self.drop(call)
+            if due_at < math.inf:
+                del self._gone_retries[-1:]
+            return
         lane.calls.add_retry(call, due_at)
         lane.patience = min(lane.patience, until)
-        call._lane, call._waits_until = lane, until
 
     def _first_lane(self, now: float) -> Lane | None:
         """Return the lane whose first call comes before all others, if it is open."""
@@ -336,7 +361,7 @@ class Schedule:
             call._lane = None
             heappush(self._retries, (call._waits_until, self._ticket(), call))
 
-    def _drop_gone(self) -> None:
+    def drop_gone(self) -> None:
         """Drop the retries that are gone at the front; all of them where they are the majority."""
         if self._busy:
             return

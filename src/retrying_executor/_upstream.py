@@ -113,6 +113,7 @@ class Upstream:
         more attempt start.
         """
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
+        self._is_stopped = False  # for a fork
         self._look()
         _log.never_log_under(self._lock)
         _lifecycle.register_upstream(self)
@@ -277,20 +278,22 @@ class Upstream:
                 if is_open and self._gate.room() <= len(self._invited):
                     return
                 # While it is open any will do; else those who would ask too late.
-                waiting = [pool for pool, asks_at in self._waiting.items() if is_open or asks_at[0] > opens]
+                waiting = [
+                    pool for pool, asks_at in list(self._waiting.items()) if is_open or asks_at[0] > opens
+                ]
                 pool = waiting[0] if waiting else None
                 if pool is None:
                     return
                 entry = self._waiting[pool] = [opens]
                 if is_open:
-                    del self._waiting[pool]
+                    self._waiting.pop(pool, None)
                     self._invited.add(pool)
                     self._look()
             if not pool.look_again(self, max(opens, now)):
                 with self._lock:
                     self._invited.discard(pool)
                     if self._waiting.get(pool) is entry:  # it has not asked meanwhile
-                        del self._waiting[pool]
+                        self._waiting.pop(pool, None)
                     self._look()
 
     def start_afresh(self, clock: Clock = time, random: Callable[[], float] | None = None) -> None:
@@ -304,17 +307,21 @@ class Upstream:
 
     # -- around a fork ---------------------------------------------------------------------------
 
-    def lock_for_fork(self) -> None:
-        """Before: no other thread is in the middle of anything here."""
-        self._lock.acquire()
+    def lock_for_fork(self, timeout: float) -> bool:
+        """Before: no other thread is in the middle of anything here, unless that takes too long."""
+        self._is_stopped = self._lock.acquire(timeout=timeout)
+        return self._is_stopped
 
     def unlock_after_fork(self) -> None:
-        """After, in the parent: go on."""
-        self._lock.release()
+        """After, in the parent: go on, however far `lock_for_fork` has come."""
+        if self._is_stopped:
+            self._is_stopped = False
+            self._lock.release()
 
     def restart_in_child(self) -> None:
         """After, in the child: nothing is in flight, and nobody waits."""
         self._lock = threading.RLock()
+        self._is_stopped = False
         _log.never_log_under(self._lock)
         self._waiting.clear()
         self._invited.clear()

@@ -120,7 +120,10 @@ class Run:
     def stack(self, frames: dict[int, FrameType]) -> str:
         """Return where it is, given what all threads do: from the call on."""
         assert self.thread.ident is not None
-        stack = traceback.extract_stack(frames[self.thread.ident])
+        frame = frames.get(self.thread.ident)
+        if frame is None:  # an asynchronous exception has ended the thread
+            return ""
+        stack = traceback.extract_stack(frame)
         while any(frame.filename == _attempt.__file__ for frame in stack):
             del stack[0]  # how it got there is the same for all
         return "".join(stack.format())

@@ -484,8 +484,8 @@ MUTANTS = [
         "cancel_against_a_worker_that_takes_the_call",
         (
             "_ledger.py",
-            "        waiting = schedule.count() + strays\n",
-            "        waiting = schedule.count()\n",
+            "        waiting = fresh + schedule.count_others()\n",
+            "        waiting = fresh - strays + schedule.count_others()\n",
         ),
     ),
     mutant(
