@@ -19,7 +19,7 @@ from calls import Flaky
 from conftest import TIMEOUT
 from forks import check_executor_works, check_orphaned, held, in_child
 from observe import eventually
-from retrying_executor import ForkedFutureError, RetryingExecutor, RetryingFuture, RetryPolicy, _lifecycle
+from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, _lifecycle
 from retrying_executor._crew import Worker
 from retrying_executor._pool import Pool
 
@@ -135,23 +135,31 @@ def test_fork_in_any_place(
 
 
 @pytest.mark.parametrize("where", ["in a call", "in a done callback"])
-def test_the_thread_that_forked_ends_in_the_child(executor: RetryingExecutor, where: str) -> None:
-    """When its call returns there, it finds that the executor is another's: it takes no call from that (F6).
+def test_the_thread_that_forked_ends_in_the_child(where: str) -> None:
+    """When what forked returns there, it finds that the executor is another's: it takes no call (F6).
 
     The hook of the child runs in this process, since nobody could look on in the child's last thread.
     """
-    thread = executor.submit(threading.current_thread).result(TIMEOUT)
-    restart = executor._pool.restart_in_child
-    if where == "in a call":
-        future: RetryingFuture[object] = executor.submit(restart)
-    else:
-        with held(executor) as future:
-            future.add_done_callback(lambda _: restart())
-    thread.join(TIMEOUT)
-    assert not thread.is_alive()
-    if where == "in a call":
-        assert isinstance(future.exception(0), ForkedFutureError)
-    check_executor_works(executor)
+    release, calls = threading.Event(), []
+
+    def fork(*_: object) -> None:
+        executor._pool.restart_in_child()
+        calls.append(executor.submit(release.wait, TIMEOUT))
+        calls.append(executor.submit(threading.current_thread))
+
+    with RetryingExecutor(1) as executor:
+        thread = executor.submit(threading.current_thread).result(TIMEOUT)
+        if where == "in a call":
+            future = executor.submit(fork)
+        else:
+            with held(executor) as running:
+                running.add_done_callback(fork)
+        thread.join(TIMEOUT)
+        release.set()
+        assert not thread.is_alive()
+        assert thread is not calls[1].result(TIMEOUT)
+        if where == "in a call":
+            assert isinstance(future.exception(0), ForkedFutureError)
 
 
 def test_who_waited_when_a_signal_handler_forked_waits_no_more_in_the_child() -> None:
