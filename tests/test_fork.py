@@ -19,7 +19,7 @@ from calls import Flaky
 from conftest import TIMEOUT
 from forks import check_executor_works, check_orphaned, held, in_child
 from observe import eventually
-from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, _lifecycle
+from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, Upstream, _lifecycle
 from retrying_executor._crew import Worker
 from retrying_executor._pool import Pool
 
@@ -227,7 +227,7 @@ def test_calls_of_a_multiprocessing_child_are_finished(executor: RetryingExecuto
     assert 0 == flaky.attempts
 
 
-@pytest.mark.parametrize("lock", [_lifecycle, Pool, "workers"])
+@pytest.mark.parametrize("lock", [_lifecycle, Upstream, Pool, "workers"])
 def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, lock: object
 ) -> None:
@@ -239,9 +239,6 @@ def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
         def acquire(self) -> NoReturn:
             raise KeyboardInterrupt
 
-        def _is_owned(self) -> bool:
-            return False
-
     stop = Pool._stop_workers
 
     def interrupted(pool: Pool, stopped: list[Worker]) -> NoReturn:
@@ -249,18 +246,21 @@ def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
         stop(pool, stopped)
         raise KeyboardInterrupt
 
+    service = Upstream("service")
     with held(executor) as running:
         with monkeypatch.context() as patch:
             if lock == "workers":
                 patch.setattr(Pool, "_stop_workers", interrupted)
-            elif lock is Pool:
-                patch.setattr(Pool, "lock_for_fork", lambda _, timeout: Interrupted().acquire())
+            elif isinstance(lock, type):
+                patch.setattr(lock, "lock_for_fork", lambda _, timeout: Interrupted().acquire())
             else:
                 patch.setattr(_lifecycle, "_guard", Interrupted())
             patch.setattr(sys, "unraisablehook", lambda _: None)  # where the interpreter reports it
             in_child(lambda: (check_orphaned(running), check_executor_works(executor)))
         with RetryingExecutor(1) as other:
             assert 0 == other.submit(int).result(TIMEOUT)
+    with RetryingExecutor(1, upstream=service) as other:
+        assert 0 == other.submit(int).result(TIMEOUT)
     assert 2 == executor.submit(Flaky(2)).result(TIMEOUT)
 
 

@@ -33,6 +33,7 @@ from retrying_executor import (
     _monitor,
     current_call,
 )
+from retrying_executor._watchdog import Run
 from test_exit import run
 
 AT_ONCE = RetryPolicy(delays=(0,) * 4)
@@ -644,3 +645,9 @@ def test_what_is_not_there_is_not_there() -> None:
     assert _monitor.Event is retrying_executor.Event
     with pytest.raises(AttributeError, match="has no attribute 'event'"):
         _ = retrying_executor.event
+
+
+def test_an_attempt_whose_thread_is_gone_has_no_stack() -> None:
+    """An asynchronous exception may end a thread between an attempt and the note that it is over (G3)."""
+    work: Any = (int, (), {}, None, None)
+    assert "" == Run(work, 1, 5.0).stack({})

@@ -11,10 +11,11 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import suppress
 from importlib import import_module
 
 from retrying_executor._log import forget_unseen
-from retrying_executor._stdlib import is_held, register_atexit
+from retrying_executor._stdlib import register_atexit
 from retrying_executor._transient import timestamp_of
 
 TYPE_CHECKING = False
@@ -119,7 +120,7 @@ def _lock_all() -> Pool | Upstream | None:
 
 
 def _unlock_guard() -> None:
-    if is_held(_guard):
+    with suppress(RuntimeError):  # it has been released, and a signal handler has raised right then
         _guard.release()
 
 
