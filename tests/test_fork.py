@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import as_completed, wait
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -264,30 +264,33 @@ def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
     assert 2 == executor.submit(Flaky(2)).result(TIMEOUT)
 
 
-def test_a_fork_does_not_hold_up_a_destructor_that_holds_up_the_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where one executor is locked, a destructor may submit to another while a thread forks (F6, F7)."""
+@pytest.mark.parametrize("is_upstream", [False, True])
+def test_a_fork_does_not_hold_up_a_destructor_that_holds_up_the_fork(
+    monkeypatch: pytest.MonkeyPatch, *, is_upstream: bool
+) -> None:
+    """Where something is locked, a destructor may make an executor while a thread forks (F6, F7)."""
     monkeypatch.setattr(_lifecycle, "_LOCK_TIMEOUT", 0.01)
-    inside, is_first_locked = threading.Event(), threading.Event()
-    with RetryingExecutor(1) as one, RetryingExecutor(1) as another:
-        pools = [pool for pool in _lifecycle._pools if pool in (one._pool, another._pool)]
-        first, last = (one, another) if pools[0] is one._pool else (another, one)
+    inside, is_asked = threading.Event(), threading.Event()
+    service = Upstream("service")
+    with RetryingExecutor(1, upstream=service) as executor:
+        late: Any = service if is_upstream else executor._pool
 
         def hold_up() -> None:
-            with last._pool._lock:
+            with late._lock:
                 inside.set()
-                assert is_first_locked.wait(TIMEOUT)
-                assert 1 == first.submit(int, 1).result(TIMEOUT)
+                assert is_asked.wait(TIMEOUT)
+                with RetryingExecutor(1) as other:
+                    assert 1 == other.submit(int, 1).result(TIMEOUT)
 
-        lock = last._pool.lock_for_fork
-        monkeypatch.setattr(
-            last._pool, "lock_for_fork", lambda timeout: is_first_locked.set() or lock(timeout)
-        )
+        lock = late.lock_for_fork
+        # By then the fork has locked what an executor needs.
+        monkeypatch.setattr(late, "lock_for_fork", lambda timeout: is_asked.set() or lock(timeout))
         thread = threading.Thread(target=hold_up)
         thread.start()
         assert inside.wait(TIMEOUT)
-        in_child(lambda: check_executor_works(last))
+        in_child(lambda: check_executor_works(executor))
         thread.join(TIMEOUT)
-        assert 2 == last.submit(Flaky(2)).result(TIMEOUT)
+        assert 0 == executor.submit(int).result(TIMEOUT)
 
 
 IN_THE_MIDDLE_OF_AN_IMPORT = """

@@ -94,13 +94,13 @@ def _before_fork() -> None:
 
     # What threads are importing here: the child may want that too.
     for name in [name for name in list(sys.modules) if name.startswith(f"{__package__}.")]:
-        import_module(name)
+        with suppress(Exception):  # of what cannot be imported
+            import_module(name)
 
     # A signal handler may raise in here. The fork goes on then, and what follows undoes what was done.
     while (late := _lock_all()) is not None:
         _unlock_all()
-        late.lock_for_fork(-1)
-        late.unlock_after_fork()
+        late.synchronize()
 
 
 def _lock_all() -> Pool | Upstream | None:

@@ -821,10 +821,11 @@ class Pool:
 
     def lock_for_fork(self, timeout: float) -> bool:
         """Before: no other thread is in the middle of anything here, unless that takes too long."""
-        self._is_stopped = self._lock.acquire(timeout=timeout)
-        if self._is_stopped:
-            self._stop_workers(self._stopped)
-        return self._is_stopped
+        if not self._lock.acquire(timeout=timeout):
+            return False
+        self._is_stopped = True
+        self._stop_workers(self._stopped)
+        return True
 
     def unlock_after_fork(self) -> None:
         """After, in the parent: go on, however far `lock_for_fork` has come."""

@@ -307,10 +307,17 @@ class Upstream:
 
     # -- around a fork ---------------------------------------------------------------------------
 
+    def synchronize(self) -> None:
+        """Wait until who has the lock has given it back."""
+        with self._lock:
+            pass
+
     def lock_for_fork(self, timeout: float) -> bool:
         """Before: no other thread is in the middle of anything here, unless that takes too long."""
-        self._is_stopped = self._lock.acquire(timeout=timeout)
-        return self._is_stopped
+        if not self._lock.acquire(timeout=timeout):
+            return False
+        self._is_stopped = True
+        return True
 
     def unlock_after_fork(self) -> None:
         """After, in the parent: go on, however far `lock_for_fork` has come."""
