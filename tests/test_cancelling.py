@@ -21,7 +21,7 @@ import pytest
 
 from conftest import TIMEOUT
 from observe import eventually
-from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, Upstream, _pool
+from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, Upstream, _calls
 from retrying_executor._crew import Worker
 from retrying_executor._stdlib import HAS_GIL
 
@@ -262,7 +262,7 @@ def test_cancelled_calls_are_tidied_up_another_time(
     lone: RetryingExecutor, release: Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If a worker cannot be stopped for that, they are dropped when the next call is cancelled (E1)."""
-    monkeypatch.setattr(_pool, "_STANDSTILL_TIMEOUT", 0.001)
+    monkeypatch.setattr(_calls, "_STANDSTILL_TIMEOUT", 0.001)
     futures = [ready(lone, release), lone.submit(int)]
     pool = lone._pool
     (worker,) = pool._crew.members

@@ -29,11 +29,22 @@ from retrying_executor._value import in_words, optional_seconds, positive_int, s
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from retrying_executor._gate import Evidence, State
     from retrying_executor._monitor import Monitor
-    from retrying_executor._pool import Pool
     from retrying_executor._value import Clock, Duration
+
+    class Asker(Protocol):
+        """Who asks whether an attempt may start."""
+
+        def look_again(self, upstream: Upstream, opens_at: float, /) -> bool:
+            """The upstream lets attempts through again, now or at a certain time.
+
+            Returns:
+                Whether somebody will ask then; else the place goes to another.
+            """
+            ...
 
 
 _LOCK_TIMEOUT = 0.05  # seconds
@@ -101,8 +112,8 @@ class Upstream:
         )
         self._gate = self._new_gate(random=_random)
         # In the order of their asking. Weak: a pool that waits for something has a thread that keeps it.
-        self._waiting: weakref.WeakKeyDictionary[Pool, list[float]] = weakref.WeakKeyDictionary()
-        self._invited: set[Pool] = set()
+        self._waiting: weakref.WeakKeyDictionary[Asker, list[float]] = weakref.WeakKeyDictionary()
+        self._invited: set[Asker] = set()
         self._is_known_to_fail = False  # that it is held was a warning
         self._monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
         self.calm_era: int | None = None
@@ -178,7 +189,7 @@ class Upstream:
 
     # -- for the pools ---------------------------------------------------------------------------
 
-    def ask(self, pool: Pool) -> Permit | float | None:
+    def ask(self, pool: Asker) -> Permit | float | None:
         """Let an attempt through, or say when to ask again: infinity means that the pool will be told.
 
         Called under the pool's lock. ``None``: there is no answer yet, and an invitation stays open.
@@ -262,7 +273,7 @@ class Upstream:
             for monitor in monitors:
                 monitor.upstream_changed(self._name, "upstream_back", None, "")
 
-    def decline(self, pool: Pool) -> None:
+    def decline(self, pool: Asker) -> None:
         """An invited pool has nothing to start: the place goes to another. Called without a lock."""
         with self._lock:
             self._invited.discard(pool)

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 import threading
 from collections import deque
-from concurrent.futures import TimeoutError  # noqa: A004  # not the builtin on 3.10
 from concurrent.futures.thread import BrokenThreadPool
 from random import Random
 from uuid import UUID
@@ -31,7 +29,7 @@ from retrying_executor._ledger import Ledger
 from retrying_executor._monitor import Event, Monitor
 from retrying_executor._policy import DONE as ACCEPTED
 from retrying_executor._policy import RetryPolicy, Terms
-from retrying_executor._stdlib import AsCompletedWaiter
+from retrying_executor._virtual_waiting import Latch, Waiters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -176,7 +174,7 @@ class VirtualPool:
             self.serve(terms.upstream)
             call._work = fn, args, kwargs, context, self._with_seed(terms)
             self.give_key(call)
-            call.__dict__["_latch"] = _Latch(self, call)
+            call.__dict__["_latch"] = Latch(self, call)
             self._ledger.schedule.fresh.append(call)
 
     def _make_room(self) -> None:
@@ -277,7 +275,7 @@ class VirtualPool:
             return call._begin(worker, now)  # without a place: no attempt will be made, see _attempt.make
         opens_at, until = self._ledger.schedule.waits_between(call, upstream, work[4].max_elapsed, now)
         if opens_at <= now:
-            permit = upstream.ask(self)  # type: ignore[arg-type]  # it needs look_again() only
+            permit = upstream.ask(self)
             if isinstance(permit, Permit):
                 worker.permit = permit
                 return call._begin(worker, now)
@@ -358,7 +356,7 @@ class VirtualPool:
     def observe(self, call: Call) -> None:
         """Give a call what its observers need; see `RetryingFuture`."""
         call.__dict__.setdefault("_condition", threading.RLock())
-        call.__dict__.setdefault("_waiters", _Waiters(self, call))
+        call.__dict__.setdefault("_waiters", Waiters(self, call))
         call._observed = True
 
     def synchronize(self) -> None:
@@ -460,72 +458,3 @@ class _Monitor(Monitor):
                 self._untold.popleft()()
         finally:
             self._is_telling, current.holder = False, holder
-
-
-class _Latch:
-    """Stands in for the lock at which ``result()`` waits: who waits runs attempts."""
-
-    def __init__(self, pool: VirtualPool, call: Call) -> None:
-        self._pool = pool
-        self._call = call
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Return when the call is done.
-
-        Raises:
-            TimeoutError: If that is later. An attempt is not interrupted, so the call may be done then.
-        """
-        limit = None if blocking and timeout < 0 else max(timeout, 0.0)
-        call = self._call
-        if not self._pool.wait(call.done, limit, (call,)):
-            raise TimeoutError
-        return True
-
-    def release(self) -> None:
-        """The call is done: that is seen by itself."""
-
-
-class _Waiters(list["Any"]):
-    """The waiters of a call: the event of each becomes one at which attempts run."""
-
-    def __init__(self, pool: VirtualPool, call: Call) -> None:
-        super().__init__()
-        self._pool = pool
-        self._call = call
-
-    def append(self, waiter: Any) -> None:
-        """`wait` or `as_completed` is about to wait at the event of *waiter*."""
-        super().append(waiter)
-        if not isinstance(waiter.event, _Event):
-            waiter.event = _Event(self._pool, raises=isinstance(waiter, AsCompletedWaiter))
-        waiter.event.calls.add(self._call)
-
-
-class _Event(threading.Event):
-    """Stands in for the event at which `wait` and `as_completed` wait: who waits runs attempts."""
-
-    def __init__(self, pool: VirtualPool, *, raises: bool) -> None:
-        super().__init__()
-        self.calls: set[Call] = set()
-        self._pool = pool
-        self._raises = raises
-        self._deadline: float | None = None
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Return when it is set; in virtual time for the calls of this executor."""
-        if self._raises:  # as_completed() asks the real clock how much is left of what it was given
-            timeout = sys._getframe(1).f_locals["timeout"]
-        left = None
-        if timeout is not None:
-            if self._deadline is None:
-                self._deadline = self._pool.monotonic() + timeout
-            left = self._deadline - self._pool.monotonic()
-        in_time = self._pool.wait(self._is_over, left, self.calls)
-        if self._raises and not in_time:
-            raise TimeoutError(f"{sum(not call.done() for call in self.calls)} futures unfinished")
-        if in_time and not self.is_set():
-            return super().wait(timeout)  # for the calls of other executors
-        return self.is_set()
-
-    def _is_over(self) -> bool:
-        return self.is_set() or all(call.done() for call in self.calls)

@@ -22,7 +22,7 @@ from unittest import mock
 
 from controlled import RLock, Run
 
-from retrying_executor import RetryingFuture, _crew, _pool, _schedule
+from retrying_executor import RetryingFuture, _calls, _crew, _schedule
 
 FIELDS: list[tuple[type, str]] = [
     (RetryingFuture, "_worker"),
@@ -124,7 +124,7 @@ def announcements() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(_schedule, "deque", Queue))
         stack.enter_context(mock.patch.object(_crew, "threading", Threading()))
-        stack.enter_context(mock.patch.object(_pool, "_STANDSTILL_TIMEOUT", -1))
+        stack.enter_context(mock.patch.object(_calls, "_STANDSTILL_TIMEOUT", -1))
         for owner, name in FIELDS:
             stack.enter_context(mock.patch.object(owner, name, Field(owner, name), create=True))
         yield

@@ -89,7 +89,7 @@ MUTANTS = [
         "not done (G1)",
         "submit_against_the_last_worker_leaving",
         (
-            "_pool.py",
+            "_workers.py",
             "                crew.rest(worker)  # publish first, then look once more\n" + TAKE_UP,
             "                self._lock.release()\n"
             "                self._lock.acquire()\n"
@@ -101,7 +101,7 @@ MUTANTS = [
         "deadlock: main waits for a lock",
         "submit_against_idle_exit",
         (
-            "_pool.py",
+            "_workers.py",
             "                crew.arrive(worker)\n                now = time.monotonic()\n",
             "                crew.arrive(worker)\n"
             "                if timed_out:\n"
@@ -119,7 +119,7 @@ MUTANTS = [
         ("_crew.py", "            self.members[worker] = None\n            if len", "            if len"),
         ("_crew.py", "self.can_summon = self.on_the_way is None and (", "self.can_summon = ("),
         (
-            "_pool.py",
+            "_workers.py",
             "                if worker not in crew.members:  # of a forked child; or its start was interrupted\n"
             "                    return None\n",
             "                crew.members[worker] = None\n",
@@ -130,7 +130,7 @@ MUTANTS = [
         "deadlock: main waits for the others",
         "a_call_that_waits_for_another",
         (
-            "_pool.py",
+            "_workers.py",
             "            self._crew.arrive(worker)\n"
             "        if self._crew.can_summon:\n"
             "            self._call_for_help(now)\n",
@@ -142,7 +142,7 @@ MUTANTS = [
         "",
         "cancel_against_start",
         (
-            "_pool.py",
+            "_calls.py",
             "        with self._lock:\n            call._is_last = True",
             "        if True:\n            call._is_last = True",
         ),
@@ -173,7 +173,7 @@ MUTANTS = [
         "a worker that leaves takes its counts with it",
         "calls are not counted (G4)",
         "submit_against_the_last_worker_leaving",
-        ("_pool.py", "                    self._ledger.take_over(worker)\n", ""),
+        ("_workers.py", "                    self._ledger.take_over(worker)\n", ""),
     ),
     mutant(
         "calls are counted while workers take them and make them done",
@@ -211,7 +211,7 @@ MUTANTS = [
         "late retry (C4)",
         "sooner_retry_against_a_parked_leader",
         (
-            "_pool.py",
+            "_workers.py",
             "            if self._ledger.back_off(call, due_at):\n                self._crew.wake_leader()\n",
             "            self._ledger.back_off(call, due_at)\n",
         ),
@@ -221,7 +221,7 @@ MUTANTS = [
         "nobody takes up (C4, C5)",
         "submit_against_idle_exit",
         (
-            "_pool.py",
+            "_workers.py",
             "        if needed and crew.can_summon:\n",
             "        if needed and crew.can_summon and not crew.has_resting:\n",
         ),
@@ -241,7 +241,7 @@ MUTANTS = [
         "deadlock",
         "a_done_callback_that_waits_for_another_thread",
         (
-            "_pool.py",
+            "_workers.py",
             "            call._invoke_callbacks()\n\n    def _take_up",
             "            with self._lock:\n                call._invoke_callbacks()\n\n    def _take_up",
         ),
@@ -251,7 +251,7 @@ MUTANTS = [
         "calls are not counted (G4)",
         "outcome_from_outside_against_finishing",
         (
-            "_pool.py",
+            "_workers.py",
             "        with call._condition:\n            with worker.lock:\n",
             "        if call._condition:\n            with worker.lock:\n",
         ),
@@ -261,7 +261,7 @@ MUTANTS = [
         "callback ran 0 times (A3)",
         "callback_against_finishing",
         (
-            "_pool.py",
+            "_workers.py",
             "                if call._observed or call._state in DONE:  # since",
             "                if call._state in DONE:  # since",
         ),
@@ -291,7 +291,7 @@ MUTANTS = [
         "deadlock",
         "max_pending_against_a_call_that_finishes",
         (
-            "_pool.py",
+            "_workers.py",
             "                    self._room.notify_all()  # it may have made a call done\n",
             "                    pass\n",
         ),
@@ -306,7 +306,7 @@ MUTANTS = [
             "            self._crew.wake_all()\n\n    def abandon",
         ),
         (
-            "_pool.py",
+            "_workers.py",
             "                    self._room.notify_all()  # it may have made a call done\n",
             "                    pass\n",
         ),
@@ -326,7 +326,7 @@ MUTANTS = [
         "deadlock",
         "retry_due_against_shutdown",
         (
-            "_pool.py",
+            "_workers.py",
             "                    patience = -1.0 if due_at == math.inf else min(due_at - now, threading.TIMEOUT_MAX)\n",
             "                    patience = -1.0\n",
         ),
@@ -336,7 +336,7 @@ MUTANTS = [
         "(F1)",
         "shutdown_against_cancel_futures",
         (
-            "_pool.py",
+            "_workers.py",
             "                if self._halted and len(schedule):  # since a moment ago: shutdown() waits for workers only\n"
             "                    continue\n",
             "",
@@ -346,7 +346,7 @@ MUTANTS = [
         "a failed initializer tells nobody who waits",
         "no end",
         "an_initializer_that_fails",
-        ("_pool.py", "            if self._halted:\n                self._clear()\n", ""),
+        ("_workers.py", "            if self._halted:\n                self._clear()\n", ""),
     ),
     mutant(
         "a failed attempt is the last",
@@ -365,12 +365,12 @@ MUTANTS = [
         "although an attempt was running (E2, F2)",
         "cancel_futures_against_a_failing_attempt",
         (
-            "_pool.py",
+            "_workers.py",
             "            if verdict.delay is not None and not self._halted:\n",
             "            if verdict.delay is not None:\n",
         ),
         (
-            "_pool.py",
+            "_workers.py",
             "            if call._is_last or call.done() or self._halted:\n",
             "            if call._is_last or call.done():\n",
         ),
@@ -415,7 +415,7 @@ MUTANTS = [
         "a place that nobody uses is not passed on",
         "deadlock",
         "a_place_for_a_call_that_is_cancelled",
-        ("_pool.py", "        for upstream in unused:\n            upstream.decline(self)\n", ""),
+        ("_workers.py", "        for upstream in unused:\n            upstream.decline(self)\n", ""),
     ),
     mutant(
         "who was refused is told nothing",
@@ -438,12 +438,12 @@ MUTANTS = [
         "counts a call twice, or not at all",
         "cancel_against_a_worker_that_takes_the_call",
         (
-            "_pool.py",
+            "_workers.py",
             "            call._worker = worker\n",
             "            is_last, call._worker = call._is_last, worker\n",
         ),
         (
-            "_pool.py",
+            "_workers.py",
             "        if call is not None and call._is_last:\n            with",
             "        if call is not None and is_last:\n            with",
         ),
@@ -453,7 +453,7 @@ MUTANTS = [
         "counts a call twice, or not at all",
         "cancel_against_a_worker_that_takes_the_call",
         (
-            "_pool.py",
+            "_workers.py",
             "        if call is not None and call._is_last:\n            with",
             "        if False:\n            with",
         ),
@@ -462,7 +462,7 @@ MUTANTS = [
         "who cancels looks whether a worker takes the call before it announces that",
         "counts a call twice, or not at all",
         "cancel_against_a_worker_that_takes_the_call",
-        ("_pool.py", "            call._is_last = True  # announce it", "            pass  # announce it"),
+        ("_calls.py", "            call._is_last = True  # announce it", "            pass  # announce it"),
         (
             "_ledger.py",
             "        call._is_last = True  # announce it, then look: see `RetryingFuture`\n"
@@ -476,7 +476,7 @@ MUTANTS = [
         "a call that is cancelled while a worker takes it stays noted as gone",
         "ready=-1",
         "cancel_against_a_worker_that_takes_the_call",
-        ("_pool.py", "                    self._ledger.schedule.drop(call)\n", ""),
+        ("_workers.py", "                    self._ledger.schedule.drop(call)\n", ""),
     ),
     mutant(
         "a call that is cancelled while a worker takes it is not counted",
@@ -493,7 +493,7 @@ MUTANTS = [
         "deadlock",
         "wait_against_cancel",
         (
-            "_pool.py",
+            "_calls.py",
             "            call._is_last = True  # announce it, then look: see `RetryingFuture`\n"
             "            observed = call._observed\n",
             "            observed, call._is_last = call._observed, True\n",
@@ -504,7 +504,7 @@ MUTANTS = [
         "deadlock",
         "wait_against_cancel",
         (
-            "_pool.py",
+            "_calls.py",
             "        if call._is_last or not HAS_GIL:\n            self.synchronize()\n",
             "        if not HAS_GIL:\n            self.synchronize()\n",
         ),
@@ -513,7 +513,7 @@ MUTANTS = [
         "who observes a call does not wait for its worker",
         "deadlock",
         "waiting_against_finishing",
-        ("_pool.py", "            with worker.lock:\n                pass\n", "            pass\n"),
+        ("_calls.py", "            with worker.lock:\n                pass\n", "            pass\n"),
     ),
     mutant(
         "result() looks whether the call is done before it announces that it waits",
@@ -535,18 +535,18 @@ MUTANTS = [
         "deadlock",
         "resubmit_after_result",
         (
-            "_pool.py",
+            "_workers.py",
             "                call._state = FINISHED\n",
             "                is_awaited, call._state = call._awaited, FINISHED\n",
         ),
-        ("_pool.py", "                if call._awaited:\n", "                if is_awaited:\n"),
+        ("_workers.py", "                if call._awaited:\n", "                if is_awaited:\n"),
     ),
     mutant(
         "who waits for the result is not told that the call was cancelled",
         "deadlock",
         "result_against_cancel",
         (
-            "_pool.py",
+            "_calls.py",
             "            call._open()\n            call._invoke_callbacks()\n        return changed\n",
             "            call._invoke_callbacks()\n        return changed\n",
         ),
@@ -566,7 +566,7 @@ MUTANTS = [
         "(D2)",
         "an_order",
         (
-            "_pool.py",
+            "_workers.py",
             "            self._look_ahead()\n            return True\n",
             "            return True\n",
         ),
@@ -576,7 +576,7 @@ MUTANTS = [
         "deadlock",
         "a_thread_that_can_start_later",
         (
-            "_pool.py",
+            "_workers.py",
             "        if self._crew.can_summon and self._fresh:\n",
             "        if False:\n",
         ),
@@ -585,20 +585,20 @@ MUTANTS = [
         "a worker rests for the sake of calls that others have taken",
         "deadlock",
         "resume_against_a_worker_on_its_way",
-        ("_pool.py", "            self._release_leader()\n        if call", "        if call"),
+        ("_workers.py", "            self._release_leader()\n        if call", "        if call"),
     ),
     mutant(
         "a worker rests for the sake of a call that was cancelled",
         "deadlock",
         "cancel_against_resume",
-        ("_pool.py", "        self._release_leader()\n        if self._max", "        if self._max"),
+        ("_calls.py", "        self._release_leader()\n        if self._max", "        if self._max"),
     ),
     mutant(
         "who cancels all calls does not wait for workers that are taking some",
         "(B3, E1, E2, F2)",
         "cancel_futures_against_a_failing_attempt",
         (
-            "_pool.py",
+            "_workers.py",
             "        with self._lock, self._standstill():  # so that",
             "        with self._lock:  # so that",
         ),
@@ -618,7 +618,7 @@ MUTANTS = [
         "pop from an empty deque",
         "many_cancelled_calls_against_a_worker",
         (
-            "_pool.py",
+            "_calls.py",
             "            with self._standstill() as is_still:\n                if is_still:",
             "            if True:\n                if True:",
         ),
@@ -638,7 +638,7 @@ MUTANTS = [
         "a first attempt before that of an earlier call (D1)",
         "workers_that_share_a_place",
         (
-            "_pool.py",
+            "_workers.py",
             "        with self._standstill():\n            pass  # from now on all have seen it\n\n    def _may",
             "\n    def _may",
         ),
@@ -648,7 +648,7 @@ MUTANTS = [
         "deadlock",
         "a_done_callback_that_waits_for_a_place",
         (
-            "_pool.py",
+            "_workers.py",
             "        self._give_place_back(worker)  # the callbacks may take long, or wait for it\n",
             "",
         ),
@@ -657,7 +657,7 @@ MUTANTS = [
         "a slot that was taken for a call that is gone stays taken",
         "a slot was used for nothing",
         "a_slot_for_a_call_that_is_cancelled",
-        ("_pool.py", "                upstream.go_on_without(now)\n", "                pass\n"),
+        ("_workers.py", "                upstream.go_on_without(now)\n", "                pass\n"),
     ),
     mutant(
         "a place that was taken for a call that another worker took uses up a slot",
@@ -680,7 +680,7 @@ MUTANTS = [
         "a call that nobody takes up",
         "a_leader_that_knows_of_a_later_time",
         (
-            "_pool.py",
+            "_workers.py",
             "            if due_at is not None and due_at < self._leads_until:\n",
             "            if False:\n",
         ),

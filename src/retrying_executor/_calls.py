@@ -1,0 +1,228 @@
+"""The calls of one executor: what all who touch them share, and how they become done.
+
+On this rests what workers do, `_workers`, and on that what others do, `_pool`: three floors of one object.
+``_lock`` guards the ledger, the crew and the state of every call that waits. While it is free:
+
+- every accepted call is waiting (in the ledger's schedule), running (in a worker's hands) or done,
+  and exactly one of these;
+- if a call waits, there is a worker; if it is ready and a worker rests or may be started, one is on
+  its way; if it is in backoff and a worker rests or may be started, one leads or is on its way;
+- a call becomes done once, by whoever took it out of the schedule or ran its last attempt;
+- before ``_acts_at`` there is nothing to see to but fresh calls.
+
+Most calls never meet it. They are queued without a lock, and taken up and made done under the worker's
+own, see `_crew`; how that goes together with those who cancel or observe them stands in `_future`. So
+everywhere the order is: publish first (a call, that a worker rests, that it left), then look once more
+whether there is something to do.
+
+Lock order: ``_lock``, then those of the workers. No other lock is taken while ``_lock`` is held, but for
+those inside `threading.Thread`; no user code runs, and no waiter is told. All are reentrant for the sake of
+destructors and signal handlers, which may submit or cancel wherever they interrupt. Since that may be
+where a worker holds its own lock, who has ``_lock`` does not wait for those of the workers for ever.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import weakref
+from contextlib import contextmanager
+
+from retrying_executor import _log
+from retrying_executor._crew import Crew
+from retrying_executor._ledger import Ledger
+from retrying_executor._stdlib import DONE, HAS_GIL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from retrying_executor._crew import Worker
+    from retrying_executor._future import Outcome
+    from retrying_executor._gate import Permit
+    from retrying_executor._monitor import Monitor
+    from retrying_executor._schedule import Call
+    from retrying_executor._upstream import Upstream
+    from retrying_executor._value import Clock
+
+_STANDSTILL_TIMEOUT = 10.0  # seconds; many threads may have their turn before one goes on
+
+
+class Calls:
+    """What an executor, its views, its futures and its workers share.
+
+    Args:
+        max_workers: How many threads there may be; 1 or more.
+        thread_name_prefix: What the threads' names begin with.
+        initializer: Called by every thread before its first call, or ``None``.
+        initargs: The arguments of *initializer*.
+        idle_timeout: How long a thread with nothing to do stays, in seconds; ``None``: for ever.
+        exit_timeout: How long the end of the interpreter waits, in seconds; ``None``: for ever.
+        max_pending: How many calls may be accepted and not done; ``None``: no limit.
+        wait_when_full: Whether ``submit()`` waits for room instead of raising.
+        upstream: The service that the calls go to, or ``None``; see `Pool.serve`.
+        monitor: Who looks on, or ``None``.
+    """
+
+    clock: Clock = time
+
+    def __init__(
+        self,
+        *,
+        max_workers: int,
+        thread_name_prefix: str,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        idle_timeout: float | None,
+        exit_timeout: float | None,
+        max_pending: int | None,
+        wait_when_full: bool,
+        upstream: Upstream | None,
+        monitor: Monitor | None,
+    ) -> None:
+        self._max_workers = max_workers
+        self._thread_name_prefix = thread_name_prefix
+        self._initializer = initializer
+        self._initargs = initargs
+        self._idle_timeout = -1.0 if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
+        self.exit_timeout = exit_timeout
+        self._max_pending = max_pending
+        self._wait_when_full = wait_when_full
+        self._refusal: Exception | None = None  # what submit() raises, once it does
+        self._halted = False  # no attempt starts any more
+        self._abandoned = False  # the executor is gone; set without the lock
+        self.monitor = monitor
+        self._upstream = upstream  # that of every call, unless they are mixed
+        self._is_mixed = False  # calls may have one upstream or another, or none
+        self._reset()
+        if upstream is not None and monitor is not None:
+            upstream.inform(monitor)
+
+    def _reset(self) -> None:
+        """Start with nothing: no call, no thread, counters at zero."""
+        self._lock = threading.RLock()
+        _log.never_log_under(self._lock)
+        self._room = threading.Condition(self._lock)  # notified when a call becomes done, or is to be refused
+        self._ledger = Ledger()
+        self._fresh = self._ledger.schedule.fresh
+        self._crew = Crew(
+            size=self._max_workers,
+            name=self._thread_name_prefix,
+            daemon=self.exit_timeout is not None,  # the interpreter joins the others, however long it takes
+            lock=self._lock,
+        )
+        self._invitations: dict[Upstream, None] = {}  # places kept for this pool, by whom
+        self._unused: list[Permit] = []  # places taken for a call that was cancelled at that very moment
+        self._observed: set[weakref.ref[Call]] = set()
+        self._forget = self._observed.discard
+        self._leads_until = math.inf
+        self._initializing = 0
+        self._is_stopped = False  # for a fork
+        self._stopped: list[Worker] = []
+        self._is_open = HAS_GIL and self._refusal is None and self._max_pending is None
+        """Whether calls are queued without the lock."""
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Note until when there is nothing to see to but fresh calls."""
+        schedule = self._ledger.schedule
+        if self._halted or self._is_mixed or schedule.has_lanes or self._max_pending is not None:
+            self._acts_at = -math.inf
+            return
+        due_at = schedule.first_due_at()
+        self._acts_at = math.inf if due_at is None else due_at
+
+    # -- calls become done -----------------------------------------------------------------------
+
+    def settle(self, call: Call, outcome: Outcome) -> bool:
+        """Make a call done with *outcome*; return ``False`` if it is done already."""
+        work, (_, exception) = call._work, outcome
+        unseen = None
+        if exception is not None and work is not None:
+            unseen = _log.UnseenFailure(_log.call_name(work[0]), call._attempts, exception, work[3])
+        call._condition  # noqa: B018  # from now on its worker goes by that too
+        return self._change(call, self._ledger.settle, outcome, unseen)
+
+    def cancel(self, call: Call) -> bool:
+        """Cancel a call that waits; of one that is running, make this attempt the last."""
+        return self._change(call, self._ledger.cancel) or call.cancelled()
+
+    def _change(self, call: Call, change: Callable[..., bool], *args: Any) -> bool:
+        """Apply *change*, which makes the call done or returns ``False``, and tell whoever observes it."""
+        kept = call._work, call._last  # so that no destructor runs under a lock
+        with self._lock:
+            call._is_last = True  # announce it, then look: see `RetryingFuture`
+            observed = call._observed
+            changed = not observed and change(call, *args) and self._make_way()
+        if observed:
+            with call._condition:
+                with self._lock:
+                    changed = change(call, *args) and self._make_way()
+                if changed:
+                    call._tell_waiters()
+        del kept
+        if changed:
+            call._open()
+            call._invoke_callbacks()
+        return changed
+
+    def _make_way(self) -> bool:
+        """A call that waited became done: nobody waits for its due time or its place any more."""
+        schedule = self._ledger.schedule
+        self._release_leader()
+        if self._max_pending is not None:
+            self._room.notify_all()
+        if schedule.is_littered:
+            with self._standstill() as is_still:
+                if is_still:  # or the next time
+                    schedule.tidy()
+        return True
+
+    def _release_leader(self) -> None:
+        """See that nobody rests for the sake of calls that are gone."""
+        if self._crew.has_leader and self._ledger.schedule.first_due_at() is None:
+            self._crew.wake_leader()
+
+    def observe(self, call: Call) -> None:
+        """Give a call what its observers need; see `RetryingFuture`."""
+        self._observed.add(weakref.ref(call, self._forget))
+        call._observed = True  # announce it, then look
+        call.__dict__.setdefault("_condition", threading.RLock())
+        if call._state in DONE:
+            return
+        if call._is_last or not HAS_GIL:
+            self.synchronize()
+        worker = call._worker
+        if worker is not None:
+            with worker.lock:
+                pass
+
+    def synchronize(self) -> None:
+        """Wait until who has the lock has given it back: that sees what was announced, or is seen."""
+        with self._lock:
+            pass
+
+    @contextmanager
+    def _standstill(self) -> Iterator[bool]:
+        """Keep all workers from taking calls and from making them done; say whether they all stand still.
+
+        The caller holds the lock. One of them does not if a destructor has interrupted it at that very
+        moment, and waits for the lock.
+        """
+        stopped: list[Worker] = []
+        try:
+            self._stop_workers(stopped)
+            yield len(stopped) == len(self._crew.members)
+        finally:
+            self._let_go_on(stopped)
+
+    def _stop_workers(self, stopped: list[Worker]) -> None:
+        for worker in list(self._crew.members):
+            if worker.lock.acquire(timeout=_STANDSTILL_TIMEOUT):
+                stopped.append(worker)  # at once: a signal handler may raise while others are waited for
+
+    def _let_go_on(self, workers: list[Worker]) -> None:
+        while workers:
+            workers.pop().lock.release()
