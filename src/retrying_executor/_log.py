@@ -20,6 +20,7 @@ from functools import partial
 
 from retrying_executor._stdlib import LOGGER, is_held
 from retrying_executor._value import in_words
+from retrying_executor._wrapper import Wrapper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ logger = logging.getLogger("retrying_executor")
 def call_name(fn: object) -> str:
     """Return a name for *fn* that is fit for a log line."""
     try:
-        while isinstance(fn, partial):
+        while isinstance(fn, (partial, Wrapper)):
             fn = fn.func
         module = fn.__module__ or type(fn.__self__).__module__  # type: ignore[attr-defined]  # hence the except
         return f"{module}.{fn.__qualname__}"  # type: ignore[attr-defined]  # hence the except

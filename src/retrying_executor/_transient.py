@@ -13,6 +13,7 @@ import time
 
 from retrying_executor import _codes
 from retrying_executor._errors import NotNow
+from retrying_executor._wrapper import codes as wrapper_codes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +108,10 @@ def _judge(exception: BaseException) -> bool | NotNow:
 def _was_not_entered(exception: TypeError) -> bool:
     """Return whether no frame below the one that caught it has seen it: the call itself was at fault."""
     traceback = exception.__traceback__
-    return traceback is not None and traceback.tb_next is None
+    below = None if traceback is None else traceback.tb_next
+    while below is not None and below.tb_frame.f_code in wrapper_codes:
+        below = below.tb_next
+    return traceback is not None and below is None
 
 
 # -- what it says ----------------------------------------------------------------------------------

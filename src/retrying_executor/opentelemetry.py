@@ -21,6 +21,7 @@ from importlib import metadata
 from retrying_executor import NotNow, _lifecycle, current_call, transient
 from retrying_executor._executor import _Submitter
 from retrying_executor._log import describe
+from retrying_executor._wrapper import Wrapper
 
 try:
     from opentelemetry import context, metrics, trace
@@ -62,6 +63,7 @@ class RetryingExecutorInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # u
     """
 
     _metrics: _Metrics | None = None
+    _submission: _Submission | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return which packages must be there to be instrumented: none, this one comes with its own."""
@@ -79,12 +81,18 @@ class RetryingExecutorInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # u
             self._metrics = _Metrics(meter_provider)
         self._metrics.is_on = True
         tracer = trace.get_tracer(__name__, _version(), tracer_provider, schema_url=_SCHEMA)
-        wrap_function_wrapper(_Submitter, "submit", _Telemetry(tracer, self._metrics.duration).submit)
+        if self._submission is None:
+            self._submission = _Submission()
+        self._submission.telemetry = _Telemetry(tracer, self._metrics.duration)
 
     def _uninstrument(self, **_: object) -> None:
-        unwrap(_Submitter, "submit")
         assert self._metrics is not None  # it was instrumented
+        assert self._submission is not None
         self._metrics.is_on = False
+        self._submission.telemetry = None
+        if self._submission.is_outermost:
+            unwrap(_Submitter, "submit")
+            self._submission = None
 
 
 class _Metrics:
@@ -152,7 +160,20 @@ class _Telemetry:
         self.tracer = tracer
         self.duration = duration
 
-    def submit(
+
+class _Submission:
+    """What is around ``submit()``, and does something as long as there is *telemetry*."""
+
+    def __init__(self) -> None:
+        self.telemetry: _Telemetry | None = None
+        self._wrapper = wrap_function_wrapper(_Submitter, "submit", self._submit)
+
+    @property
+    def is_outermost(self) -> bool:
+        """Whether nobody has put something else around it: then it can be taken away."""
+        return vars(_Submitter)["submit"] is self._wrapper
+
+    def _submit(
         self,
         wrapped: Callable[..., Any],
         instance: _Submitter,
@@ -160,30 +181,28 @@ class _Telemetry:
         kwargs: dict[str, Any],
     ) -> Any:
         """Submit a call whose attempts are traced. What cannot be called is left to fail as it does."""
-        if args and callable(args[0]) and is_instrumentation_enabled():
+        telemetry = self.telemetry
+        if telemetry is not None and args and callable(args[0]) and is_instrumentation_enabled():
             upstream = instance._terms.upstream
-            traced = _Traced(args[0])
-            traced.telemetry = self
-            traced.upstream = None if upstream is None else upstream.name
+            traced = _Traced(args[0], telemetry, None if upstream is None else upstream.name)
             args = (traced, *args[1:])
         return wrapped(*args, **kwargs)
 
 
-class _Traced(partial["Any"]):
-    """The function of a call, of which every attempt is a span.
-
-    A ``partial``, since logs look through these for the name of the call.
-    """
+class _Traced(Wrapper):
+    """The function of a call, of which every attempt is a span."""
 
     __slots__ = ("telemetry", "upstream")
 
-    telemetry: _Telemetry
-    upstream: str | None
+    def __init__(self, func: Callable[..., Any], telemetry: _Telemetry, upstream: str | None) -> None:
+        super().__init__(func)
+        self.telemetry = telemetry
+        self.upstream = upstream
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         call = current_call()
         if call is None:  # this is no attempt
-            return super().__call__(*args, **kwargs)
+            return self.func(*args, **kwargs)
         telemetry = self.telemetry
         common = {"code.function.name": call.name}
         if self.upstream is not None:
@@ -194,7 +213,7 @@ class _Traced(partial["Any"]):
         began_at = time.monotonic()
         outcome = {"retrying_executor.outcome": "returned"}
         try:
-            return super().__call__(*args, **kwargs)
+            return self.func(*args, **kwargs)
         except BaseException as exception:
             outcome = _outcome_of(exception, span)
             raise

@@ -13,10 +13,11 @@ sentry_sdk.init(integrations=[RetryingExecutorIntegration()])
 from __future__ import annotations
 
 import atexit
-from functools import cache, partial, wraps
+from functools import cache, wraps
 
 from retrying_executor import _log
 from retrying_executor._executor import _Submitter
+from retrying_executor._wrapper import Wrapper
 
 try:
     import sentry_sdk
@@ -68,17 +69,14 @@ def _report_in_time() -> None:
     atexit.register(_log._report_all)
 
 
-class _Isolated(partial["Any"]):
-    """The function of a call, of which every attempt has scopes of its own.
-
-    A ``partial``, since logs look through these for the name of the call.
-    """
+class _Isolated(Wrapper):
+    """The function of a call, of which every attempt has scopes of its own."""
 
     __slots__ = ()
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         try:
             with sentry_sdk.isolation_scope():
-                return super().__call__(*args, **kwargs)
+                return self.func(*args, **kwargs)
         finally:
             del self, args, kwargs  # a traceback keeps this frame

@@ -301,6 +301,27 @@ def test_logs_name_the_function_that_was_submitted(
     assert plain == caplog.messages
 
 
+class Polite(partial["Any"]):
+    """A partial that does more than others."""
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> str:
+        return f"here you are: {super().__call__(*args, **kwargs)}"
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_what_is_submitted_is_called_itself(executor: RetryingExecutor) -> None:
+    """Even if it is a subclass of partial, inside of which others look (A1)."""
+    assert "here you are: 7" == executor.submit(Polite(int, "7")).result(TIMEOUT)
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_a_call_whose_arguments_do_not_fit_is_not_retried(executor: RetryingExecutor) -> None:
+    """As without instrumentation: it could not even be made (U1)."""
+    future = executor.submit(lambda _: None)
+    assert isinstance(future.exception(TIMEOUT), TypeError)
+    assert 1 == future.attempts
+
+
 @pytest.mark.usefixtures("telemetry")
 def test_a_traceback_has_one_line_more_which_keeps_nothing(executor: RetryingExecutor) -> None:
     """And it does not grow with the attempts (B10, G2)."""

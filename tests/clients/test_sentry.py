@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 import pytest
@@ -204,3 +205,22 @@ def test_submit_takes_what_it_takes(executor: RetryingExecutor, caplog: pytest.L
     assert isinstance(executor.submit(nonsense).exception(TIMEOUT), TypeError)
     assert isinstance(executor.with_options(max_attempts=2).submit(fail, 1).exception(TIMEOUT), ValueError)
     assert "test_sentry.fail: attempt 1 failed" in caplog.text
+
+
+@pytest.mark.usefixtures("sentry")
+def test_what_is_submitted_is_called_itself(executor: RetryingExecutor) -> None:
+    """Even if it is a subclass of partial, inside of which others look (A1)."""
+
+    class Polite(partial["Any"]):
+        def __call__(self, /, *args: Any, **kwargs: Any) -> str:
+            return f"here you are: {super().__call__(*args, **kwargs)}"
+
+    assert "here you are: 7" == executor.submit(Polite(int, "7")).result(TIMEOUT)
+
+
+@pytest.mark.usefixtures("sentry")
+def test_a_call_whose_arguments_do_not_fit_is_not_retried(executor: RetryingExecutor) -> None:
+    """As without the integration: it could not even be made (U1)."""
+    future = executor.submit(lambda _: None)
+    assert isinstance(future.exception(TIMEOUT), TypeError)
+    assert 1 == future.attempts
