@@ -6,8 +6,9 @@ import asyncio
 import functools
 import gc
 import logging
+import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, as_completed, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, as_completed, wait
 from threading import Event
 from typing import Any, NoReturn
 
@@ -220,6 +221,22 @@ def test_messages_are_loud_again_after_a_quiet_while(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_log, "_MOST_KINDS", 2)
     repeats.level("a third")
     assert [("one",), ("a third",)] == list(repeats._seen)
+
+
+@needs_gil  # without it, two messages may have the same number
+def test_messages_are_counted_although_threads_interrupt_each_other() -> None:
+    """None begins anew because another is being counted (G3)."""
+    repeats, levels = Repeats(), []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            for _ in range(4):
+                threads.submit(lambda: levels.extend(repeats.level("one")[0] for _ in range(2_500)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert 10_000 == len(levels)
+    assert 7 == levels.count(logging.ERROR)  # 1, 2, 3, 10, 100, 1,000, 10,000
 
 
 def test_the_logging_of_retries_can_be_turned_off(

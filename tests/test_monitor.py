@@ -72,6 +72,11 @@ def listener() -> Listener:
     return Listener()
 
 
+def assert_in_time(event: threading.Event) -> None:
+    """Wait for an event."""
+    assert event.wait(TIMEOUT)
+
+
 def fail(exception: BaseException | None = None) -> NoReturn:
     """Raise *exception*, by default a ValueError."""
     raise ValueError("no") if exception is None else exception
@@ -123,6 +128,61 @@ def test_giving_up_is_an_event(listener: Listener) -> None:
         done.exception,
         done.reason,
     )
+
+
+@pytest.mark.parametrize("option", ["cancel_futures", "timeout"])
+def test_an_attempt_that_fails_when_all_is_over_is_the_last(
+    option: str, listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Listener and log say so alike, although the policy would have allowed another (F2, F3)."""
+    caplog.set_level(logging.INFO, "retrying_executor")
+    started, may_fail = threading.Event(), threading.Event()
+
+    def attempt() -> NoReturn:
+        started.set()
+        assert may_fail.wait(TIMEOUT)
+        raise ConnectionError
+
+    executor = RetryingExecutor(1, retry=RetryPolicy(delays=(60,)), on_event=listener)
+    future = executor.submit(attempt)
+    assert started.wait(TIMEOUT)
+    if option == "timeout":
+        executor.shutdown(timeout=0)
+    else:
+        executor.shutdown(wait=False, cancel_futures=True)
+    may_fail.set()
+    assert isinstance(future.exception(TIMEOUT), ConnectionError)
+    executor.shutdown()
+    assert eventually(lambda: "done" in listener.kinds)
+    assert ["accepted", "attempt_started", "gave_up", "done"] == listener.kinds
+    assert None is listener.events[-2].delay
+    assert "gave up after attempt 1" in caplog.text
+    assert "the next one" not in caplog.text
+
+
+def test_a_call_that_is_cancelled_while_its_retry_is_announced_gives_up(
+    listener: Listener, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The listener is told both (E1)."""
+    caplog.set_level(logging.INFO, "retrying_executor")
+    executor = RetryingExecutor(1, retry=RetryPolicy(delays=(60,)), on_event=listener)
+    started = threading.Event()
+
+    class Cancelling(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            assert started.wait(TIMEOUT)
+            future.cancel()
+
+    handler = Cancelling()
+    logging.getLogger("retrying_executor").addHandler(handler)
+    try:
+        future = executor.submit(Flaky())
+        started.set()
+        assert isinstance(future.exception(TIMEOUT), ConnectionError)
+    finally:
+        logging.getLogger("retrying_executor").removeHandler(handler)
+    executor.shutdown()
+    assert ["accepted", "attempt_started", "retry_scheduled", "gave_up", "done"] == listener.kinds
 
 
 def test_who_never_retries_does_not_give_up(listener: Listener) -> None:
@@ -586,6 +646,24 @@ def test_a_watchdog_sees_the_longest_of_several_attempts(caplog: pytest.LogCaptu
         service.pause(0)
         may_end.set()
     assert {"threading.Event.wait"} == {record.call for record in caplog.records}  # type: ignore[attr-defined]
+
+
+def test_a_watchdog_sees_an_attempt_that_begins_after_one_that_hangs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """However late the next warning about that one is due."""
+    may_end = threading.Event()
+    with RetryingExecutor(2, warn_after=0.05) as executor:
+        executor.submit(may_end.wait)
+        assert eventually(lambda: caplog.records)
+        watchdog = executor._pool.monitor._watchdog  # type: ignore[union-attr]
+        (hung,) = watchdog._running.values()
+        hung.warns_at = math.inf
+        watchdog._look.set()
+        assert eventually(lambda: not watchdog._look.is_set())
+        executor.submit(partial(assert_in_time, may_end))
+        assert eventually(lambda: "assert_in_time" in caplog.text)
+        may_end.set()
 
 
 def test_a_watchdog_holds_on_to_no_call() -> None:

@@ -101,6 +101,11 @@ def test_durations_may_be_timedeltas() -> None:
         ({"multiplier": 0.5}, ValueError, "multiplier must be finite and 1 or more, not 0.5"),
         ({"multiplier": math.inf}, ValueError, "multiplier must be finite and 1 or more, not inf"),
         ({"multiplier": math.nan}, ValueError, "multiplier must be finite and 1 or more, not nan"),
+        (
+            {"multiplier": 10**400},
+            ValueError,
+            f"multiplier must be finite and 1 or more, not {10**400}",
+        ),
         ({"multiplier": "2"}, TypeError, "multiplier must be a number, not '2'"),
         ({"multiplier": True}, TypeError, "multiplier must be a number, not True"),
         ({"jitter": 0.1}, TypeError, "jitter must be True or False, not 0.1"),

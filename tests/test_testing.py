@@ -34,6 +34,7 @@ from retrying_executor import (
     Upstream,
     View,
     _log,
+    _monitor,
     current_call,
 )
 from retrying_executor.testing import VirtualTimeExecutor
@@ -638,6 +639,41 @@ def test_an_upstream_starts_afresh_after_each_virtual_time() -> None:
         held[1].cancel()
 
 
+def shut_down_without_waiting(executor: VirtualTimeExecutor) -> None:
+    future = executor.submit(int)
+    executor.shutdown(wait=False)
+    assert 0 == future.result()
+
+
+def shut_down_in_a_call(executor: VirtualTimeExecutor) -> None:
+    executor.submit(executor.shutdown).result()
+
+
+def make_a_view_after_shutdown(executor: VirtualTimeExecutor) -> None:
+    upstream = executor._terms.upstream
+    executor.shutdown()
+    executor.with_options(upstream=upstream)
+
+
+@pytest.mark.parametrize("end", [shut_down_without_waiting, shut_down_in_a_call, make_a_view_after_shutdown])
+def test_a_real_executor_may_use_an_upstream_afterwards(end: Callable[[VirtualTimeExecutor], None]) -> None:
+    """However the one in virtual time has ended, it goes by the real clock then."""
+    upstream = Upstream("service", rate=(1, 0.001))
+    end(VirtualTimeExecutor(upstream=upstream))
+    with RetryingExecutor(2, upstream=upstream) as executor:
+        assert [0, 0, 0] == [executor.submit(int).result(TIMEOUT) for _ in range(3)]
+
+
+def test_a_real_executor_refuses_an_upstream_in_virtual_time(executor: VirtualTimeExecutor) -> None:
+    """At once, rather than go by a clock that stands still."""
+    upstream = Upstream("service")
+    executor.with_options(upstream=upstream)
+    with pytest.raises(ValueError, match="upstream must not be used by an executor in virtual time"):
+        RetryingExecutor(1, upstream=upstream)
+    with RetryingExecutor(1) as real, pytest.raises(ValueError, match="shut that down first"):
+        real.with_options(upstream=upstream)
+
+
 def test_an_upstream_that_is_held_in_real_time_is_refused() -> None:
     """What that means in virtual time nobody knows."""
     service = Upstream("service")
@@ -841,6 +877,92 @@ def test_shutdown_in_a_call_does_not_wait(executor: VirtualTimeExecutor) -> None
     waiting = executor.submit(int)
     assert None is future.result()
     assert 0 == waiting.result()
+
+
+@pytest.mark.parametrize("wait_for", [lambda futures: concurrent.futures.wait(futures).done, as_completed])
+def test_waiting_for_the_calls_of_several_executors(wait_for: Callable[[list[Any]], Iterator[Any]]) -> None:
+    """Each runs in its own time (A3)."""
+    executors = [VirtualTimeExecutor(retry=RetryPolicy(delays=[delay], jitter=False)) for delay in (60, 3600)]
+    futures = [executor.submit(Flaky()) for executor in executors]
+    assert set(futures) == set(wait_for(futures))
+    assert [60, 3600] == [executor.monotonic() for executor in executors]
+
+
+def test_waiting_for_one_that_never_ends_and_for_the_first_of_several(executor: VirtualTimeExecutor) -> None:
+    """Another executor's call ends it; without that, the wait would be for ever."""
+    upstream = Upstream("service")
+    view = executor.with_options(upstream=upstream)
+    upstream.pause()
+    held = view.submit(int)
+    other = VirtualTimeExecutor().submit(int)
+    assert {other} == concurrent.futures.wait([held, other], return_when=FIRST_COMPLETED).done
+    with pytest.raises(RuntimeError, match="this wait would never end"):
+        concurrent.futures.wait([held, VirtualTimeExecutor().submit(int)])
+    upstream.resume()
+
+
+def test_statistics_from_another_thread_while_an_attempt_waits_for_that(
+    executor: VirtualTimeExecutor,
+) -> None:
+    """It does not wait for the attempt, as in ``watch()`` (G1)."""
+
+    def attempt() -> int:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(executor.stats).result(TIMEOUT).running
+
+    assert 1 == executor.submit(attempt).result()
+
+
+def test_a_listener_that_falls_behind_misses_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with the real one: the calls that it submits are accepted all the same (G1)."""
+    monkeypatch.setattr(_monitor, "_MOST_WAITING", 3)
+    futures: list[Future[int]] = []
+
+    def on_event(event: Event) -> None:
+        if event.kind == "done" and not futures:
+            futures.extend(executor.submit(int) for _ in range(10))
+
+    executor = VirtualTimeExecutor(on_event=on_event)
+    executor.submit(int)
+    executor.drain()
+    executor.drain()
+    assert [0] * 10 == [future.result() for future in futures]
+
+
+def test_a_done_callback_that_exits_ends_no_wait(
+    executor: VirtualTimeExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, as in a worker thread (G3)."""
+
+    def exit_now(_: Future[int]) -> NoReturn:
+        raise SystemExit(3)
+
+    future = executor.submit(int)
+    future.add_done_callback(exit_now)
+    assert 0 == future.result()
+    assert "raised in a worker thread" in caplog.text
+
+
+def test_a_listener_may_cancel_what_it_is_told_of() -> None:
+    """A call is in backoff when its retry is announced (E1)."""
+
+    def on_event(event: Event) -> None:
+        if event.kind == "retry_scheduled":
+            assert future.cancel()
+
+    executor = VirtualTimeExecutor(on_event=on_event, retry=EACH_MINUTE)
+    future = executor.submit(Flaky())
+    executor.drain()
+    assert future.cancelled()
+    assert 0.0 == executor.monotonic()
+
+
+def test_a_broken_initializer_keeps_no_place() -> None:
+    """Neither in virtual time nor afterwards (U4)."""
+    upstream = Upstream("service", max_concurrency=1)
+    executor = VirtualTimeExecutor(initializer=int, initargs=("no",), upstream=upstream)
+    assert isinstance(executor.submit(int).exception(), BrokenThreadPool)
+    assert 0 == upstream.in_flight
 
 
 def test_retries_are_logged(executor: VirtualTimeExecutor, caplog: pytest.LogCaptureFixture) -> None:

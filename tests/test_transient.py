@@ -130,6 +130,22 @@ def test_an_aws_code_says_more_than_the_status(code: object, status: int, expect
     assert expected == meaning(failure(response=response))
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("throttlingException", NotNow),
+        ("modelNotReadyException", NotNow),
+        ("validationException", False),
+        ("accessDeniedException", False),
+        ("internalServerException", True),
+        ("", True),
+    ],
+)
+def test_in_the_middle_of_an_event_stream_the_code_says_all(code: str, expected: object) -> None:
+    """It begins with a small letter there, and there is no status (U1, U3)."""
+    assert expected == meaning(failure(response={"Error": {"Code": code, "Message": "no"}}))
+
+
 StatusCode = enum.Enum("StatusCode", "UNAVAILABLE RESOURCE_EXHAUSTED NOT_FOUND")  # some of those of gRPC
 
 
@@ -220,6 +236,9 @@ def test_headers_are_found_wherever_a_client_has_them(shape: str) -> None:
             for value in ("9" * 400, "0x10", "1_0", "1.2.3", "٣", ".", None, [7])
         ),
         *(({"Retry-After": f"Sun, 06 {when}:00:00 GMT"}, None) for when in ("Not 1994 08", "Nov 99999 08")),
+        ({"Retry-After": "Sun, 99 Nov 1994 08:51:37 GMT"}, None),
+        ({"Retry-After": "Sun, 06 Nov 1994 25:51:37 GMT"}, None),
+        ({"Retry-After": "Sun, 06 Nov 1994 08:50:60 GMT"}, 83.0),  # a leap second
     ],
 )
 def test_headers_say_how_long_to_wait(

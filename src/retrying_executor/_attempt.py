@@ -6,6 +6,7 @@ that users' code raises gets out: it becomes an outcome.
 
 from __future__ import annotations
 
+from retrying_executor import _log
 from retrying_executor._log import UnseenFailure, call_name
 from retrying_executor._policy import DONE, GIVE_UP, TOO_LATE, Attempt, Verdict
 from retrying_executor._transient import evidence_of
@@ -112,6 +113,18 @@ def conclude(call: Call, work: Work, outcome: Outcome) -> UnseenFailure | None:
     if call._attempts > 1 or unseen is not None:
         call._last = outcome
     return unseen
+
+
+def announce(call: Call, work: Work, outcome: Outcome, verdict: Verdict, monitor: Monitor | None) -> None:
+    """Log, and tell who looks on, what follows an attempt that failed; see `make`."""
+    if verdict.delay is not None:
+        _log.retry_scheduled(work, call._attempts, outcome, verdict)
+    elif work[4].policy is None:
+        return  # it never retries: a failure is just that
+    else:
+        _log.gave_up(work, call._attempts, outcome, verdict)
+    if monitor is not None:
+        monitor.followed_up(call, outcome, verdict)
 
 
 def run(work: Work, previous: BaseException | None) -> Outcome:

@@ -97,8 +97,8 @@ class Calls:
         self._upstream = upstream  # that of every call, unless they are mixed
         self._is_mixed = False  # calls may have one upstream or another, or none
         self._reset()
-        if upstream is not None and monitor is not None:
-            upstream.inform(monitor)
+        if upstream is not None:
+            upstream.enter(monitor)
 
     def _reset(self) -> None:
         """Start with nothing: no call, no thread, counters at zero."""

@@ -62,6 +62,20 @@ AWS_NOT_NOW = frozenset(
 AWS_TRANSIENT = frozenset({"InternalError", "RequestTimeout", "RequestTimeoutException"})
 """Failures that may come with a 4xx: botocore/retries/standard.py, TransientRetryableChecker."""
 
+AWS_FINAL = frozenset(
+    {
+        "AccessDeniedException",
+        "BadRequestException",
+        "ResourceNotFoundException",
+        "UnrecognizedClientException",
+        "ValidationException",
+    }
+)
+"""The request is at fault; in the middle of an event stream no HTTP status says so.
+
+https://docs.aws.amazon.com/bedrock/latest/APIReference/CommonErrors.html
+"""
+
 # -- gRPC ------------------------------------------------------------------------------------------
 
 GRPC_NOT_NOW = frozenset({"RESOURCE_EXHAUSTED"})

@@ -17,6 +17,7 @@ import weakref
 from collections import deque
 from contextlib import suppress
 from functools import partial
+from itertools import count
 
 from retrying_executor._stdlib import LOGGER, is_held
 from retrying_executor._value import in_words
@@ -148,20 +149,41 @@ class Repeats:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[object, ...], tuple[int, float]] = {}  # how many, and when the latest
+        self._seen: dict[tuple[object, ...], _Repeated] = {}
 
     def level(self, *kind: object) -> tuple[int, str]:
-        """Count a message of *kind*; return its level, and what to add to it."""
+        """Count a message of *kind*; return its level, and what to add to it.
+
+        Takes no lock, since destructors get here, wherever they interrupt: each step is one that no other
+        thread can divide.
+        """
         now = time.monotonic()
-        count, latest = self._seen.pop(kind, (0, now))
-        count = 1 if now - latest > _QUIET else count + 1
-        self._seen[kind] = count, now  # at the end: the first is the one that was quiet for longest
+        repeated = self._seen.get(kind) or self._seen.setdefault(kind, _Repeated(now))
+        if now - repeated.latest > _QUIET:
+            repeated = self._seen[kind] = _Repeated(now)
+        repeated.latest = now
+        number = repeated.count()
         if len(self._seen) > _MOST_KINDS:
-            with suppress(KeyError, StopIteration, RuntimeError):  # of another thread that does the same
-                del self._seen[next(iter(self._seen))]
-        if count <= _LOUD:
+            self._forget_some()
+        if number <= _LOUD:
             return logging.ERROR, ""
-        return logging.ERROR if _is_power_of_ten(count) else logging.DEBUG, f" ({count} times)"
+        return logging.ERROR if _is_power_of_ten(number) else logging.DEBUG, f" ({number} times)"
+
+    def _forget_some(self) -> None:
+        """Forget a tenth of the kinds: those that have been quiet for longest."""
+        kinds = sorted(self._seen.copy().items(), key=lambda item: item[1].latest)
+        for kind, _ in kinds[: 1 + len(kinds) // 10]:
+            self._seen.pop(kind, None)
+
+
+class _Repeated:
+    """How often messages of one kind were logged, and when the latest."""
+
+    __slots__ = ("count", "latest")
+
+    def __init__(self, now: float) -> None:
+        self.count = count(1).__next__
+        self.latest = now
 
 
 _LOUD = 3

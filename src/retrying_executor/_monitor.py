@@ -56,7 +56,7 @@ class Event(Value):
 
     Attributes:
         kind: ``"accepted"``, ``"attempt_started"``, ``"retry_scheduled"``, ``"not_now"`` (the same, where the
-            service said so: see `NotNow`), ``"gave_up"`` (an attempt failed, and the policy allows no other),
+            service said so: see `NotNow`), ``"gave_up"`` (an attempt failed, and no other follows),
             ``"done"``, ``"upstream_held"`` or ``"upstream_back"``.
         time: When, in seconds since the epoch, as `time.time` has it.
         call: The name of the call; empty for an upstream.
@@ -169,7 +169,7 @@ class Monitor:
             work = call._work
             assert work is not None
             call._story = Story(call, work, self._now(), self._monotonic())
-            call.add_done_callback(lambda _: self._done(call))
+            call.add_done_callback(self._done)
 
     def accepted(self, call: Call) -> None:
         """``submit()`` is about to return the call's future."""
@@ -204,7 +204,7 @@ class Monitor:
                 reason += f" ({verdict.reason})"
             self._add(kind, call, delay=verdict.delay, exception=outcome[1], reason=reason)
 
-    def _done(self, call: Call) -> None:
+    def _done(self, call: Any) -> None:
         assert call._story is not None
         took = self._monotonic() - call._story.accepted_at
         if call.cancelled():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 from retrying_executor._errors import NotNow
 from retrying_executor._transient import retry_after, transient
@@ -346,7 +347,7 @@ def _random() -> float:
 def _checked_multiplier(multiplier: object) -> float:
     if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
         raise TypeError(f"multiplier must be a number, not {multiplier!r}")
-    if not 1.0 <= multiplier < math.inf:
+    if not 1.0 <= multiplier <= sys.float_info.max:
         raise ValueError(f"multiplier must be finite and 1 or more, not {multiplier!r}")
     return float(multiplier)
 

@@ -102,8 +102,8 @@ class Pool(Workers):
 
     def serve(self, upstream: Upstream | None) -> None:
         """From now on calls may have this upstream, or none."""
-        if upstream is not None and self.monitor is not None:
-            upstream.inform(self.monitor)
+        if upstream is not None:
+            upstream.enter(self.monitor)
         if upstream is not self._upstream and not self._is_mixed:
             with self._lock:
                 self._is_mixed = True

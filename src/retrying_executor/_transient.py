@@ -96,6 +96,8 @@ def _judge(exception: BaseException) -> bool | NotNow:
         return NotNow()
     if code in _codes.AWS_TRANSIENT:
         return True
+    if code in _codes.AWS_FINAL:
+        return False
     grpc_status = _grpc_status(exception)
     if grpc_status is not None:
         return NotNow() if grpc_status in _codes.GRPC_NOT_NOW else grpc_status not in _codes.GRPC_FINAL
@@ -133,7 +135,8 @@ def _item(mapping: object, name: str) -> object:
 def _aws_code(exception: BaseException) -> str | None:
     """Return the error code of an exception of botocore: ``response["Error"]["Code"]``."""
     code = _item(_item(_get(exception, "response"), "Error"), "Code")
-    return code if isinstance(code, str) else None
+    # In the middle of an event stream they are written with a small letter.
+    return code[:1].upper() + code[1:] if isinstance(code, str) else None
 
 
 def _grpc_status(exception: BaseException) -> str | None:
@@ -225,10 +228,17 @@ def timestamp_of(text: str) -> float | None:
     """Return the date of a header in seconds since the epoch; ``None`` if it is none."""
     if not text:
         return None
-    from email.utils import mktime_tz, parsedate_tz  # slow to import, and few answers have a date
+    from datetime import datetime  # slow to import, and few answers have a date
+    from email.utils import mktime_tz, parsedate_tz
 
     parsed = parsedate_tz(text)
-    return None if parsed is None else float(mktime_tz(parsed))
+    if parsed is None:
+        return None
+    try:
+        datetime(*parsed[:5], min(parsed[5], 59))  # there are leap seconds
+    except ValueError:
+        return None
+    return float(mktime_tz(parsed))
 
 
 def _asked_by_metadata(exception: BaseException) -> float | None:

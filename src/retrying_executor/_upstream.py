@@ -187,6 +187,19 @@ class Upstream:
         with self._lock:
             self._monitors.add(monitor)
 
+    def enter(self, monitor: Monitor | None) -> None:
+        """An executor uses it from now on.
+
+        Raises:
+            ValueError: If it is in use in virtual time: there, its times say nothing.
+        """
+        if self._clock is not time:
+            raise ValueError(
+                f"upstream must not be used by an executor in virtual time: {self!r}; shut that down first"
+            )
+        if monitor is not None:
+            self.inform(monitor)
+
     # -- for the pools ---------------------------------------------------------------------------
 
     def ask(self, pool: Asker) -> Permit | float | None:

@@ -17,6 +17,7 @@ import math
 import threading
 from collections import deque
 from concurrent.futures.thread import BrokenThreadPool
+from itertools import count
 from random import Random
 from uuid import UUID
 
@@ -28,7 +29,7 @@ from retrying_executor._gate import Permit
 from retrying_executor._ledger import Ledger
 from retrying_executor._monitor import Event, Monitor
 from retrying_executor._policy import DONE as ACCEPTED
-from retrying_executor._policy import RetryPolicy, Terms
+from retrying_executor._policy import GIVE_UP, RetryPolicy, Terms
 from retrying_executor._virtual_waiting import Latch, Waiters
 
 TYPE_CHECKING = False
@@ -37,11 +38,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from retrying_executor._future import Outcome
+    from retrying_executor._gate import Evidence
     from retrying_executor._schedule import Call, Claim
     from retrying_executor._stats import Stats
     from retrying_executor._upstream import Upstream
 
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
+_PATIENCE = 0.2  # seconds
 _BROKEN = "the initializer failed, the executor is not usable anymore"
 
 
@@ -211,7 +214,7 @@ class VirtualPool:
         Raises:
             ValueError: If it is in use in another virtual time, or is held by the real one.
         """
-        if upstream is None or upstream._clock is self:
+        if upstream is None or upstream._clock is self or self._refusal is not None:
             return
         before = upstream._clock
         if not isinstance(before, VirtualPool):
@@ -255,11 +258,14 @@ class VirtualPool:
         self._hands.append(worker)
         outer, current.holder = current.holder, worker
         try:
-            if self._initializer is None or self._initialize(self._initializer):
+            if self._initializer is None or self._initialize(self._initializer, worker):
                 self._attempt(worker, call)
         except BaseException as error:  # of a signal handler: the call must not stay in a worker's hands
-            self._change(call, self._ledger.settle, (None, error), None)
-            raise
+            if not (call.done() and isinstance(error, SystemExit)):
+                _give_place_back(worker)
+                self._change(call, self._ledger.settle, (None, error), None)
+                raise
+            _log.worker_interrupted(error)  # of a done callback
         finally:
             current.holder = outer
             self._hands.remove(worker)
@@ -284,41 +290,33 @@ class VirtualPool:
 
     def _attempt(self, worker: Worker, call: Call) -> None:
         """Make an attempt, and put the call in backoff or make it done."""
-        work, permit, outcome = call._work, worker.permit, None
+        work, outcome = call._work, None
         try:
             if work is None:  # the initializer has set the outcome
                 return
-            verdict, outcome = _attempt.make(call, work, permit, self.monitor)
-            if permit is not None:
-                permit.upstream.end(permit, *_attempt.evidence(work[4], verdict, outcome))
-                permit = None
-            if verdict.delay is not None and not call.done():
-                _log.retry_scheduled(work, call._attempts, outcome, verdict)
-                if self.monitor is not None:
-                    self.monitor.followed_up(call, outcome, verdict)
-                if not call._is_last:
-                    worker.call = None
-                    self._ledger.back_off(call, self._now + verdict.delay)
-                    return
-            elif verdict is not ACCEPTED and work[4].policy is not None:
-                _log.gave_up(work, call._attempts, outcome, verdict)
-                if self.monitor is not None:
-                    self.monitor.followed_up(call, outcome, verdict)
+            verdict, outcome = _attempt.make(call, work, worker.permit, self.monitor)
+            _give_place_back(worker, *_attempt.evidence(work[4], verdict, outcome))
+            if verdict.delay is not None and not (call._is_last or call.done()):
+                worker.call = None
+                self._ledger.back_off(call, self._now + verdict.delay)
+                _attempt.announce(call, work, outcome, verdict, self.monitor)
+                return
+            if verdict is not ACCEPTED and not call.done():
+                _attempt.announce(call, work, outcome, GIVE_UP, self.monitor)
             unseen = _attempt.conclude(call, work, outcome)
             worker.call = None
             self._change(call, self._ledger.settle, outcome, unseen)
         finally:
-            if permit is not None:
-                permit.upstream.end(permit)
             del call, work, outcome  # the exception's traceback keeps this frame
 
-    def _initialize(self, initializer: Callable[..., object]) -> bool:
+    def _initialize(self, initializer: Callable[..., object], worker: Worker) -> bool:
         """Run the initializer; where it fails, break the pool. Return whether it worked."""
         self._initializer = None
         try:
             initializer(*self._initargs)
         except BaseException as error:
             _log.initializer_failed(error)
+            _give_place_back(worker)
             self._refusal = BrokenThreadPool(_BROKEN)
             for call in self._pending():
                 self.settle(call, (None, BrokenThreadPool(_BROKEN)))
@@ -348,6 +346,7 @@ class VirtualPool:
                     call._tell_waiters()
             if changed and self._ledger.schedule.is_littered:
                 self._ledger.schedule.tidy()
+            self._give_upstreams_back()
         if changed:
             call._open()
             call._invoke_callbacks()
@@ -373,10 +372,16 @@ class VirtualPool:
                 self._cancel_all()
             if wait and not self._hands and not self._wait_for_all(timeout):
                 _log.time_is_up(self._cancel_all(), ())
-            if not self._pending():
-                for upstream in self._upstreams:
-                    if upstream._clock is self:
-                        upstream.start_afresh()
+            self._give_upstreams_back()
+
+    def _give_upstreams_back(self) -> None:
+        """After shutdown, when the last call is done: from now on they go by the clock of all others."""
+        running = (worker.call for worker in self._hands)
+        is_over = self._refusal is not None and not len(self._ledger.schedule)
+        if is_over and all(call is None or call.done() for call in running):
+            for upstream in self._upstreams:
+                if upstream._clock is self:
+                    upstream.start_afresh()
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until every call accepted so far is done; return whether they all are."""
@@ -412,9 +417,20 @@ class VirtualPool:
     # -- what can be seen from outside -----------------------------------------------------------
 
     def stats(self) -> Stats:
-        """Return a consistent snapshot."""
-        with self._turn:
-            return self._ledger.stats(self._now, self._hands)
+        """Return a snapshot: a consistent one, unless another thread runs attempts for long."""
+        has_turn = self._turn.acquire(timeout=_PATIENCE)  # whoever has it may wait for this thread
+        try:
+            return self._ledger.stats(self._now, self._hands.copy())
+        finally:
+            if has_turn:
+                self._turn.release()
+
+
+def _give_place_back(worker: Worker, evidence: Evidence = "none", asked: float | None = None) -> None:
+    """The worker's attempt is over: its upstream, if it has one, may let another through."""
+    permit, worker.permit = worker.permit, None
+    if permit is not None:
+        permit.upstream.end(permit, evidence, asked)
 
 
 def _why_it_waits(call: Call) -> str:
@@ -434,6 +450,7 @@ class _Monitor(Monitor):
         self._virtual = pool  # not the constructor of the base class: that would make threads
         self._on_event = on_event
         self._watchdog = None
+        self._drop = count(1).__next__
         self._dropped = 0
         self._reported = 0.1
         self._untold = deque()

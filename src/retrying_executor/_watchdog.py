@@ -102,7 +102,8 @@ class Watchdog:
             warns_at = min(run.warns_at for run in self._running.values())
         for run, duration, stack in due:
             _log.runs_for_long(run.name, run.attempt, duration, run.thread.name, stack)
-        return min(max(0.0, warns_at - now), threading.TIMEOUT_MAX)
+        # An attempt that begins meanwhile wakes nobody, and is not due before that.
+        return min(max(0.0, warns_at - now), self._warn_after, threading.TIMEOUT_MAX)
 
 
 class Run:

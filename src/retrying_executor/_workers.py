@@ -21,6 +21,7 @@ from retrying_executor._calls import Calls
 from retrying_executor._current import current
 from retrying_executor._gate import Permit
 from retrying_executor._policy import DONE as ACCEPTED
+from retrying_executor._policy import GIVE_UP
 from retrying_executor._stdlib import DONE, FINISHED
 
 TYPE_CHECKING = False
@@ -302,16 +303,12 @@ class Workers(Calls):
                 permit.upstream.end(permit, *_attempt.evidence(work[4], verdict, outcome))
                 permit = None
             if verdict.delay is not None and not self._halted:
-                # Logged before the next attempt can fail too, so that the lines come in order.
-                _log.retry_scheduled(work, call._attempts, outcome, verdict)
-                if self.monitor is not None:
-                    self.monitor.followed_up(call, outcome, verdict)
+                # Announced before the next attempt can fail too, so that the lines come in order.
+                _attempt.announce(call, work, outcome, verdict, self.monitor)
                 if self._back_off(worker, call, verdict.delay):
                     return None
-            elif verdict is not ACCEPTED and work[4].policy is not None:
-                _log.gave_up(work, call._attempts, outcome, verdict)
-                if self.monitor is not None:
-                    self.monitor.followed_up(call, outcome, verdict)
+            if verdict is not ACCEPTED and not call.done():
+                _attempt.announce(call, work, outcome, GIVE_UP, self.monitor)
             return outcome, _attempt.conclude(call, work, outcome)
         finally:
             if permit is not None:
