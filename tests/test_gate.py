@@ -197,7 +197,7 @@ class GateMachine(RuleBasedStateMachine):
         """State, room and number of attempts in flight are those of the trace, and the hold is kept."""
         expected = "open" if self.is_over else "ramping"
         if not self.is_over and not self.successes:
-            expected = "held" if self.probe is None else "probing"
+            expected = "probing"
         assert ("held" if self.now < self.held_until else expected) == self.gate.state(self.now)
         assert len(self.in_flight) == self.gate.in_flight <= self.options["max_concurrency"]
         assert self.held_until == self.gate.held_until
@@ -293,7 +293,7 @@ def test_a_gate_goes_through_its_states() -> None:
     states.append(gate.state(1.0))
     [second, _] = start_all(gate, 1.0)
     gate.end(second, 1.0, "worked")
-    assert ["held", "held", "probing", "ramping", "open"] == [*states, gate.state(1.0)]
+    assert ["held", "probing", "probing", "ramping", "open"] == [*states, gate.state(1.0)]
 
 
 def test_the_ramp_doubles_with_every_round() -> None:
@@ -331,7 +331,7 @@ def test_a_probe_without_evidence_hands_it_on() -> None:
     [probe] = start_all(gate, 1.0)
     assert math.inf == gate.open_at()
     gate.end(probe, 2.0, "none")
-    assert ("held", 1.0) == (gate.state(2.0), gate.held_until)
+    assert ("probing", 1.0) == (gate.state(2.0), gate.held_until)
     [probe] = start_all(gate, 2.0)
     assert probe.is_probe
 
@@ -399,7 +399,7 @@ def test_a_forked_child_has_nothing_in_flight() -> None:
     gate = held_gate(max_concurrency=2)
     [probe] = start_all(gate, 1.0)
     gate.forget_flights()
-    assert (0, "held") == (gate.in_flight, gate.state(1.0))
+    assert (0, "probing") == (gate.in_flight, gate.state(1.0))
     assert [True] == [permit.is_probe for permit in start_all(gate, 1.0)]
     gate.end(probe, 1.0, "worked")  # by the thread that forked, if it did so in a call
     assert (1, "probing") == (gate.in_flight, gate.state(1.0))

@@ -359,6 +359,23 @@ def test_a_listener_that_never_returns_does_not_hold_up_a_shutdown_for_ever(
     listener.may_go_on.set()
 
 
+def test_a_listener_that_never_returns_is_waited_for_once(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of the interpreter does not begin anew, nor log it again (F4)."""
+    monkeypatch.setattr(_monitor, "LISTENER_TIMEOUT", 0.05)
+    executor = RetryingExecutor(1, on_event=listener)
+    listener.may_go_on.clear()
+    executor.submit(int)
+    executor.shutdown()
+    monitor = executor._pool.monitor
+    assert monitor is not None
+    assert 0.0 >= monitor._patience
+    monitor.finish(TIMEOUT)
+    assert ["on_event was not told everything in 0.05 s"] == caplog.messages
+    listener.may_go_on.set()
+
+
 def test_a_shutdown_with_a_timeout_does_not_wait_for_a_listener_longer_than_that(
     listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -403,7 +403,7 @@ def test_it_can_be_held_by_hand() -> None:
             assert (math.inf, "held") == (service.held_until, service.state)
         assert eventually(lambda: 0 == service.in_flight)
         service.resume()
-        assert (None, "held") == (service.held_until, service.state)  # until somebody calls
+        assert (None, "probing") == (service.held_until, service.state)  # as soon as somebody calls
         with occupied(executor):
             assert "<Upstream 'glue', max_concurrency=1, rate=(100, 1.0) state=probing>" == repr(service)
     assert "open" == service.state
@@ -531,7 +531,7 @@ def test_a_probe_that_tells_nothing_is_no_hold(caplog: pytest.LogCaptureFixture)
     with RetryingExecutor(1, upstream=service, on_event=lambda event: told.append(event.kind)) as executor:
         service.resume()
         executor.submit(len).exception(TIMEOUT)  # it could not even be called
-        assert "held" == service.state
+        assert "probing" == service.state
         executor.submit(int).result(TIMEOUT)
     assert not [message for message in caplog.messages if "is held" in message]
     assert 1 == told.count("upstream_back")
@@ -547,6 +547,9 @@ def test_holds_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     records = [(r.levelname, r.getMessage()) for r in caplog.records if "upstream" in r.getMessage()]
     assert ["WARNING", "INFO", "WARNING"] == [level for level, _ in records]
     assert all(message.startswith("upstream glue is held for 0.00") for _, message in records[:2])
+    assert ["attempts failed in a row", "the probe failed"] == [
+        message.partition(": ")[2] for _, message in records[:2]
+    ]
     assert "upstream glue works again" == records[2][1]
 
 
@@ -572,7 +575,7 @@ def test_an_answer_is_an_answer(retry: RetryPolicy | None, exception: Exception,
     assert future.cancelled() or future.exception() is exception
     verdicts = {
         ("ramping", True): "it works",
-        ("held", True): "it was not called",
+        ("probing", True): "it was not called",
         ("held", False): "it failed",
     }
     assert expected == verdicts[service.state, service.held_until is None]
@@ -788,7 +791,7 @@ def test_an_interrupted_worker_gives_its_place_back(
         future, other = executor.submit(Flaky(0)), executor.submit(Flaky(0))
         assert isinstance(future.exception(TIMEOUT), Interrupt)
         assert 0 == other.result(TIMEOUT)
-    assert (0, "open" if has_upstream else "held") == (service.in_flight, service.state)
+    assert (0, "open" if has_upstream else "probing") == (service.in_flight, service.state)
 
 
 # -- arguments -----------------------------------------------------------------------------------

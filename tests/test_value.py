@@ -117,14 +117,19 @@ def test_repr_names_every_field() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [{}, {"number": 1}, {**FIELDS, "more": 1}, {"nummer": 1, **dict(list(FIELDS.items())[1:])}],
+    ("fields", "wrong"),
+    [
+        ({}, "missing: number, exception, result, elapsed"),
+        ({"number": 1}, "missing: exception, result, elapsed"),
+        ({**FIELDS, "more": 1}, "not more"),
+        ({"nummer": 1, **dict(list(FIELDS.items())[1:])}, "not nummer"),
+    ],
     ids=["none", "too few", "too many", "misspelt"],
 )
-def test_a_value_takes_exactly_its_fields(fields: dict[str, object]) -> None:
-    """A missing, surplus or misspelt field is a TypeError that names what is taken (A1)."""
+def test_a_value_takes_exactly_its_fields(fields: dict[str, object], wrong: str) -> None:
+    """A missing, surplus or misspelt field is a TypeError that names it, and what is taken (A1)."""
     with pytest.raises(
-        TypeError, match=r"^Attempt takes number, exception, result, elapsed, postponed, not "
+        TypeError, match=f"^Attempt takes number, exception, result, elapsed, postponed; {wrong}$"
     ):
         Attempt(**fields)  # type: ignore[arg-type]
 

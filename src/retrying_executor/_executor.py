@@ -139,9 +139,10 @@ class _Submitter(Executor):
             iterables: Collected at once; with *buffersize*, as the results are taken.
             timeout: How long after this call the last result may be taken, in seconds.
             chunksize: Ignored, as by the standard executor; for process pools.
-            buffersize: How many calls may be submitted whose results are not taken yet;
-                1 or more, or ``None`` for all. If there is one, the results end when the executor
-                is dropped, as with the standard executor of Python 3.14.
+            buffersize: How many calls may be submitted whose results are not taken yet, besides the
+                one whose result is waited for; 1 or more, or ``None`` for all. So ``max_pending`` must
+                be greater. If there is one, the results end when the executor is dropped, as with the
+                standard executor of Python 3.14.
 
         Raises:
             TypeError: If *buffersize* is not an integer.

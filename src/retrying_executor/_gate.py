@@ -93,14 +93,14 @@ class Gate:
         self._holds = 0  # in a row
         self.held_until = -math.inf
         self._probe: Permit | None = None
-        self._ramp = math.inf  # how many may be in flight; 0: a probe is due
+        self._ramp = math.inf  # how many may be in flight; 0: a probe is due, or in flight
 
     def state(self, now: float) -> State:
         """Return what it is doing."""
         if now < self.held_until:
             return "held"
         if self._ramp == 0:
-            return "probing" if self._probe else "held"
+            return "probing"
         return "open" if self._ramp == math.inf else "ramping"
 
     @property

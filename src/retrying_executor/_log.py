@@ -81,11 +81,11 @@ def gave_up(work: Work, number: int, outcome: Outcome, verdict: Verdict) -> None
         _log(logging.INFO, message, name, number, what, why, extra=extra, context=work[3])
 
 
-def upstream_held(name: str, held_for: float, *, is_news: bool) -> None:
+def upstream_held(name: str, held_for: float, reason: str, *, is_news: bool) -> None:
     """An upstream is held, because it failed or because it asked for that."""
     level = logging.WARNING if is_news else logging.INFO  # not for every probe
-    extra = {"kind": "upstream_held", "upstream": name, "delay": held_for}
-    _log(level, "upstream %s is held for %s", name, in_words(held_for), extra=extra)
+    extra = {"kind": "upstream_held", "upstream": name, "delay": held_for, "reason": reason}
+    _log(level, "upstream %s is held for %s: %s", name, in_words(held_for), reason, extra=extra)
 
 
 def upstream_back(name: str, *, is_news: bool) -> None:

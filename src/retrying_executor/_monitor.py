@@ -140,6 +140,8 @@ class Monitor:
         self._drop = count(1).__next__
         self._dropped = 0  # how many events
         self._reported = 0.1  # of these, when that was logged
+        self._patience = LISTENER_TIMEOUT
+        self._is_late = False
         self._pool = Pool(
             max_workers=1,
             thread_name_prefix=f"{self._thread_name}-events",
@@ -291,12 +293,15 @@ class Monitor:
         Args:
             timeout: For how many seconds; no more than `LISTENER_TIMEOUT` in any case.
         """
-        timeout = min(timeout, LISTENER_TIMEOUT)
+        began_at = time.monotonic()
+        timeout = max(0.0, min(timeout, self._patience))
         self._is_over = True
         self._report_dropped()
         if self._watchdog is not None:
             self._watchdog.finish(timeout)
         if not self._pool.is_own_thread():
             self._start_telling()
-            if not self._pool.retire(timeout):
+            if not self._pool.retire(timeout) and not self._is_late:
+                self._is_late = True
                 _log.listener_is_late(timeout)
+        self._patience -= time.monotonic() - began_at  # the interpreter's end does not begin anew

@@ -38,9 +38,9 @@ def transient(exception: BaseException) -> bool | NotNow:
         exception: What an attempt raised.
 
     Returns:
-        A `NotNow` for an answer that is no failure, but asks to come back later: HTTP 429, the throttling
-        and capacity codes of AWS, gRPC's ``RESOURCE_EXHAUSTED``; and for a `NotNow` that itself.
-        Else whether another attempt is worth it. Never raises.
+        Whether another attempt is worth it; or a `NotNow` for an answer that is no failure, but asks to
+        come back later (HTTP 429, the throttling and capacity codes of AWS, gRPC's ``RESOURCE_EXHAUSTED``),
+        and for a `NotNow` that itself. Never raises.
     """
     try:
         return _judge(exception)

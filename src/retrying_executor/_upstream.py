@@ -140,7 +140,12 @@ class Upstream:
 
     @property
     def state(self) -> State:
-        """One of ``"open"``, ``"held"``, ``"probing"`` and ``"ramping"``."""
+        """What it is doing.
+
+        ``"open"``: attempts start, within the limits; ``"held"``: none does; ``"probing"``: the hold is over,
+        and one attempt starts as soon as there is a call, or is running; ``"ramping"``: it got through, and
+        the others follow.
+        """
         return self._gate.state(self._clock.monotonic())
 
     @property
@@ -274,10 +279,10 @@ class Upstream:
         if before != after and after == "held" and held_for > 0.0:  # else a probe has told nothing
             is_news = evidence == "failed" and before != "probing"
             self._is_known_to_fail |= is_news
-            _log.upstream_held(self._name, held_for, is_news=is_news)
             reason = "the probe failed" if before == "probing" else "attempts failed in a row"
             if asked is not None:
                 reason = f"asked to wait {in_words(asked)}"
+            _log.upstream_held(self._name, held_for, reason, is_news=is_news)
             for monitor in monitors:
                 monitor.upstream_changed(self._name, "upstream_held", held_for, reason)
         elif before == "probing" and after in ("ramping", "open"):

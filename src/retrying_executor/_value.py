@@ -39,8 +39,11 @@ class Value:
         cls = type(self)
         known = [name for base in reversed(cls.__mro__) for name in getattr(base, "__annotations__", ())]
         fields = {**{name: getattr(cls, name) for name in known if hasattr(cls, name)}, **fields}
-        if fields.keys() != set(known):
-            raise TypeError(f"{cls.__name__} takes {', '.join(known)}, not {', '.join(fields) or 'nothing'}")
+        unknown = [name for name in fields if name not in known]
+        missing = [name for name in known if name not in fields]
+        if unknown or missing:
+            wrong = f"not {', '.join(unknown)}" if unknown else f"missing: {', '.join(missing)}"
+            raise TypeError(f"{cls.__name__} takes {', '.join(known)}; {wrong}")
         self.__dict__.update((name, fields[name]) for name in known)  # in one order, for hash and repr
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
