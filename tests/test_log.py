@@ -146,6 +146,8 @@ def test_a_call_is_named_after_its_function(fn: object, expected: str) -> None:
         ((None, HostileError()), "HostileError"),
         (("secret", None), "rejected result of type str"),
         ((HostileError(), None), "rejected result of type HostileError"),
+        ((None, OSError("bad gateway\r\nsee the\x0bpage")), "OSError: bad gateway see the page"),
+        ((None, OSError("x" * 2_000)), f"OSError: {'x' * 991}... (2009 characters)"),
     ],
 )
 def test_an_outcome_is_described_in_a_line(outcome: Any, expected: str) -> None:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("retrying_executor")
 
+_MOST_TEXT = 1_000  # characters of what an exception says of itself; a service may have said it
+
 
 def call_name(fn: object) -> str:
     """Return a name for *fn* that is fit for a log line."""
@@ -47,11 +49,13 @@ def call_name(fn: object) -> str:
 
 
 def describe(outcome: object, exception: BaseException | None) -> str:
-    """Return what an attempt ended with, fit for a log line."""
+    """Return what an attempt ended with, fit for a log line: in one line, and no more than `_MOST_TEXT`."""
     if exception is None:
         return f"rejected result of type {type(outcome).__qualname__}"
     try:
-        return f"{type(exception).__qualname__}: {exception}"
+        text = f"{type(exception).__qualname__}: {exception}"
+        rest = f"... ({len(text)} characters)" if len(text) > _MOST_TEXT else ""
+        return " ".join(text[:_MOST_TEXT].splitlines()) + rest
     except BaseException:  # whatever a hostile one raises, it is no outcome of the call
         return type(exception).__qualname__
 

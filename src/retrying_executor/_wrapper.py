@@ -29,6 +29,6 @@ class Wrapper:
     def __init__(self, func: Callable[..., Any]) -> None:
         self.func = func
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call it."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
