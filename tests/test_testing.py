@@ -840,6 +840,20 @@ def test_initializer_may_set_an_outcome() -> None:
     assert ([], 0) == (ran, future.attempts)
 
 
+def test_initializer_that_sets_an_outcome_keeps_no_place() -> None:
+    """The attempt that is not made is not in flight, before the upstream starts afresh or after (U4)."""
+    upstream = Upstream("service", max_concurrency=1)
+    executor = VirtualTimeExecutor(initializer=lambda: future.set_result(7), upstream=upstream)
+    future = executor.submit(int)
+    assert (7, 0) == (future.result(), upstream.in_flight)
+    with VirtualTimeExecutor(
+        initializer=lambda: other.set_result(7), upstream=Upstream("other", max_concurrency=1)
+    ) as executor:
+        other = executor.submit(int)
+    upstream = executor._terms.upstream  # type: ignore[assignment]  # it has one
+    assert (7, 0) == (other.result(), upstream.in_flight)
+
+
 @pytest.mark.usefixtures("quiet")
 def test_failing_initializer_breaks_it(caplog: pytest.LogCaptureFixture) -> None:
     """Every pending and later call fails (C6)."""

@@ -262,13 +262,13 @@ class VirtualPool:
                 self._attempt(worker, call)
         except BaseException as error:  # of a signal handler: the call must not stay in a worker's hands
             if not (call.done() and isinstance(error, SystemExit)):
-                _give_place_back(worker)
                 self._change(call, self._ledger.settle, (None, error), None)
                 raise
             _log.worker_interrupted(error)  # of a done callback
         finally:
             current.holder = outer
             self._hands.remove(worker)
+            self._give_upstreams_back()
         return True
 
     def _claim(self, call: Call, worker: Worker, now: float) -> Claim:
@@ -307,6 +307,7 @@ class VirtualPool:
             worker.call = None
             self._change(call, self._ledger.settle, outcome, unseen)
         finally:
+            _give_place_back(worker)  # if there was no attempt, or an interruption
             del call, work, outcome  # the exception's traceback keeps this frame
 
     def _initialize(self, initializer: Callable[..., object], worker: Worker) -> bool:
@@ -376,9 +377,7 @@ class VirtualPool:
 
     def _give_upstreams_back(self) -> None:
         """After shutdown, when the last call is done: from now on they go by the clock of all others."""
-        running = (worker.call for worker in self._hands)
-        is_over = self._refusal is not None and not len(self._ledger.schedule)
-        if is_over and all(call is None or call.done() for call in running):
+        if self._refusal is not None and not self._hands and not len(self._ledger.schedule):
             for upstream in self._upstreams:
                 if upstream._clock is self:
                     upstream.start_afresh()
