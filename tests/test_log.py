@@ -182,7 +182,7 @@ def test_what_a_message_names_is_in_fields_of_its_own(
 
     executor.with_options(delays=[0.001], max_elapsed=60).submit(call).exception(TIMEOUT)
     service = Upstream("service", hold_after=1, initial_hold=0.001)
-    executor.with_options(retry=None, upstream=service).submit(fail).exception(TIMEOUT)
+    executor.with_options(retry=None, upstream=service).submit(Flaky()).exception(TIMEOUT)
     executor.with_options(retry=None, upstream=service).submit(int).result(TIMEOUT)
     fields = ("kind", "call", "attempt", "delay", "reason", "upstream")
     records = [{name: getattr(record, name, None) for name in fields} for record in caplog.records]

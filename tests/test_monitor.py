@@ -238,7 +238,8 @@ def test_an_upstream_that_is_held_and_back_is_an_event(listener: Listener) -> No
     assert ["upstream_held", "upstream_back", "upstream_held", "upstream_held"] == [
         event.kind for event in changes
     ]
-    assert ["attempts failed in a row", "", "paused", "paused"] == [event.reason for event in changes]
+    failed = "1 attempt failed in a row, the last with ConnectionError: not yet"
+    assert [failed, "", "paused", "paused"] == [event.reason for event in changes]
     first, back, *by_hand = changes
     assert first.delay is not None
     assert 0.0 < first.delay <= 0.01

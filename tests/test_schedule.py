@@ -93,6 +93,8 @@ class Service:
         period: How long it is closed after each call.
     """
 
+    is_down = False
+
     def __init__(self, period: float) -> None:
         self.period = period
         self.opens_at = -math.inf

@@ -631,8 +631,8 @@ def test_an_upstream_starts_afresh_after_each_virtual_time() -> None:
     with VirtualTimeExecutor(upstream=service) as second:
         assert 0.0 == second.submit(second.monotonic).result()
         held = second.submit(service.pause), second.submit(int)
-        with pytest.raises(RuntimeError, match="would never end"):
-            second.shutdown()
+        second.shutdown(wait=False)
+        second.advance(60)
         assert [True, False] == [future.done() for future in held]
         with VirtualTimeExecutor(upstream=service) as third:
             assert 0.0 == third.submit(third.monotonic).result()

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from conftest import TIMEOUT
 from observe import eventually
 from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, retry_after, transient
-from retrying_executor._transient import evidence_of
+from retrying_executor._evidence import evidence_of
 
 NOW = 784111777.0
 """Sunday, 6 November 1994, 08:49:37 GMT: the date of RFC 9110, section 5.6.7."""

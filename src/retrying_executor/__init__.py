@@ -2,6 +2,7 @@
 
 from retrying_executor._current import CurrentCall, current_call
 from retrying_executor._errors import ForkedFutureError, NotNow, PendingLimitError
+from retrying_executor._evidence import service_failed
 from retrying_executor._executor import RetryingExecutor, View
 from retrying_executor._future import RetryingFuture
 from retrying_executor._policy import Attempt, RetryPolicy
@@ -29,6 +30,7 @@ __all__ = [
     "View",
     "current_call",
     "retry_after",
+    "service_failed",
     "transient",
     "watch",
 ]

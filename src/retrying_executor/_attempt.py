@@ -7,9 +7,9 @@ that users' code raises gets out: it becomes an outcome.
 from __future__ import annotations
 
 from retrying_executor import _log
+from retrying_executor._errors import NotNow
 from retrying_executor._log import UnseenFailure, call_name
 from retrying_executor._policy import DONE, GIVE_UP, TOO_LATE, Attempt, Verdict
-from retrying_executor._transient import evidence_of
 from retrying_executor._value import in_words, optional_seconds
 
 TYPE_CHECKING = False
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from retrying_executor._policy import Policy, Terms
     from retrying_executor._schedule import Call
 
+_NEVER_TRIED = "never tried: the upstream {} was held for as long as max_elapsed allows"
 _NOTE = "retrying_executor: gave up after "
 
 
@@ -45,6 +46,8 @@ def make(
             if work[4].is_too_late(call._pool.clock.monotonic() - call._began_at):
                 return TOO_LATE, call._last
             previous = call._last[1]
+        elif work[4].upstream is not None and call._waits_until < call._pool.clock.monotonic():
+            return TOO_LATE, (None, TimeoutError(_NEVER_TRIED.format(work[4].upstream.name)))
         call._attempts += 1
         if monitor is not None:
             monitor.started(call, work)
@@ -60,21 +63,25 @@ def make(
 
 def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> tuple[Verdict, Outcome]:
     """Ask the policy what follows an attempt that failed, or whose result has to be judged; see `make`."""
+    exception = None
     try:
         if terms.policy is None or call._is_last:
             return GIVE_UP, outcome
         elapsed = call._pool.clock.monotonic() - call._began_at
-        postponed = call._postponed + is_probe  # for the policy, as if there had been none
+        # A probe is free if the service failed: for the policy it is as if there had been none.
+        exception = outcome[1]
+        is_free = is_probe and isinstance(exception, Exception) and terms.evidence_of(exception) == "failed"
+        postponed = call._postponed + is_free
         verdict, outcome = judge(terms.policy, terms, call._attempts, elapsed, outcome, postponed=postponed)
         if verdict.delay is not None:
             call._last = outcome
-            if is_probe and verdict.counts:
+            if is_free and verdict.counts:
                 verdict.reason = "a probe, not counted"
-            if is_probe or not verdict.counts:
+            if is_free or not verdict.counts:
                 call._postponed += 1
         return verdict, outcome
     finally:
-        del call, outcome  # a traceback keeps this frame
+        del call, outcome, exception  # a traceback keeps this frame
 
 
 def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence, float | None]:
@@ -90,16 +97,16 @@ def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence
         return "worked", None
     if verdict is TOO_LATE:
         return "none", None
-    if exception is None:  # rejected
-        return "failed", None
-    if not isinstance(exception, Exception):
+    if not isinstance(exception, Exception):  # None: a result that the program rejects is an answer
+        return "worked" if exception is None else "none", None
+    if verdict.concerns_call or (isinstance(exception, NotNow) and exception.only_this_call):
         return "none", None
     asked = verdict.asked  # whether or not the call gives up
     if asked is None:
         asked = terms.asked_by(exception)
     if asked is not None or not verdict.counts:
         return "busy", asked
-    return evidence_of(exception), None
+    return terms.evidence_of(exception), None
 
 
 def conclude(call: Call, work: Work, outcome: Outcome) -> UnseenFailure | None:

@@ -16,6 +16,9 @@ HTTP_CLIENT_ERRORS = range(400, 500)
 HTTP_TRANSIENT_CLIENT_ERRORS = frozenset({408, 425})
 """But for these two: Request Timeout (RFC 9110, section 15.5.9) and Too Early (RFC 8470, section 5.2)."""
 
+HTTP_FAILED = frozenset({408})
+"""Besides all 5xx: the service gave up waiting, which says that it is in trouble."""
+
 # -- AWS -------------------------------------------------------------------------------------------
 
 AWS_NOT_NOW = frozenset(
@@ -94,6 +97,68 @@ GRPC_FINAL = frozenset(
     }
 )
 """The request is at fault: https://grpc.io/docs/guides/status-codes/, and the comments of code.proto."""
+
+GRPC_FAILED = frozenset({"DATA_LOSS", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNKNOWN"})
+"""What stands for 5xx: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto"""
+
+# -- mail, and the network ------------------------------------------------------------------------
+
+SMTP_NOT_AVAILABLE = 421
+"""The service is closing down (RFC 5321, section 4.2.3). Other codes are answers about one message."""
+
+NETWORK_FAILURES = (
+    "AutoReconnect",  # pymongo
+    "BadStatusLine",  # http.client
+    "ClosedResource",  # anyio
+    "Connect",  # ConnectError of httpx, ConnectionError of many
+    "Disconnect",
+    "EndOfStream",  # anyio
+    "GatewayError",
+    "HTTPClientError",  # botocore: whatever goes wrong on the way
+    "IncompleteRead",
+    "MaxRetryError",  # urllib3
+    "NetworkError",
+    "NoBrokersAvailable",  # kafka-python
+    "NewConnection",
+    "PayloadError",  # aiohttp
+    "ProtocolError",  # urllib3, httpx
+    "ReadError",  # httpx
+    "ServerSelection",  # pymongo
+    "ServiceUnavailable",
+    "TimedOut",
+    "Timeout",
+    "TransportError",  # httpx, google-auth
+    "Unreachable",
+    "WriteError",  # httpx
+)
+"""Parts of the names of classes that clients raise when a service cannot be reached, or breaks off."""
+
+BEFORE_THE_SERVICE = (
+    "CertificateError",
+    "CertVerification",  # ssl
+    "EmptyPool",  # urllib3: all connections are in use here
+    "Invalid",  # InvalidURL, InvalidSchema, InvalidJSONError of requests
+    "LocalProtocolError",  # httpx: the program broke the protocol
+    "MissingSchema",  # requests
+    "NoCredentials",  # botocore
+    "PoolTimeout",  # httpx: all connections are in use here
+    "UnsupportedProtocol",  # httpx
+)
+"""Parts of the names of classes for what goes wrong before the service has a say, or at its certificate."""
+
+LOCAL_ERRORS = (
+    ValueError,  # of requests, many are an OSError too
+    BlockingIOError,
+    ChildProcessError,
+    FileExistsError,
+    FileNotFoundError,
+    InterruptedError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    ProcessLookupError,
+)
+"""What tells of this machine, or of the program, though most are an `OSError`."""
 
 # -- Python ----------------------------------------------------------------------------------------
 

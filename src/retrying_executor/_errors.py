@@ -33,17 +33,24 @@ class NotNow(Exception):  # noqa: N818  # an answer rather than an error
     Args:
         args: What to say, as with any exception.
         after: How long to wait, in seconds; 0 or more, or ``None``.
+        only_this_call: Whether it concerns this call alone, which polls for something, say. Otherwise it is
+            the service that asks to wait: an upstream is held for so long.
 
     Raises:
-        TypeError: If *after* is neither a number nor a ``timedelta``.
+        TypeError: If *after* is neither a number nor a ``timedelta``, or *only_this_call* is not a ``bool``.
         ValueError: If it is negative, infinite or not a number (NaN).
     """
 
     after: float | None = None  # also of a subclass that does not call this
 
-    def __init__(self, *args: object, after: Duration | None = None) -> None:
+    only_this_call: bool = False
+
+    def __init__(self, *args: object, after: Duration | None = None, only_this_call: bool = False) -> None:
         super().__init__(*args)
         self.after = optional_seconds("after", after)
+        if not isinstance(only_this_call, bool):
+            raise TypeError(f"only_this_call must be True or False, not {only_this_call!r}")
+        self.only_this_call = only_this_call
 
     def __str__(self) -> str:
         asked = "" if self.after is None else f"after {in_words(self.after)}"

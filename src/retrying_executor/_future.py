@@ -297,6 +297,17 @@ class RetryingFuture(Future["T"]):
         if not self._pool.settle(self, outcome):
             raise InvalidStateError(f"{self._state}: {self!r}")
 
+    def _is_too_late(self, terms: Terms, now: float) -> bool:
+        """Return whether no attempt may start any more."""
+        if self._attempts and terms.is_too_late(now - self._began_at):
+            return True
+        return self._waits_until < now
+
+    @property
+    def _is_retry(self) -> bool:
+        """Whether it waits among the retries, or did: it was tried, or waited in a lane for too long."""
+        return self._attempts > 0 or self._waits_until < math.inf
+
     # -- for the pool: changes of state, under its lock ------------------------------------------
 
     def _begin(self, worker: Worker, now: float) -> bool:
@@ -307,6 +318,8 @@ class RetryingFuture(Future["T"]):
             return False
         if self._attempts:
             self._due_at = None
+        elif self._waits_until < math.inf and self._work is not None:  # its time began when it was refused
+            self._began_at = self._waits_until - self._work[4].max_elapsed
         else:
             self._began_at = now
         return True

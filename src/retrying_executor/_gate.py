@@ -54,6 +54,11 @@ class Permit:
         self.is_probe = is_probe
         self.is_over = False
 
+    def sits_out_until(self) -> float:
+        """Return until when a call that failed as the probe lets others be it: the end of the hold."""
+        until = self.upstream.held_until if self.is_probe else None
+        return -math.inf if until in (None, math.inf) else until
+
 
 class Gate:
     """What is known of one service.
@@ -89,7 +94,7 @@ class Gate:
         self._since = 0  # how many of these started after the latest hold
         self.era = 0  # how many holds there were
         self._first_era = 0  # of this process
-        self._failures = 0  # in a row
+        self.failures = 0  # and refusals, in a row
         self._holds = 0  # in a row
         self.held_until = -math.inf
         self._probe: Permit | None = None
@@ -109,9 +114,14 @@ class Gate:
         return self._in_flight
 
     @property
+    def is_down(self) -> bool:
+        """Whether it is held, or a probe has yet to get through."""
+        return self._ramp == 0
+
+    @property
     def is_calm(self) -> bool:
         """Whether an attempt that gets through tells nothing new."""
-        return self._ramp == math.inf and self._failures == 0
+        return self._ramp == math.inf and self.failures == 0
 
     def room(self) -> float:
         """Return how many attempts could start, were it not for the time."""
@@ -194,16 +204,16 @@ class Gate:
         elif is_probe and evidence in ("failed", "busy"):
             self._hold_longer(now)
         elif is_latest and evidence == "worked":
-            self._failures = 0
+            self.failures = 0
             if is_probe:
                 self._holds = 0
                 self._ramp = 1
             self._ramp += 1
             if self._ramp > min(self._max_concurrency, _RAMP_END):
                 self._ramp = math.inf
-        elif is_latest and evidence == "failed":
-            self._failures += 1
-            if self._failures >= self._hold_after:
+        elif is_latest and evidence in ("failed", "busy"):
+            self.failures += 1
+            if self.failures >= self._hold_after:
                 self._hold_longer(now)
 
     def _next_hold(self) -> float:
@@ -220,7 +230,7 @@ class Gate:
         self.held_until = until
         self.era += 1
         self._since = 0
-        self._failures = 0
+        self.failures = 0
         self._probe = None
         self._ramp = 0
 

@@ -62,7 +62,7 @@ class Ledger:
         call._is_last = True  # announce it, then look: see `RetryingFuture`
         if call._worker is not None or call._state != PENDING:
             return False
-        place = self.schedule.discard(call, retried=call._attempts > 0)
+        place = self.schedule.discard(call, retried=call._is_retry)
         call._cancel()
         place.drop_gone()
         return True
@@ -77,7 +77,7 @@ class Ledger:
         """Make a call done from outside, wherever it is; return ``False`` if it is done already."""
         call._is_last = True  # announce it, then look: see `RetryingFuture`
         waits = call._worker is None and not call.done()
-        place = self.schedule.discard(call, retried=call._attempts > 0) if waits else None
+        place = self.schedule.discard(call, retried=call._is_retry) if waits else None
         if not call._finish(outcome, unseen):
             return False
         if outcome[1] is None:

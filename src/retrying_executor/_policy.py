@@ -6,6 +6,7 @@ import math
 import sys
 
 from retrying_executor._errors import NotNow
+from retrying_executor._evidence import evidence_of, service_failed
 from retrying_executor._transient import retry_after, transient
 from retrying_executor._value import Value, in_words, optional_seconds, positive_int, seconds
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypedDict, Unpack
 
+    from retrying_executor._gate import Evidence
     from retrying_executor._upstream import Upstream
     from retrying_executor._value import Duration
 
@@ -75,17 +77,25 @@ class Verdict:
         counts: Whether the attempt is used up.
         asked: How many seconds the answer asked to wait, if it did.
         reason: Why it is this delay, fit for a log line; often empty.
+        concerns_call: Whether "not now" was said of this call only, not of its upstream.
     """
 
-    __slots__ = ("asked", "counts", "delay", "reason")
+    __slots__ = ("asked", "concerns_call", "counts", "delay", "reason")
 
     def __init__(
-        self, delay: float | None, *, counts: bool = True, asked: float | None = None, reason: str = ""
+        self,
+        delay: float | None,
+        *,
+        counts: bool = True,
+        asked: float | None = None,
+        reason: str = "",
+        concerns_call: bool = False,
     ) -> None:
         self.delay = delay
         self.counts = counts
         self.asked = asked
         self.reason = reason
+        self.concerns_call = concerns_call
 
 
 DONE = Verdict(None)
@@ -248,7 +258,10 @@ class RetryPolicy(Value):
             return GIVE_UP
         reasons = [] if asked is None else [f"asked to wait {in_words(asked)}"]
         reasons += [] if counts else ["not counted"]
-        return Verdict(delay, counts=counts, asked=asked, reason=", ".join(reasons))
+        concerns_call = isinstance(answer, NotNow) and answer.only_this_call
+        return Verdict(
+            delay, counts=counts, asked=asked, reason=", ".join(reasons), concerns_call=concerns_call
+        )
 
     def _is_worth_retrying(self, exception: Exception) -> bool | float | NotNow:
         if isinstance(exception, NotNow):
@@ -320,6 +333,10 @@ class Terms:
                 return None
         own = self.policy if isinstance(self.policy, RetryPolicy) else None
         return asked_by(exception, MAX_RETRY_AFTER if own is None else own.max_retry_after)
+
+    def evidence_of(self, exception: Exception) -> Evidence:
+        """Return what a failure tells of the upstream: by its own rule, if it has one."""
+        return evidence_of(exception, service_failed if self.upstream is None else self.upstream.is_recorded)
 
     def is_too_late(self, elapsed: float) -> bool:
         """Return whether no attempt may start *elapsed* seconds after the first one began."""

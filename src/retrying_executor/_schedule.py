@@ -45,12 +45,18 @@ if TYPE_CHECKING:
 class Lane:
     """The calls whose turn came while their upstream let none through.
 
-    All are kept as retries; those without an attempt are due at infinity, so they come last.
+    All are kept as retries. Those without an attempt come last; but while the upstream is down they come
+    first: one that has failed may fail again for a reason of its own, and then shows nothing.
+
+    So that a service that is down for good ends every call, those without an attempt give up too when
+    ``max_elapsed`` has passed: since the upstream went down, or since their turn came if that was later.
     """
 
-    __slots__ = ("calls", "opens_at", "patience")
+    __slots__ = ("calls", "is_down", "opens_at", "patience", "upstream")
 
-    def __init__(self, ticket: Callable[[], int]) -> None:
+    def __init__(self, upstream: Upstream, ticket: Callable[[], int]) -> None:
+        self.upstream = upstream
+        self.is_down = upstream.is_down
         self.calls = Schedule(ticket)
         self.opens_at = math.inf
         self.patience = math.inf  # until when all of them may wait, or less
@@ -59,9 +65,25 @@ class Lane:
         """Return when there is something to do: it opens, or a call may have waited for too long."""
         return min(self.opens_at, self.patience)
 
+    def notice(self, now: float) -> None:
+        """See whether the upstream went down, or works again."""
+        if self.is_down != self.upstream.is_down:
+            self.is_down = not self.is_down
+            self.calls.rearrange(lambda call: self.due_at(call, now))
+            self.patience = min((entry[2]._waits_until for entry in self.calls.entries()), default=math.inf)
+
+    def due_at(self, call: Call, now: float) -> float | None:
+        """Return where a call without an attempt comes, and note until when it waits; ``None`` for others."""
+        work = call._work
+        if call._attempts or work is None:
+            return None
+        call._waits_until = now + work[4].max_elapsed if self.is_down else math.inf
+        return -math.inf if self.is_down else math.inf
+
     def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
         """Return the call whose turn it is, no longer in the lane; ``None`` if the lane closes."""
         while self.opens_at <= now:
+            self.notice(now)
             entry = self.calls.first_retry()
             if entry is None:
                 return None
@@ -229,6 +251,21 @@ class Schedule:
         due_at = self.first_due_at()
         return due_at is not None and due_at <= now
 
+    def rearrange(self, due_at: Callable[[Call], float | None]) -> None:
+        """Give retries other times: those that *due_at* returns, unless it is ``None``."""
+        self._busy = True  # until then the heap is not replaced
+        try:
+            for index, (before, ticket, call) in enumerate(self._retries):
+                after = due_at(call)
+                self._retries[index] = (before if after is None else after, ticket, call)
+            heapify(self._retries)
+        finally:
+            self._busy = False
+
+    def entries(self) -> list[tuple[float, int, Call]]:
+        """Return the entries of the heap, gone ones included."""
+        return self._retries
+
     def first_retry(self) -> tuple[float, int, Call] | None:
         """Return the first entry of the heap: when it is due, its ticket, and the call."""
         if self._gone_retries:
@@ -298,8 +335,9 @@ class Schedule:
         """
         lane = self.lane(upstream)
         opens_at = -math.inf if lane is None or call._lane is lane else lane.opens_at
-        until = max(call._began_at + max_elapsed, now) if call._attempts else math.inf  # sums may be rounded
-        return opens_at, until
+        if call._attempts:
+            return opens_at, max(call._began_at + max_elapsed, now)  # sums may be rounded
+        return opens_at, now + max_elapsed if upstream.is_down else math.inf
 
     def count_held(self, now: float | None = None) -> int:
         """Return how many calls wait in lanes that are closed at *now*; without it, in all lanes."""
@@ -315,7 +353,7 @@ class Schedule:
         upstream, opens_at, until = refusal
         lane = self.lane(upstream)
         if lane is None:
-            lane = self._lanes[upstream] = Lane(self._ticket)
+            lane = self._lanes[upstream] = Lane(upstream, self._ticket)
         lane.opens_at = opens_at
         call._waits_until = until
         call._lane = lane  # if it is done from now on, that is noted there
@@ -325,7 +363,7 @@ class Schedule:
             if due_at < math.inf:
                 del self._gone_retries[-1:]
             return
-        lane.calls.add_retry(call, due_at)
+        lane.calls.add_retry(call, -math.inf if due_at == math.inf and lane.is_down else due_at)
         lane.patience = min(lane.patience, until)
 
     def _first_lane(self, now: float) -> Lane | None:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from retrying_executor._gate import Evidence
-
 
 def transient(exception: BaseException) -> bool | NotNow:
     """Return whether a failure may go away by itself; the default ``retry_on`` of `RetryPolicy`.
@@ -70,17 +68,6 @@ def retry_after(exception: BaseException) -> float | None:
     return None
 
 
-def evidence_of(exception: Exception) -> Evidence:
-    """Return what a failure tells of the service that was called. Never raises."""
-    answer = transient(exception)
-    if isinstance(answer, NotNow):
-        return "busy"
-    if answer:
-        return "failed"
-    # An answer that is final is an answer; an error of the program never got so far.
-    return "none" if isinstance(exception, (TypeError, *_codes.PROGRAMMING_ERRORS)) else "worked"
-
-
 # -- what it means ---------------------------------------------------------------------------------
 
 
@@ -91,17 +78,17 @@ def _judge(exception: BaseException) -> bool | NotNow:
         return False
     if isinstance(exception, TypeError) and _was_not_entered(exception):
         return False
-    code = _aws_code(exception)
+    code = aws_code_of(exception)
     if code in _codes.AWS_NOT_NOW:
         return NotNow()
     if code in _codes.AWS_TRANSIENT:
         return True
     if code in _codes.AWS_FINAL:
         return False
-    grpc_status = _grpc_status(exception)
+    grpc_status = grpc_status_of(exception)
     if grpc_status is not None:
         return NotNow() if grpc_status in _codes.GRPC_NOT_NOW else grpc_status not in _codes.GRPC_FINAL
-    status = _http_status(exception)
+    status = http_status_of(exception)
     if status in _codes.HTTP_NOT_NOW:
         return NotNow()
     return status not in _codes.HTTP_CLIENT_ERRORS or status in _codes.HTTP_TRANSIENT_CLIENT_ERRORS
@@ -119,7 +106,7 @@ def _was_not_entered(exception: TypeError) -> bool:
 # -- what it says ----------------------------------------------------------------------------------
 
 
-def _get(obj: object, name: str) -> object:
+def get(obj: object, name: str) -> object:
     """Return an attribute, or ``None`` if there is none, or if it cannot be had."""
     try:
         return getattr(obj, name, None)
@@ -132,26 +119,26 @@ def _item(mapping: object, name: str) -> object:
     return mapping.get(name) if isinstance(mapping, dict) else None
 
 
-def _aws_code(exception: BaseException) -> str | None:
+def aws_code_of(exception: BaseException) -> str | None:
     """Return the error code of an exception of botocore: ``response["Error"]["Code"]``."""
-    code = _item(_item(_get(exception, "response"), "Error"), "Code")
+    code = _item(_item(get(exception, "response"), "Error"), "Code")
     # In the middle of an event stream they are written with a small letter.
     return code[:1].upper() + code[1:] if isinstance(code, str) else None
 
 
-def _grpc_status(exception: BaseException) -> str | None:
+def grpc_status_of(exception: BaseException) -> str | None:
     """Return the name of the gRPC status of an exception of grpc or google-api-core."""
-    code = _get(exception, "grpc_status_code")
+    code = get(exception, "grpc_status_code")
     if code is None:
-        code = _get(exception, "code") if callable(_get(exception, "details")) else None
+        code = get(exception, "code") if callable(get(exception, "details")) else None
         code = code() if callable(code) else None
-    name = _get(code, "name")
+    name = get(code, "name")
     return name if isinstance(name, str) and type(code).__name__ == "StatusCode" else None
 
 
-def _http_status(exception: BaseException) -> int | None:
+def http_status_of(exception: BaseException) -> int | None:
     """Return the status of the HTTP answer that an exception tells of."""
-    response = _get(exception, "response")
+    response = get(exception, "response")
     places = (
         (_item(response, "ResponseMetadata"), "HTTPStatusCode"),  # botocore
         (response, "status_code"),  # requests, httpx, SDKs
@@ -162,9 +149,9 @@ def _http_status(exception: BaseException) -> int | None:
         (exception, "code"),  # urllib, google-api-core
     )
     for place, name in places:
-        if name == "code" and response is _get(exception, "headers") is _get(exception, "errors") is None:
+        if name == "code" and response is get(exception, "headers") is get(exception, "errors") is None:
             continue  # it tells of no answer: it may be any code
-        status = _item(place, name) if isinstance(place, dict) else _get(place, name)
+        status = _item(place, name) if isinstance(place, dict) else get(place, name)
         if isinstance(status, int) and not isinstance(status, bool) and 100 <= status < 600:
             return int(status)
     return _exhausted_status(exception)
@@ -173,7 +160,7 @@ def _http_status(exception: BaseException) -> int | None:
 def _exhausted_status(exception: BaseException) -> int | None:
     """Return the status that urllib3 has retried in vain; requests wraps that once more."""
     for wrapper in (exception, *exception.args[:1]):
-        words = str(_get(wrapper, "reason")).split()
+        words = str(get(wrapper, "reason")).split()
         if words[:2] == ["too", "many"] and words[3:] == ["error", "responses"]:
             return int(words[2])
     return None
@@ -199,14 +186,14 @@ def _asked_by_headers(exception: BaseException) -> float | None:
 
 def _headers(exception: BaseException) -> dict[str, str]:
     """Return the headers of the HTTP answer that an exception tells of, by lower-case name."""
-    response = _get(exception, "response")
+    response = get(exception, "response")
     candidates = (
         _item(_item(response, "ResponseMetadata"), "HTTPHeaders"),  # botocore
-        _get(response, "headers"),
-        _get(exception, "headers"),
+        get(response, "headers"),
+        get(exception, "headers"),
     )
     for headers in candidates:
-        items = _get(headers, "items")
+        items = get(headers, "items")
         if callable(items):
             pairs: Any = items()
             return {_text(name).lower(): _text(value) for name, value in pairs}
@@ -243,7 +230,7 @@ def timestamp_of(text: str) -> float | None:
 
 def _asked_by_metadata(exception: BaseException) -> float | None:
     """Read what trails the answer of a gRPC call: the pushback, or the details of its status."""
-    trailing = _get(exception, "trailing_metadata")
+    trailing = get(exception, "trailing_metadata")
     pairs: Any = trailing() if callable(trailing) else ()
     metadata: dict[str, object] = dict(pairs)
     milliseconds = _number(_text(metadata.get("grpc-retry-pushback-ms", "")))
@@ -260,12 +247,12 @@ def _asked_by_metadata(exception: BaseException) -> float | None:
 
 def _asked_by_details(exception: BaseException) -> float | None:
     """Read the details that google-api-core has parsed, or the exception of grpc that it keeps."""
-    details = _get(exception, "details")
+    details = get(exception, "details")
     for detail in details if isinstance(details, (list, tuple)) else ():
-        delay = _get(detail, "retry_delay")
+        delay = get(detail, "retry_delay")
         if delay is not None:
             return float(delay.seconds + delay.nanos / 1e9)  # type: ignore[attr-defined]  # it is a RetryInfo
-    response = _get(exception, "response")
+    response = get(exception, "response")
     return _asked_by_metadata(response) if isinstance(response, Exception) else None
 
 

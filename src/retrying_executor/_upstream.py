@@ -23,17 +23,22 @@ import weakref
 from functools import partial
 
 from retrying_executor import _lifecycle, _log
+from retrying_executor._evidence import service_failed
 from retrying_executor._gate import Gate, Permit
 from retrying_executor._value import in_words, optional_seconds, positive_int, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
+    from typing import Protocol, TypeAlias
 
     from retrying_executor._gate import Evidence, State
     from retrying_executor._monitor import Monitor
     from retrying_executor._value import Clock, Duration
+
+    RecordExceptions: TypeAlias = (
+        type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], object]
+    )
 
     class Asker(Protocol):
         """Who asks whether an attempt may start."""
@@ -58,10 +63,11 @@ class Upstream:
     Given to executors and views as ``upstream=``, as many as call the service. A call that may not start
     waits without a thread, and uses up no attempt. Calls of other upstreams go on.
 
-    The service is *held* when it asks to wait (``Retry-After`` and its like), and when attempts fail
-    *hold_after* times in a row: nothing starts any more. When the time is over, one attempt does, the
-    probe, which is not counted if it fails. If it gets through, the others follow in a ramp: 2 in
-    flight, then 4, and so on; if not, the next hold is twice as long.
+    The service is *held* when it asks to wait (``Retry-After`` and its like), and when it fails, or says "not
+    now" without a time, *hold_after* times in a row: nothing starts any more. Only failures of its own count,
+    see *record_exceptions*. When the time is over, one attempt starts, the probe: of a call that did not fail
+    last, an untried one first. It is not counted if the service fails. If it gets through, the others follow
+    in a ramp: 2 in flight, then 4, and so on; if not, the next hold is twice as long.
 
     Args:
         name: What to call it in logs.
@@ -72,6 +78,10 @@ class Upstream:
             up to the machine, usually within a millisecond. Up to 1,000,000.
         hold_after: After how many failures in a row, with no success between, it is held; 1 or more, or
             ``None``: only when it asks for it.
+        record_exceptions: Which exceptions count as failures of the service: a class, a tuple of classes, or
+            a callable from the exception to a ``bool``. The default is `service_failed`. Others tell nothing
+            bad of it, and neither does a result that the policy rejects. "Not now" without a time counts as
+            a failure whatever this is, since the service said so.
         initial_hold: How long the first hold is, in seconds, less jitter of up to a half; more than 0.
         max_hold: How long a hold may become, in seconds; *initial_hold* or more. What the service asks for
             may be longer.
@@ -90,6 +100,7 @@ class Upstream:
         max_concurrency: int | None = None,
         rate: tuple[int, Duration] | None = None,
         hold_after: int | None = 5,
+        record_exceptions: RecordExceptions = service_failed,
         initial_hold: Duration = 1.0,
         max_hold: Duration = 60.0,
     ) -> None:
@@ -101,6 +112,7 @@ class Upstream:
         if longest < first:
             raise ValueError(f"max_hold must be {first!r} (initial_hold) or more, not {max_hold!r}")
         self._name = name
+        self.is_recorded = _checked_recorder(record_exceptions)
         self._limits = {"max_concurrency": max_concurrency, "rate": rate}
         self._new_gate = partial(
             Gate,
@@ -158,6 +170,11 @@ class Upstream:
     def in_flight(self) -> int:
         """How many attempts are running."""
         return self._gate.in_flight
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it is held, or a probe has yet to get through."""
+        return self._gate.is_down
 
     def pause(self, duration: Duration | None = None) -> None:
         """Hold it, from now on: nothing starts, what is running goes on.
@@ -252,17 +269,25 @@ class Upstream:
         is_calm = self._gate.is_calm and not self._waiting and not self._invited
         self.calm_era = self._gate.era if is_calm else None
 
-    def end(self, permit: Permit, evidence: Evidence = "none", asked: float | None = None) -> None:
+    def end(
+        self,
+        permit: Permit,
+        evidence: Evidence = "none",
+        asked: float | None = None,
+        exception: BaseException | None = None,
+    ) -> None:
         """Take note that an attempt has ended; see `Gate.end`. Called without a lock, by a worker."""
         with self._lock:
             now = self._clock.monotonic()
-            before = self._gate.state(now)
+            before, failures = self._gate.state(now), self._gate.failures + 1
             self._gate.end(permit, now, evidence, asked)
             self._look()
             after, held_for = self._gate.state(now), self._gate.held_until - now
             monitors = list(self._monitors)
         try:
-            self._report(before, after, held_for, evidence, asked, monitors)
+            if before != after:
+                reason = _why_held(before, failures, asked, exception)
+                self._report(before, after, held_for, evidence, reason, monitors)
         finally:  # whatever a signal handler raises, others wait for that
             self._tell()
 
@@ -272,16 +297,13 @@ class Upstream:
         after: State,
         held_for: float,
         evidence: Evidence,
-        asked: float | None,
+        reason: str,
         monitors: list[Monitor],
     ) -> None:
         """Log that it is held from now on, or works again, and tell who looks on."""
-        if before != after and after == "held" and held_for > 0.0:  # else a probe has told nothing
+        if after == "held" and held_for > 0.0:  # else a probe has told nothing
             is_news = evidence == "failed" and before != "probing"
             self._is_known_to_fail |= is_news
-            reason = "the probe failed" if before == "probing" else "attempts failed in a row"
-            if asked is not None:
-                reason = f"asked to wait {in_words(asked)}"
             _log.upstream_held(self._name, held_for, reason, is_news=is_news)
             for monitor in monitors:
                 monitor.upstream_changed(self._name, "upstream_held", held_for, reason)
@@ -365,6 +387,17 @@ class Upstream:
         self._look()
 
 
+def _why_held(before: State, failures: int, asked: float | None, exception: BaseException | None) -> str:
+    """Return in words why an upstream is held, if it is."""
+    last = "" if exception is None else _log.describe(None, exception)
+    if asked is not None:
+        return f"asked to wait {in_words(asked)}"
+    if before == "probing":
+        return f"the probe failed ({last})"
+    plural = "" if failures == 1 else "s"
+    return f"{failures} attempt{plural} failed in a row, the last with {last}"
+
+
 def checked_upstream(upstream: object) -> Upstream | None:
     """Return *upstream* if it can serve as the ``upstream`` option.
 
@@ -374,6 +407,18 @@ def checked_upstream(upstream: object) -> Upstream | None:
     if upstream is not None and not isinstance(upstream, Upstream):
         raise TypeError(f"upstream must be an Upstream or None, not {upstream!r}")
     return upstream
+
+
+def _checked_recorder(recorder: RecordExceptions) -> Callable[[Exception], object]:
+    """Return *record_exceptions* as a function."""
+    classes = recorder if isinstance(recorder, tuple) else (recorder,)
+    if all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
+        return lambda exception: isinstance(exception, classes)  # type: ignore[arg-type]  # they are classes
+    if isinstance(recorder, (type, tuple)) or not callable(recorder):
+        raise TypeError(
+            f"record_exceptions must be an exception class, a tuple of them, or a callable, not {recorder!r}"
+        )
+    return recorder
 
 
 def _limit(name: str, value: object) -> float:

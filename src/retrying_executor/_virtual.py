@@ -237,6 +237,7 @@ class VirtualPool:
         """An upstream lets calls through again, now or at a certain time; see `Upstream`."""
         lane = self._ledger.schedule.lane(upstream)
         if lane is not None:
+            lane.notice(self._now)
             lane.opens_at = min(lane.opens_at, opens_at)
         return lane is not None
 
@@ -277,7 +278,7 @@ class VirtualPool:
         upstream = None if work is None else work[4].upstream
         if upstream is None or work is None or call.done():
             return call._begin(worker, now)
-        if call._attempts and work[4].is_too_late(now - call._began_at):
+        if call._is_too_late(work[4], now):
             return call._begin(worker, now)  # without a place: no attempt will be made, see _attempt.make
         opens_at, until = self._ledger.schedule.waits_between(call, upstream, work[4].max_elapsed, now)
         if opens_at <= now:
@@ -295,10 +296,12 @@ class VirtualPool:
             if work is None:  # the initializer has set the outcome
                 return
             verdict, outcome = _attempt.make(call, work, worker.permit, self.monitor)
-            _give_place_back(worker, *_attempt.evidence(work[4], verdict, outcome))
+            permit = worker.permit
+            _give_place_back(worker, *_attempt.evidence(work[4], verdict, outcome), outcome[1])
             if verdict.delay is not None and not (call._is_last or call.done()):
                 worker.call = None
-                self._ledger.back_off(call, self._now + verdict.delay)
+                sits_out_until = -math.inf if permit is None else permit.sits_out_until()
+                self._ledger.back_off(call, max(self._now + verdict.delay, sits_out_until))
                 _attempt.announce(call, work, outcome, verdict, self.monitor)
                 return
             if verdict is not ACCEPTED and not call.done():
@@ -425,11 +428,16 @@ class VirtualPool:
                 self._turn.release()
 
 
-def _give_place_back(worker: Worker, evidence: Evidence = "none", asked: float | None = None) -> None:
+def _give_place_back(
+    worker: Worker,
+    evidence: Evidence = "none",
+    asked: float | None = None,
+    exception: BaseException | None = None,
+) -> None:
     """The worker's attempt is over: its upstream, if it has one, may let another through."""
     permit, worker.permit = worker.permit, None
     if permit is not None:
-        permit.upstream.end(permit, evidence, asked)
+        permit.upstream.end(permit, evidence, asked, exception)
 
 
 def _why_it_waits(call: Call) -> str:

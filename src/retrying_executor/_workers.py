@@ -286,6 +286,7 @@ class Workers(Calls):
             What the call becomes done with; ``None`` if it has another attempt, or is done already.
         """
         work, permit, outcome = call._work, worker.permit, None
+        sits_out_until = -math.inf
         try:
             if work is None:  # somebody else set the outcome
                 return None
@@ -300,12 +301,13 @@ class Workers(Calls):
                 return outcome, None
             if permit is not None:
                 worker.permit = None
-                permit.upstream.end(permit, *_attempt.evidence(work[4], verdict, outcome))
+                permit.upstream.end(permit, *_attempt.evidence(work[4], verdict, outcome), outcome[1])
+                sits_out_until = permit.sits_out_until()
                 permit = None
             if verdict.delay is not None and not self._halted:
                 # Announced before the next attempt can fail too, so that the lines come in order.
                 _attempt.announce(call, work, outcome, verdict, self.monitor)
-                if self._back_off(worker, call, verdict.delay):
+                if self._back_off(worker, call, max(time.monotonic() + verdict.delay, sits_out_until)):
                     return None
             if verdict is not ACCEPTED and not call.done():
                 _attempt.announce(call, work, outcome, GIVE_UP, self.monitor)
@@ -315,12 +317,11 @@ class Workers(Calls):
                 self._give_place_back(worker, "none")
             del call, work, outcome  # the exception's traceback keeps this frame
 
-    def _back_off(self, worker: Worker, call: Call, delay: float) -> bool:
+    def _back_off(self, worker: Worker, call: Call, due_at: float) -> bool:
         """Put a call whose attempt failed in backoff; return ``False`` if that was the last attempt."""
         with self._lock:
             if call._is_last or call.done() or self._halted:
                 return False
-            due_at = time.monotonic() + delay
             worker.call = None
             if self._ledger.back_off(call, due_at):
                 self._crew.wake_leader()
@@ -356,7 +357,7 @@ class Workers(Calls):
         upstream = None if work is None else work[4].upstream
         if upstream is None or work is None or worker.permit is not None or call.done():
             return call._begin(worker, now)
-        if call._attempts and work[4].is_too_late(now - call._began_at):
+        if call._is_too_late(work[4], now):
             return call._begin(worker, now)  # without a place: no attempt will be made, see _attempt.make
         opens_at, until = self._ledger.schedule.waits_between(call, upstream, work[4].max_elapsed, now)
         if opens_at <= now:
@@ -413,6 +414,7 @@ class Workers(Calls):
             lane = self._ledger.schedule.lane(upstream)
             if lane is None or self._halted:
                 return False
+            lane.notice(time.monotonic())
             lane.opens_at = min(lane.opens_at, opens_at)  # what is told late may be old; asking does no harm
             now, crew = time.monotonic(), self._crew
             if opens_at > now:

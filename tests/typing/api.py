@@ -241,6 +241,8 @@ def attempt() -> None:
 def upstream(executor: RetryingExecutor) -> None:
     """A service and its limits (U4, U5)."""
     upstream = Upstream("glue", max_concurrency=1, rate=(10, timedelta(seconds=1)), hold_after=None)
+    Upstream("glue", record_exceptions=(ConnectionError, TimeoutError))
+    Upstream("glue", record_exceptions=lambda exception: "down" in str(exception))
     assert_type(upstream.name, str)
     assert_type(upstream.state, Literal["open", "held", "probing", "ramping"])
     assert_type(upstream.held_until, float | None)
