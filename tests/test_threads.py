@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import wait
 from concurrent.futures.thread import BrokenThreadPool
+from contextlib import suppress
 from functools import partial
-from itertools import count
-from threading import Barrier, Event, Lock, Thread
+from itertools import count, pairwise
+from threading import Barrier, BrokenBarrierError, Event, Lock, Semaphore, Thread
 
 import pytest
 
 from conftest import TIMEOUT
 from observe import eventually, resting, threads_named
-from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, _workers
 from retrying_executor._crew import Worker
 
 AT_ONCE = RetryPolicy(delays=(0, 0, 0, 0))
@@ -249,56 +251,160 @@ def test_a_callback_of_a_failed_initializer_that_exits_loses_nothing() -> None:
         assert all(isinstance(future.exception(TIMEOUT), BrokenThreadPool) for future in futures)
 
 
+class Flickering:
+    """An initializer that works, and later fails for a while."""
+
+    def __init__(self) -> None:
+        self.works = True
+        self.runs: list[tuple[float, int]] = []
+        self.tried = Semaphore(0)
+
+    def __call__(self) -> None:
+        """Take note that a thread is to be initialized."""
+        self.runs.append((time.monotonic(), threading.get_ident()))
+        self.tried.release()
+        if not self.works:
+            raise ConnectionError
+
+    def wait_for(self, runs: int) -> None:
+        """Return when it was run so often, since this was called last."""
+        for _ in range(runs):
+            assert self.tried.acquire(timeout=TIMEOUT)
+
+    def fail_from_now_on(self, executor: RetryingExecutor) -> None:
+        """Let the one thread that there is, which works, leave; from now on none can be initialized."""
+        assert 0 == executor.submit(int).result(TIMEOUT)
+        assert eventually(lambda: not executor.stats().threads)
+        self.wait_for(1)
+        self.works = False
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Initializers are tried again soon."""
+    monkeypatch.setattr(_workers, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(_workers, "_LONGEST_PAUSE", 0.03)
+
+
+def test_an_initializer_that_has_worked_is_tried_again_until_it_works(
+    pauses: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By one thread, whose pauses grow, and the calls wait for it (C6)."""
+    connect = Flickering()
+    with RetryingExecutor(8, initializer=connect, idle_timeout=0) as executor:
+        connect.fail_from_now_on(executor)
+        futures = [executor.submit(int) for _ in range(20)]
+        connect.wait_for(5)
+        futures.append(executor.submit(int))
+        stats = executor.stats()
+        assert (21, 21, 1) == (stats.submitted - 1, stats.ready, stats.threads)
+        connect.works = True
+        assert all(0 == future.result(TIMEOUT) for future in futures)
+    times = [began_at for began_at, _ in connect.runs[1:6]]
+    pauses_made = [later - sooner for sooner, later in pairwise(times)]
+    assert all(made >= at_least for made, at_least in zip(pauses_made, (0.01, 0.02, 0.03, 0.03), strict=True))
+    assert 1 == len({thread for _, thread in connect.runs[1:6]})
+    assert {"Exception in initializer, which is to be tried again:"} == {
+        r.getMessage() for r in caplog.records
+    }
+    assert {"ERROR"} == {record.levelname for record in caplog.records}
+
+
 @pytest.mark.usefixtures("quiet")
-def test_an_initializer_that_fails_later_breaks_what_waits_and_spares_what_runs() -> None:
-    """The second thread fails: what waits is broken, a running attempt's outcome stands (C6)."""
-    release, running, submitted = Event(), Event(), Event()
-    threads = count(1)
+def test_a_thread_whose_initializer_fails_later_stops_no_other(pauses: None) -> None:
+    """Those that are initialized go on, and take the calls that it was started for (C6)."""
+    connect, running, release = Flickering(), Event(), Event()
 
-    def initializer() -> None:
-        if next(threads) == 2:
-            assert submitted.wait(TIMEOUT)
-            raise ValueError
-
-    def run() -> str:
+    def run() -> None:
         running.set()
         assert release.wait(TIMEOUT)
-        return "stands"
 
-    with RetryingExecutor(2, initializer=initializer, retry=lambda _: NEVER_DUE) as executor:
-        in_backoff = executor.submit(fail)
-        assert eventually(lambda: in_backoff.due_at and resting(executor))
-        stands = executor.submit(run)
+    with RetryingExecutor(2, initializer=connect, idle_timeout=None) as executor:
+        busy = executor.submit(run)
         assert running.wait(TIMEOUT)
-        ready = executor.submit(int)
-        submitted.set()
-        assert isinstance(ready.exception(TIMEOUT), BrokenThreadPool)
-        assert isinstance(in_backoff.exception(TIMEOUT), BrokenThreadPool)
+        connect.works = False
+        waiting = executor.submit(int)
+        connect.wait_for(3)
         release.set()
-        assert "stands" == stands.result(TIMEOUT)
+        assert (None, 0) == (busy.result(TIMEOUT), waiting.result(TIMEOUT))
+        assert eventually(lambda: 1 == executor.stats().threads)  # it was the other that left
+        assert 0 == executor.submit(int).result(TIMEOUT)
 
 
 @pytest.mark.usefixtures("quiet")
-def test_an_attempt_that_fails_in_a_broken_executor_is_the_last() -> None:
-    """Its own error stands; it is not retried, and it does not hang (C6, G1)."""
-    threads, started, broken = count(1), Event(), Event()
+def test_of_threads_whose_initializers_fail_together_one_stays() -> None:
+    """It is enough that one tries again (C6)."""
+    together, connect = Barrier(3), Flickering()
 
     def initializer() -> None:
-        if next(threads) == 2:
-            raise ValueError
+        if not connect.works:
+            with suppress(BrokenBarrierError):
+                together.wait(TIMEOUT)
+        connect()
 
-    def run_and_fail() -> None:
-        started.set()
-        assert broken.wait(TIMEOUT)
-        raise KeyError
+    with RetryingExecutor(3, initializer=initializer, idle_timeout=0) as executor:
+        connect.fail_from_now_on(executor)
+        futures = [executor.submit(int) for _ in range(3)]
+        connect.wait_for(3)
+        assert eventually(lambda: 1 == executor.stats().threads)
+        assert 3 == executor.stats().ready
+        connect.works = True
+        together.abort()
+        assert all(0 == future.result(TIMEOUT) for future in futures)
 
-    with RetryingExecutor(2, initializer=initializer, retry=AT_ONCE) as executor:
-        failing = executor.submit(run_and_fail)
-        assert started.wait(TIMEOUT)
-        assert isinstance(executor.submit(int).exception(TIMEOUT), BrokenThreadPool)
-        broken.set()
-        assert isinstance(failing.exception(TIMEOUT), KeyError)
-        assert 1 == failing.attempts
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize(
+    "end",
+    [
+        partial(RetryingExecutor.shutdown, cancel_futures=True),
+        partial(RetryingExecutor.shutdown, timeout=0.01),
+        partial(RetryingExecutor.drain, timeout=0.01),
+    ],
+)
+def test_an_executor_can_end_while_its_initializer_fails(end: Callable[[RetryingExecutor], object]) -> None:
+    """What waits for a thread can be cancelled, and nobody waits for the next time that it is tried (C6)."""
+    connect = Flickering()
+    executor = RetryingExecutor(1, initializer=connect, idle_timeout=0)
+    connect.fail_from_now_on(executor)
+    future = executor.submit(int)
+    connect.wait_for(1)
+    end(executor)
+    assert future.cancel()
+    executor.shutdown(wait=False)  # that wakes the thread: nothing waits for it any more
+    assert eventually(lambda: not executor.stats().threads)
+    assert 2 == len(connect.runs)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_calls_that_wait_for_an_initializer_outlive_their_executor(pauses: None) -> None:
+    """Whether it is shut down or dropped meanwhile, they have their turn when it works again (C6, F1, F5)."""
+    for is_dropped in (False, True):
+        connect = Flickering()
+        executor = RetryingExecutor(1, "outliving", initializer=connect, idle_timeout=0)
+        connect.fail_from_now_on(executor)
+        future = executor.submit(int)
+        if not is_dropped:
+            executor.shutdown(wait=False)
+        del executor
+        connect.wait_for(3)
+        connect.works = True
+        assert 0 == future.result(TIMEOUT)
+        assert eventually(lambda: [] == threads_named("outliving"))
+
+
+@pytest.mark.usefixtures("quiet")
+def test_an_initializer_is_not_tried_again_for_nobody(pauses: None) -> None:
+    """When no call waits any more, the thread leaves instead, and the next call starts one (C6, C2)."""
+    connect = Flickering()
+    with RetryingExecutor(1, initializer=connect, idle_timeout=0) as executor:
+        connect.fail_from_now_on(executor)
+        future = executor.submit(int)
+        connect.wait_for(2)
+        assert future.cancel()
+        assert eventually(lambda: not executor.stats().threads)
+        connect.works = True
+        assert 0 == executor.submit(int).result(TIMEOUT)
 
 
 def test_a_slow_initializer_starts_no_more_threads_than_there_is_work() -> None:

@@ -86,6 +86,7 @@ class Calls:
         self._thread_name_prefix = thread_name_prefix
         self._initializer = initializer
         self._initargs = initargs
+        self._is_initialized = False  # the initializer has worked once
         self._idle_timeout = -1.0 if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
         self.exit_timeout = exit_timeout
         self._max_pending = max_pending

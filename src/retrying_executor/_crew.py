@@ -12,6 +12,8 @@ it out. The pool's lock guards all of it; methods that need no lock say so. What
   to do, and calls the next before it gets busy.
 - At most one resting worker leads: it rests until the first retry is due, apart from the others, and is
   the last to be given other work.
+- At most one worker ails: its initializer has failed, and it will try again. It takes no call, and while
+  there is one, none is started.
 - ``can_summon`` is looked at without the lock, by who has just queued a call. While the lock is free it
   is right; before that it may be wrongly true, and wrongly false only while whoever has the lock will
   look for calls again.
@@ -110,6 +112,7 @@ class Crew:
         self._daemon = daemon
         self._resting: list[Worker] = []
         self._leading: Worker | None = None
+        self._ailing: Worker | None = None
         self._departed: list[threading.Thread] = []
 
     @property
@@ -124,7 +127,7 @@ class Crew:
 
     def _count(self) -> None:
         """Somebody came, went, or was called."""
-        has_room = len(self.members) < self.size
+        has_room = len(self.members) < self.size and self._ailing is None
         self.can_summon = self.on_the_way is None and (
             has_room or bool(self._resting) or self._leading is not None
         )
@@ -177,6 +180,37 @@ class Crew:
             worker.arrival.release()
             worker.arrival = None
 
+    def ail(self, worker: Worker) -> bool:
+        """A worker's initializer has failed: it will try again, or leaves at once if another will.
+
+        Returns:
+            Whether it stays.
+        """
+        if worker not in self.members or self._ailing not in (None, worker):  # or that is a forked child
+            self.depart(worker)
+            return False
+        self._ailing = worker
+        self._count()
+        return True
+
+    def recover(self, worker: Worker) -> None:
+        """A worker is through its initializer: others may be started again, if none could because of it."""
+        if self._ailing is worker:
+            self._ailing = None
+            self._count()
+
+    def depart(self, worker: Worker) -> None:
+        """A worker that does not rest is no member any more."""
+        self.members.pop(worker, None)
+        if self._ailing is worker:
+            self._ailing = None
+        self._count()
+        self._note_departed(worker)
+
+    def _note_departed(self, worker: Worker) -> None:
+        self._departed = [thread for thread in self._departed if thread.is_alive()]
+        self._departed.append(worker.thread)
+
     def rest(self, worker: Worker) -> None:
         """Publish that a worker rests from now on."""
         worker.rests = True
@@ -207,8 +241,7 @@ class Crew:
             self.members[worker] = None
             self._count()
             return False
-        self._departed = [thread for thread in self._departed if thread.is_alive()]
-        self._departed.append(worker.thread)
+        self._note_departed(worker)
         return True
 
     def wake_leader(self) -> None:
@@ -223,9 +256,9 @@ class Crew:
         """Make everybody who rests look again whether to stay. Needs no lock."""
         for worker in self._resting.copy():
             worker.wake()
-        leader = self._leading
-        if leader is not None:
-            leader.wake()
+        for other in (self._leading, self._ailing):
+            if other is not None:
+                other.wake()
 
     def _take_out(self, worker: Worker) -> None:
         if self._leading is worker:

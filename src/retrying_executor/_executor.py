@@ -236,8 +236,10 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
     Args:
         max_workers: How many threads there may be; the default is that of the standard executor.
         thread_name_prefix: What the threads' names begin with.
-        initializer: Called by every thread before its first call. If it raises, the executor is
-            broken: all calls fail with `BrokenThreadPool`.
+        initializer: Called by every thread before its first call. If it raises, and has never worked so
+            far, the executor is broken: all calls fail with `BrokenThreadPool`. Once it has worked, a
+            failure is logged, and one thread tries it again after 1 second, then 2, and so on up to 60, as
+            long as a call waits; until it works, no other thread is started.
         initargs: The arguments of *initializer*.
         retry: When to try again: a `RetryPolicy`, or any callable from the failed `Attempt` to the
             seconds to wait before the next one, or to ``None`` to give up. ``None``: never.

@@ -124,9 +124,13 @@ def listener_is_late(patience: float) -> None:
     _log(logging.WARNING, "on_event was not told everything in %s", in_words(patience), extra=extra)
 
 
-def initializer_failed(error: BaseException) -> None:
-    """The executor is broken; said where the standard executor says it."""
-    _log(logging.CRITICAL, "Exception in initializer:", exc_info=error, to=LOGGER)
+def initializer_failed(error: BaseException, *, breaks: bool = True) -> None:
+    """The executor is broken, or a thread is to try again; said where the standard executor says it."""
+    if breaks:
+        _log(logging.CRITICAL, "Exception in initializer:", exc_info=error, to=LOGGER)
+    else:
+        message = "Exception in initializer, which is to be tried again:"
+        _log(logging.ERROR, message, exc_info=error, to=LOGGER)
 
 
 def worker_interrupted(error: BaseException) -> None:

@@ -26,6 +26,8 @@ from retrying_executor._stdlib import DONE, FINISHED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from retrying_executor._crew import Worker
     from retrying_executor._future import Ending
     from retrying_executor._gate import Evidence
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from retrying_executor._upstream import Upstream
 
 _ASK_AGAIN_AFTER = 0.001  # seconds
+_FIRST_PAUSE = 1.0  # seconds before an initializer that has worked before is tried again; then twice as long,
+_LONGEST_PAUSE = 60.0  # and so on, up to this
 _BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
 
 
@@ -65,13 +69,13 @@ class Workers(Calls):
     def _work(self, worker: Worker) -> None:
         """The whole life of a worker."""
         current.holder = worker
-        self._initialize(worker)
-        has_arrived = False
+        is_initialized = has_arrived = False
         while True:
             try:
                 call = self._next_fresh(worker) if has_arrived else None
                 if call is None:
-                    call = self._next(worker)
+                    is_initialized = is_initialized or self._initialize(worker)
+                    call = self._next(worker) if is_initialized else None
                     has_arrived = True
                     if self._invitations or self._unused:
                         self._decline_unused()
@@ -85,29 +89,75 @@ class Workers(Calls):
                 self._rescue(worker, error)
             call = None
 
-    def _initialize(self, worker: Worker) -> None:
-        """Run the initializer, if there is one; where it fails, break the pool."""
+    def _initialize(self, worker: Worker) -> bool:
+        """Run the initializer, if there is one, until it works, or the pool is broken.
+
+        Returns:
+            Whether the worker goes on. If not, it has left.
+        """
         if self._initializer is None:
-            return
+            return True
         with self._lock:
             self._crew.arrive(worker)
             self._initializing += 1
             if self._crew.can_summon:
                 self._call_for_help(time.monotonic())
         self._decline_unused(are_all=True)  # who knows how long this takes
-        try:
-            self._initializer(*self._initargs)
-        except BaseException as error:
-            _log.initializer_failed(error)
-            with self._lock:
-                self._refusal = BrokenThreadPool(_BROKEN)
-                self._is_open = False
-                self._halted = True
-                self._look_ahead()
-                self._room.notify_all()
-                self._crew.wake_all()
+        works, pause = self._run_initializer(self._initializer), _FIRST_PAUSE
         with self._lock:
             self._initializing -= 1
+        while not works:
+            if not self._await_recovery(worker, pause):
+                return self._halted  # for that, `_next` sees to
+            works = self._run_initializer(self._initializer)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        with self._lock:
+            self._crew.recover(worker)
+        return True
+
+    def _run_initializer(self, initializer: Callable[..., object]) -> bool:
+        """Run the initializer; return whether it worked. If it never has so far, break the pool."""
+        try:
+            initializer(*self._initargs)
+        except BaseException as error:
+            breaks = not self._is_initialized
+            _log.initializer_failed(error, breaks=breaks)
+            if breaks:
+                with self._lock:
+                    self._refusal = BrokenThreadPool(_BROKEN)
+                    self._is_open = False
+                    self._halted = True
+                    self._look_ahead()
+                    self._room.notify_all()
+                    self._crew.wake_all()
+            return False
+        self._is_initialized = True
+        return True
+
+    def _await_recovery(self, worker: Worker, pause: float) -> bool:
+        """Wait until the initializer is to be tried again, as long as calls wait and no other worker does.
+
+        Meanwhile this worker takes no call, and no other is started: its initializer would fail too.
+
+        Returns:
+            Whether to try; if not, the worker has left, or no attempt starts any more.
+        """
+        due_at = time.monotonic() + pause
+        while not self._halted:
+            with self._lock:
+                crew, now = self._crew, time.monotonic()
+                if not crew.ail(worker):  # publish first, so that it can be woken; then look
+                    return False
+                if now >= due_at or self._refusal or self._abandoned:
+                    crew.depart(worker)  # publish that others may start, then look once more
+                    if crew.on_the_way is not None or not len(self._ledger.schedule):
+                        return False
+                    crew.members[worker] = None
+                    crew.ail(worker)
+                if now >= due_at:
+                    return True
+            worker.gate.acquire(True, due_at - now)
+        return False
 
     def _next_fresh(self, worker: Worker) -> Call | None:
         """Finish the worker's call and return the next fresh one, as long as there is nothing else to see to.

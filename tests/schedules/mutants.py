@@ -349,6 +349,17 @@ MUTANTS = [
         ("_workers.py", "            if self._halted:\n                self._clear()\n", ""),
     ),
     mutant(
+        "who leaves since its initializer fails does not look once more",
+        "not done (G1)",
+        "an_initializer_that_fails_later",
+        (
+            "_workers.py",
+            "                    if crew.on_the_way is not None or not len(self._ledger.schedule):\n"
+            "                        return False\n",
+            "                    return False\n",
+        ),
+    ),
+    mutant(
         "a failed attempt is the last",
         "another attempt (B3)",
         "retry_due_against_idle_exit",

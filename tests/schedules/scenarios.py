@@ -248,6 +248,16 @@ def an_initializer_that_fails() -> Trial:
     return trial
 
 
+def an_initializer_that_fails_later() -> Trial:
+    """Whoever waits for it to work again is not forgotten, and threads leave when nobody does (C6, C5)."""
+    fails = iter([False, True, True])
+    trial = Trial(2, idle_timeout=0, initializer=lambda: next(fails, False) and 1 / 0)
+    trial.submit().result()
+    trial.cancel(trial.submit())
+    trial.submit()
+    return trial
+
+
 def shutdown_of_threads_at_rest() -> Trial:
     """Threads that would stay for ever are told to go (F1)."""
     trial = Trial(2, idle_timeout=None)

@@ -343,6 +343,8 @@ class Trial:
         """
         assert Run.active is not None
         rushed = Run.active.rushed
+        if self.pool._crew._ailing is not None:  # its initializer is to be tried again, at that time
+            return
         for call in self.accepted:
             if call.future is None or call.future.done() or self.running == self.max_workers:
                 continue
