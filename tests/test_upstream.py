@@ -11,9 +11,12 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import wait
+from concurrent.futures.thread import BrokenThreadPool
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from itertools import groupby
-from threading import Event
+from threading import Barrier, Event
 from typing import Any, NoReturn
 
 import pytest
@@ -23,9 +26,18 @@ from conftest import TIMEOUT
 from forks import check_executor_works, check_orphaned, in_child
 from forks import held as occupied
 from observe import eventually, needs_gil, threads_named
-from retrying_executor import NotNow, PendingLimitError, RetryingExecutor, RetryPolicy, Upstream, _attempt
+from retrying_executor import (
+    NotNow,
+    PendingLimitError,
+    RetryingExecutor,
+    RetryingFuture,
+    RetryPolicy,
+    Upstream,
+    _attempt,
+)
 from retrying_executor._policy import TOO_LATE, Terms
 from retrying_executor._pool import Pool
+from retrying_executor.testing import VirtualTimeExecutor
 from test_exit import run
 
 AT_ONCE = RetryPolicy(delays=(0,) * 4)
@@ -803,6 +815,8 @@ BAD = [
     ({"max_concurrency": 1.5}, TypeError, "max_concurrency must be an integer, 1 or more, not 1.5"),
     ({"hold_after": True}, TypeError, "hold_after must be an integer, 1 or more, not True"),
     ({"hold_after": -1}, ValueError, "hold_after must be 1 or more, not -1"),
+    ({"max_pending": 0}, ValueError, "max_pending must be 1 or more, not 0"),
+    ({"max_pending": 1.5}, TypeError, "max_pending must be an integer, 1 or more, not 1.5"),
     ({"rate": 10}, TypeError, "rate must be a tuple (attempts, seconds), not 10"),
     ({"rate": (1, 2, 3)}, TypeError, "rate must be a tuple (attempts, seconds), not (1, 2, 3)"),
     ({"rate": (0, 1)}, ValueError, "rate[0] must be 1 or more, not 0"),
@@ -837,3 +851,261 @@ def test_a_bad_pause_is_refused() -> None:
     with pytest.raises(ValueError, match="duration must be a finite number of seconds, 0 or more, not -1"):
         service.pause(-1)
     assert "open" == service.state
+
+
+# -- its backlog (U6) ------------------------------------------------------------------------------
+
+FULL = r"^2 calls of upstream 'service' are pending, as many as its max_pending allows"
+
+
+def bounded() -> Upstream:
+    """Return an upstream that has room for two calls, and lets none through."""
+    return paused(max_pending=2)
+
+
+def room(executor: RetryingExecutor) -> int:
+    """Return how many more calls are accepted: with cancelled ones that leave as much as before."""
+    futures = []
+    with suppress(PendingLimitError):
+        while True:
+            futures.append(executor.submit(int))
+    assert all(future.cancel() for future in futures)
+    return len(futures)
+
+
+def test_a_service_that_is_down_uses_up_its_own_backlog_only() -> None:
+    """Its limit counts over all executors, views and threads; calls of others are accepted (U6)."""
+    service = bounded()
+    with RetryingExecutor(1, max_pending=5) as executor, RetryingExecutor(1, upstream=service) as other:
+        dead = executor.with_options(upstream=service)
+        futures = [dead.submit(int), other.submit(int)]
+        for refused in (dead, other, executor.with_options(upstream=service)):
+            with pytest.raises(PendingLimitError, match=f"{FULL}$"):
+                refused.submit(int)
+        assert 0 == executor.submit(int).result(TIMEOUT)
+        assert 0 == executor.with_options(upstream=Upstream("healthy")).submit(int).result(TIMEOUT)
+        assert (1, 1) == (executor.stats().held, other.stats().submitted)
+        service.resume()
+        assert not wait(futures, TIMEOUT).not_done
+        assert 0 == dead.submit(int).result(TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda _, future: future.cancel(),
+        lambda _, future: future.set_result(7),
+        lambda _, future: future.set_exception(KeyError()),
+        lambda service, future: (service.resume(), future.exception(TIMEOUT)),
+        lambda service, future: (service.resume(), wait([future], TIMEOUT)),
+    ],
+    ids=["cancel", "set_result", "set_exception", "outcome", "waited"],
+)
+@pytest.mark.parametrize("call", [int, partial(int, "no number"), partial(fail, NotNow(after=0))])
+def test_a_call_that_is_done_makes_room_once(
+    end: Callable[[Upstream, RetryingFuture[int]], object], call: Callable[[], int]
+) -> None:
+    """However it ends, there is room as soon as that can be seen (U6)."""
+    service = bounded()
+    retry = RetryPolicy(delays=(0,), max_elapsed=0.05)
+    with RetryingExecutor(1, upstream=service, retry=retry) as executor:
+        for _ in range(3):
+            service.pause()
+            future = executor.submit(call)
+            assert 1 == room(executor)
+            end(service, future)
+            assert 2 == room(executor)
+        service.resume()
+
+
+def test_a_call_that_was_refused_takes_up_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether no thread could be started for it, or the executor has no room itself (U6, C7)."""
+    service = bounded()
+    with RetryingExecutor(1, upstream=service, max_pending=1) as executor:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", lambda _: fail(RuntimeError("can't start new thread")))
+            for _ in range(3):
+                with pytest.raises(RuntimeError, match="can't start"):
+                    executor.submit(int)
+        future = executor.submit(int)
+        for _ in range(3):
+            with pytest.raises(PendingLimitError, match=r"^1 calls are pending"):
+                executor.submit(int)
+        with RetryingExecutor(1, upstream=service) as other:
+            assert 1 == room(other)
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            other.submit(int)
+        with RetryingExecutor(1, upstream=service) as other:
+            assert 1 == room(other)
+        assert future.cancel()
+
+
+@pytest.mark.parametrize("is_crowded", [False, True])
+def test_submit_waits_for_room_in_an_upstream(*, is_crowded: bool) -> None:
+    """With ``when_full="wait"``, whichever executor the call belongs to that makes room (U6)."""
+    service = bounded()
+    with (
+        RetryingExecutor(2, upstream=service) as other,
+        RetryingExecutor(1, upstream=service, when_full="wait", max_pending=9) as executor,
+    ):
+        futures = [other.submit(int) for _ in range(2)]
+        threads = [
+            threading.Thread(target=lambda: futures.append(executor.submit(int)))
+            for _ in range(1 + 7 * is_crowded)
+        ]
+        for thread in threads:
+            thread.start()
+        assert eventually(lambda: len(service._line) == len(threads))
+        assert 2 == len(futures)
+        assert futures[0].cancel()
+        assert eventually(lambda: 3 == len(futures))
+        assert eventually(lambda: len(service._line) == len(threads) - 1)
+        service.resume()
+        for thread in threads:
+            thread.join(TIMEOUT)
+        assert not wait(futures, TIMEOUT).not_done
+        assert 2 + len(threads) == len(futures)
+    assert (0, 0) == (len(service._line), len(service._pending))
+
+
+def test_who_waits_for_room_in_an_upstream_learns_of_the_end() -> None:
+    """And the room that there is goes to another who waits, in another executor (U6, F1)."""
+    service = bounded()
+    with RetryingExecutor(1, upstream=service, when_full="wait") as other:
+        executor = RetryingExecutor(1, upstream=service, when_full="wait")
+        futures = [other.submit(int) for _ in range(2)]
+        caught = []
+
+        def submit() -> None:
+            with pytest.raises(RuntimeError, match="after shutdown"):
+                executor.submit(int)
+            caught.append("refused")
+
+        threads = [threading.Thread(target=submit) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        assert eventually(lambda: len(service._line) == 2)
+        threads.append(threading.Thread(target=lambda: futures.append(other.submit(int))))
+        threads[2].start()
+        assert eventually(lambda: len(service._line) == 3)
+        with executor._pool._lock:  # so that the first who waits is told of both
+            assert futures[0].cancel()
+            executor.shutdown(wait=False)
+        for thread in threads:
+            thread.join(TIMEOUT)
+        assert (["refused"] * 2, 3) == (caught, len(futures))
+        service.resume()
+
+
+@pytest.mark.usefixtures("quiet")
+def test_who_waits_for_room_in_an_upstream_learns_that_the_executor_is_broken() -> None:
+    """The initializer fails, and nothing would ever make room (U6, C6)."""
+    service = Upstream("service", max_pending=1)
+    waits = Event()
+
+    def initializer() -> None:
+        assert waits.wait(TIMEOUT)
+        fail(ValueError())
+
+    with RetryingExecutor(1, upstream=service, when_full="wait", initializer=initializer) as executor:
+        future = executor.submit(int)
+        watcher = threading.Thread(target=lambda: (eventually(lambda: service._line), waits.set()))
+        watcher.start()
+        with pytest.raises(BrokenThreadPool):
+            executor.submit(int)
+        assert isinstance(future.exception(TIMEOUT), BrokenThreadPool)
+        watcher.join(TIMEOUT)
+
+
+def test_an_executors_own_thread_does_not_wait_for_room_in_an_upstream() -> None:
+    """Nor does a call of that upstream, in whichever executor: they might wait for themselves (U6)."""
+    service = Upstream("service", max_pending=1)
+    with (
+        RetryingExecutor(1, upstream=service, when_full="wait", retry=None) as executor,
+        RetryingExecutor(1, upstream=service, when_full="wait", retry=None) as other,
+    ):
+        for submitter in (executor, other):
+            with pytest.raises(PendingLimitError, match="threads cannot wait"):
+                executor.submit(submitter.submit, int).result(TIMEOUT)
+        plain = executor.with_options(upstream=None)
+        with occupied(other), pytest.raises(PendingLimitError, match="threads cannot wait"):
+            plain.submit(executor.submit, int).result(TIMEOUT)
+
+
+def test_exactly_as_many_calls_are_accepted_as_there_is_room() -> None:
+    """However many threads and executors submit at the same time (U6)."""
+    service = paused(max_pending=50)
+    executors = [RetryingExecutor(1, upstream=service) for _ in range(4)]
+    together, accepted = Barrier(4), []
+
+    def submit(executor: RetryingExecutor) -> None:
+        together.wait(TIMEOUT)
+        with suppress(PendingLimitError):
+            while True:
+                accepted.append(executor.submit(int))
+
+    for _ in range(5):
+        threads = [threading.Thread(target=submit, args=(executor,)) for executor in executors]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(TIMEOUT)
+        assert 50 == len(accepted)
+        assert all(future.cancel() for future in accepted)
+        accepted.clear()
+    for executor in executors:
+        executor.shutdown()
+
+
+def test_a_signal_handler_that_submits_finds_the_right_number() -> None:
+    """It may come between two steps of a submit(), and in a thread that has other locks (U6)."""
+    service = bounded()
+    with RetryingExecutor(1, upstream=service) as executor, RetryingExecutor(1, upstream=service) as other:
+        with service._door, executor._pool._lock:
+            futures = [executor.submit(int)]
+        thread = threading.Thread(target=lambda: futures.append(other.submit(int)))
+        with service._door:  # whoever has it may wait for a lock of who wants it
+            thread.start()
+            thread.join(TIMEOUT)
+        assert 2 == len(futures)
+        assert 0 == room(executor)
+        assert all(future.cancel() for future in futures)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_has_a_backlog_of_its_own() -> None:
+    """It starts with no call (U6, F6)."""
+    service = bounded()
+    with RetryingExecutor(1, upstream=service) as executor:
+        futures = [executor.submit(int) for _ in range(2)]
+
+        def check() -> None:
+            check_orphaned(futures[0])
+            assert 2 == room(executor)
+            assert 2 == room(executor)
+
+        in_child(check)
+        assert 0 == room(executor)
+        service.resume()
+
+
+def test_the_backlog_of_an_upstream_in_virtual_time() -> None:
+    """It is the same, and with ``when_full="wait"`` attempts run until there is room (U6)."""
+    service = Upstream("service", max_pending=2, hold_after=None)
+    with VirtualTimeExecutor(upstream=service) as executor:
+        futures = [executor.submit(int) for _ in range(2)]
+        with pytest.raises(PendingLimitError, match=f"{FULL}$"):
+            executor.submit(int)
+        other = executor.with_options(upstream=None).submit(int)
+        assert futures[0].cancel()
+        assert 1 == room(executor)
+        assert 0 == other.result()
+        assert 0 == futures[1].result()
+        assert 2 == room(executor)
+    with VirtualTimeExecutor(upstream=service, when_full="wait", retry=RetryPolicy(delays=[60])) as executor:
+        futures = [executor.submit(Flaky(1)) for _ in range(2)]
+        futures.append(executor.submit(Flaky(0)))
+        assert (60, [True, False, False]) == (executor.monotonic(), [future.done() for future in futures])
+        full = executor.submit(lambda: [executor.submit(int) for _ in range(2)])
+        with pytest.raises(PendingLimitError, match=f"{FULL}, and calls cannot wait"):
+            full.result()

@@ -27,7 +27,7 @@ import math
 import threading
 import time
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from retrying_executor import _log
 from retrying_executor._crew import Crew
@@ -96,6 +96,7 @@ class Calls:
         self._abandoned = False  # the executor is gone; set without the lock
         self.monitor = monitor
         self._upstream = upstream  # that of every call, unless they are mixed
+        self._is_bounded = upstream is not None and upstream.is_bounded  # or another that calls may have
         self._is_mixed = False  # calls may have one upstream or another, or none
         self._reset()
         if upstream is not None:
@@ -105,6 +106,7 @@ class Calls:
         """Start with nothing: no call, no thread, counters at zero."""
         self._lock = threading.RLock()
         _log.never_log_under(self._lock)
+        self._in_line: set[threading.Lock] = set()  # where submitters wait for room in an upstream
         self._room = threading.Condition(self._lock)  # notified when a call becomes done, or is to be refused
         self._ledger = Ledger()
         self._fresh = self._ledger.schedule.fresh
@@ -122,7 +124,8 @@ class Calls:
         self._initializing = 0
         self._is_stopped = False  # for a fork
         self._stopped: list[Worker] = []
-        self._is_open = HAS_GIL and self._refusal is None and self._max_pending is None
+        is_limited = self._is_bounded or self._max_pending is not None
+        self._is_open = HAS_GIL and self._refusal is None and not is_limited
         """Whether calls are queued without the lock."""
         self._look_ahead()
 
@@ -180,6 +183,12 @@ class Calls:
                 if is_still:  # or the next time
                     schedule.tidy()
         return True
+
+    def _turn_away(self) -> None:
+        """Calls are refused from now on: tell those who wait for room in an upstream."""
+        for latch in self._in_line.copy():
+            with suppress(RuntimeError):  # it is open already
+                latch.release()
 
     def _release_leader(self) -> None:
         """See that nobody rests for the sake of calls that are gone."""

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 
 class PendingLimitError(RuntimeError):
-    """Raised by ``submit()`` when ``max_pending`` calls are accepted and not done yet.
+    """Raised by ``submit()`` when as many calls are accepted and not done yet as ``max_pending`` allows.
+
+    That of the executor, or that of the upstream that the call goes to.
 
     The call was refused: it never runs.
     """

@@ -56,8 +56,9 @@ class _Submitter(Executor):
             RuntimeError: After ``shutdown()``, at the end of the interpreter, or if no thread can
                 be started and there is none. The call never runs.
             BrokenThreadPool: If the initializer failed.
-            PendingLimitError: If ``max_pending`` calls are accepted and not done; with
-                ``when_full="wait"``, only where waiting for room could be for ever.
+            PendingLimitError: If ``max_pending`` calls are accepted and not done, or as many of the
+                upstream as that allows; with ``when_full="wait"``, only where waiting for room could be
+                for ever.
         """
         work = (fn, args, kwargs or _NO_KEYWORDS, contextvars.copy_context(), self._terms)
         pool = self._pool
@@ -251,7 +252,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             cancelled, and those that are running are cut off.
         max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no
             limit.
-        when_full: What ``submit()`` does when there are as many: ``"raise"`` a
+        when_full: What ``submit()`` does when there are as many, or as many of an upstream: ``"raise"`` a
             `PendingLimitError`, or ``"wait"`` until there is room. The executor's own threads
             never wait: they might wait for themselves.
         on_event: Called with each `Event`: what happens to calls, and to the upstreams that they go to. In

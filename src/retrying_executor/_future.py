@@ -119,6 +119,9 @@ class RetryingFuture(Future["T"]):
     _last: Outcome = NO_OUTCOME
     _unseen: UnseenFailure | None = None
     _lane: Lane | None = None  # while it waits for its upstream
+    _leave: Callable[[], object] | None = (
+        None  # gives back its place in the upstream's backlog, if that is limited
+    )
     _story: Story | None = None  # if somebody listens
     _waits_until: float = math.inf  # for that, at most
 
@@ -351,6 +354,9 @@ class RetryingFuture(Future["T"]):
     def _release(self) -> None:
         """Let go of what only a further attempt would need."""
         self._work = None
+        if self._leave is not None:  # before it is seen to be done, so that whoever sees it finds room
+            self._leave()
+            self._leave = None
         if self._last is not NO_OUTCOME:
             self._last = NO_OUTCOME
             self._due_at = None

@@ -10,6 +10,7 @@ import threading
 import time
 
 from retrying_executor import _log
+from retrying_executor._current import current
 from retrying_executor._errors import ForkedFutureError, PendingLimitError
 from retrying_executor._stdlib import is_held
 from retrying_executor._workers import Workers
@@ -48,8 +49,8 @@ class Pool(Workers):
                 is_queued = True
             if self._crew.can_summon or self._refusal is not None:  # then look
                 error = self._see_to(call)
-        except BaseException:  # of a signal handler too: who submits will not get the future
-            if is_queued:
+        except BaseException as error_or_interrupt:  # who submits will not get the future
+            if is_queued or not isinstance(error_or_interrupt, RuntimeError):  # of a signal handler
                 self._change(call, self._ledger.refuse)
             raise
         if error is not None and self._change(call, self._ledger.refuse):  # or it was taken up meanwhile
@@ -57,13 +58,46 @@ class Pool(Workers):
 
     def _admit(self, call: Call) -> None:
         """Queue a call if it may be accepted: where there is a limit, or no GIL, or after shutdown."""
-        interrupts = is_held(self._lock)
+        may_wait = self._wait_when_full and not is_held(self._lock)
+        upstream = call._work[4].upstream if call._work is not None else None
+        if upstream is not None and upstream.is_bounded:
+            self._admit_to(upstream, call, may_wait=may_wait)
+            return
         with self._lock:
-            if self._max_pending is not None:
-                self._make_room(self._max_pending, may_wait=self._wait_when_full and not interrupts)
-            if self._refusal is not None:
-                raise type(self._refusal)(*self._refusal.args)
+            self._pass_limit(may_wait=may_wait)
             self._fresh.append(call)
+
+    def _admit_to(self, upstream: Upstream, call: Call, *, may_wait: bool) -> None:
+        """Queue a call if it may be accepted, as for its upstream too."""
+        self.observe(call)  # so that whoever makes it done sees that there is more to do
+        latch, is_in_line = threading.Lock(), False
+        latch.acquire()
+        try:
+            while True:
+                with self._lock:
+                    self._pass_limit(may_wait=may_wait)
+                    if upstream.admit(call):
+                        self._fresh.append(call)
+                        return
+                    self._check_wait(upstream.fullness, may_wait=may_wait, upstream=upstream)
+                    if not is_in_line:  # publish first, then look once more
+                        is_in_line = True
+                        self._in_line.add(latch)
+                        upstream.line_up(latch)
+                        continue
+                latch.acquire()
+                is_in_line = False
+        finally:
+            if latch in self._in_line:
+                self._in_line.discard(latch)
+                upstream.step_out(latch)
+
+    def _pass_limit(self, *, may_wait: bool) -> None:
+        """Return when the executor accepts one more call, or raise."""
+        if self._max_pending is not None:
+            self._make_room(self._max_pending, may_wait=may_wait)
+        if self._refusal is not None:
+            raise type(self._refusal)(*self._refusal.args)
 
     def _see_to(self, call: Call) -> Exception | None:
         """See that a call which was queued a moment ago is taken up, or return why it is to be refused.
@@ -91,19 +125,27 @@ class Pool(Workers):
     def _make_room(self, limit: int, *, may_wait: bool) -> None:
         """Return when fewer than *limit* calls are pending, or when calls are refused."""
         while self._refusal is None and self._count_pending() >= limit:
-            full = f"{limit} calls are pending, as many as max_pending allows"
-            if may_wait and self._crew.includes_current_thread():
-                raise PendingLimitError(
-                    f"{full}, and the executor's own threads cannot wait: they might wait for themselves"
-                )
-            if not may_wait:
-                raise PendingLimitError(full)
+            self._check_wait(f"{limit} calls are pending, as many as max_pending allows", may_wait=may_wait)
             self._room.wait()
+
+    def _check_wait(self, full: str, *, may_wait: bool, upstream: Upstream | None = None) -> None:
+        """Raise if there is no room, and waiting for it is not asked for, or could be for ever."""
+        holder = current.holder
+        work = None if holder is None or holder.call is None else holder.call._work
+        is_of_upstream = upstream is not None and work is not None and work[4].upstream is upstream
+        if may_wait and (is_of_upstream or self._crew.includes_current_thread()):
+            raise PendingLimitError(
+                f"{full}, and the executor's own threads cannot wait: they might wait for themselves"
+            )
+        if not may_wait:
+            raise PendingLimitError(full)
 
     def serve(self, upstream: Upstream | None) -> None:
         """From now on calls may have this upstream, or none."""
         if upstream is not None:
             upstream.enter(self.monitor)
+            if upstream.is_bounded:
+                self._is_bounded, self._is_open = True, False
         if upstream is not self._upstream and not self._is_mixed:
             with self._lock:
                 self._is_mixed = True
@@ -132,6 +174,7 @@ class Pool(Workers):
             if self._refusal is None:
                 self._refusal = RuntimeError(reason)
             self._is_open = False
+            self._turn_away()
             self._room.notify_all()
             self._crew.wake_all()
 

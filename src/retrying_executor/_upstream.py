@@ -1,6 +1,7 @@
 """Services that executors call, each with its limits, shared by all who call it.
 
-``_lock`` guards ``_gate``, ``_waiting`` and ``_invited``. While it is free:
+``_lock`` guards ``_gate``, ``_waiting`` and ``_invited``. Which calls are pending is counted without it: see
+`Upstream.admit`. While it is free:
 
 - who was refused is in ``_waiting``, with the time at which it asks again, and nobody waits for nothing: if
   there is room, so many are invited; if there will be at a certain time, they have been told;
@@ -20,6 +21,8 @@ import math
 import threading
 import time
 import weakref
+from collections import deque
+from contextlib import suppress
 from functools import partial
 
 from retrying_executor import _lifecycle, _log
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
     from retrying_executor._gate import Evidence, State
     from retrying_executor._monitor import Monitor
+    from retrying_executor._schedule import Call
     from retrying_executor._value import Clock, Duration
 
     RecordExceptions: TypeAlias = (
@@ -85,6 +89,9 @@ class Upstream:
         initial_hold: How long the first hold is, in seconds, less jitter of up to a half; more than 0.
         max_hold: How long a hold may become, in seconds; *initial_hold* or more. What the service asks for
             may be longer.
+        max_pending: How many calls to it may be accepted and not done, over all executors: 1 or more, or
+            ``None`` for no limit. At that, ``submit()`` does what the executor's ``when_full`` says. So a
+            service that is down does not use up the ``max_pending`` of an executor that serves others too.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -103,6 +110,7 @@ class Upstream:
         record_exceptions: RecordExceptions = service_failed,
         initial_hold: Duration = 1.0,
         max_hold: Duration = 60.0,
+        max_pending: int | None = None,
     ) -> None:
         if not isinstance(name, str):
             raise TypeError(f"name must be a string, not {name!r}")
@@ -113,7 +121,11 @@ class Upstream:
             raise ValueError(f"max_hold must be {first!r} (initial_hold) or more, not {max_hold!r}")
         self._name = name
         self.is_recorded = _checked_recorder(record_exceptions)
-        self._limits = {"max_concurrency": max_concurrency, "rate": rate}
+        self._limits = {"max_concurrency": max_concurrency, "rate": rate, "max_pending": max_pending}
+        self._max_pending = _limit("max_pending", max_pending)
+        self._pending: set[weakref.ref[Call]] = set()  # if there is that limit
+        self._line: deque[threading.Lock] = deque()  # where submitters wait for room
+        self._door = threading.RLock()
         self._new_gate = partial(
             Gate,
             max_concurrency=_limit("max_concurrency", max_concurrency),
@@ -221,6 +233,63 @@ class Upstream:
             )
         if monitor is not None:
             self.inform(monitor)
+
+    # -- its backlog -----------------------------------------------------------------------------
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether there is a limit on the calls that are pending."""
+        return self._max_pending < math.inf
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many calls are pending as may be."""
+        return len(self._pending) >= self._max_pending
+
+    @property
+    def fullness(self) -> str:
+        """What to say when it is full."""
+        calls = f"{self._max_pending} calls of upstream {self._name!r}"
+        return f"{calls} are pending, as many as its max_pending allows"
+
+    def admit(self, call: Call) -> bool:
+        """Count a call that is about to be accepted, until it is done or gone, if there is room for it.
+
+        Calls become done under the locks of pools and workers. So ``_door`` is only among those who submit,
+        and as ``_lock`` it is not waited for for ever; who leaves needs none.
+        """
+        reference = weakref.ref(call, self._leave)
+        has_door = self._door.acquire(timeout=_LOCK_TIMEOUT)
+        try:
+            self._pending.add(reference)  # first, since a signal handler may submit in between
+            if len(self._pending) > self._max_pending:
+                self._pending.discard(reference)
+                return False
+            call._leave = partial(self._leave, reference)
+            return True
+        finally:
+            if has_door:
+                self._door.release()
+
+    def _leave(self, reference: weakref.ref[Call]) -> None:
+        """A call is done: there is room for another. Needs no lock."""
+        self._pending.discard(reference)  # publish first, then look
+        self._call_next()
+
+    def _call_next(self) -> None:
+        with suppress(IndexError, RuntimeError):  # nobody waits, or who does has been woken already
+            self._line.popleft().release()
+
+    def line_up(self, latch: threading.Lock) -> None:
+        """From now on open *latch* when there is room. Then whoever waits at it looks whether there is."""
+        self._line.append(latch)
+
+    def step_out(self, latch: threading.Lock) -> None:
+        """Whoever waits at *latch* does not any more: if it was opened, that was for another."""
+        try:
+            self._line.remove(latch)
+        except ValueError:
+            self._call_next()
 
     # -- for the pools ---------------------------------------------------------------------------
 
@@ -354,6 +423,7 @@ class Upstream:
             self._gate = self._new_gate(random=random or _random)
             self._waiting.clear()
             self._invited.clear()
+            self._pending.clear()
             self._look()
 
     # -- around a fork ---------------------------------------------------------------------------
@@ -377,8 +447,11 @@ class Upstream:
             self._lock.release()
 
     def restart_in_child(self) -> None:
-        """After, in the child: nothing is in flight, and nobody waits."""
+        """After, in the child: nothing is in flight or pending, and nobody waits."""
         self._lock = threading.RLock()
+        self._door = threading.RLock()
+        self._pending.clear()
+        self._line.clear()
         self._is_stopped = False
         _log.never_log_under(self._lock)
         self._waiting.clear()

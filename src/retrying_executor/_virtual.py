@@ -171,23 +171,32 @@ class VirtualPool:
         assert call._work is not None
         fn, args, kwargs, context, terms = call._work
         with self._turn:
-            self._make_room()
+            self.serve(terms.upstream)
+            self._make_room(call, terms.upstream)
             if self._refusal is not None:
                 raise type(self._refusal)(*self._refusal.args)
-            self.serve(terms.upstream)
             call._work = fn, args, kwargs, context, self._with_seed(terms)
             self.give_key(call)
             call.__dict__["_latch"] = Latch(self, call)
             self._ledger.schedule.fresh.append(call)
 
-    def _make_room(self) -> None:
-        if self._refusal is None and self._is_full():
-            full = f"{self._max_pending} calls are pending, as many as max_pending allows"
+    def _make_room(self, call: Call, upstream: Upstream | None) -> None:
+        """Return when there is room for a call, which then has its place, or when calls are refused."""
+        while self._refusal is None:
+            if self._is_full():
+                full = f"{self._max_pending} calls are pending, as many as max_pending allows"
+            elif upstream is None or not upstream.is_bounded or upstream.admit(call):
+                return
+            else:
+                full = upstream.fullness
             if not self._wait_when_full:
                 raise PendingLimitError(full)
             if self._hands:
                 raise PendingLimitError(f"{full}, and calls cannot wait: they might wait for themselves")
-            self.wait(lambda: not self._is_full(), None, self._pending())
+            pending = self._pending()
+            self.wait(
+                lambda: not (self._is_full() or (upstream is not None and upstream.is_full)), None, pending
+            )
 
     def _is_full(self) -> bool:
         return self._max_pending < math.inf and len(self._pending()) >= self._max_pending

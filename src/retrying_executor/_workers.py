@@ -128,6 +128,7 @@ class Workers(Calls):
                     self._is_open = False
                     self._halted = True
                     self._look_ahead()
+                    self._turn_away()
                     self._room.notify_all()
                     self._crew.wake_all()
             return False

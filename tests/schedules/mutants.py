@@ -82,7 +82,11 @@ MUTANTS = [
         "(D1)",
         "an_order",
         ("_pool.py", "self._fresh.append(call)  # publish", "self._fresh.appendleft(call)  # publish"),
-        ("_pool.py", "            self._fresh.append(call)\n", "            self._fresh.appendleft(call)\n"),
+        (
+            "_pool.py",
+            "            self._pass_limit(may_wait=may_wait)\n            self._fresh.append(call)\n",
+            "            self._pass_limit(may_wait=may_wait)\n            self._fresh.appendleft(call)\n",
+        ),
     ),
     mutant(
         "looking for work and going to rest are two critical sections",

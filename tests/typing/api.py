@@ -254,6 +254,7 @@ def upstream(executor: RetryingExecutor) -> None:
     assert_type(executor.with_options(upstream=upstream, max_attempts=3), View)
     executor.with_options(upstream=None)
     RetryingExecutor(upstream="glue")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Upstream("glue", max_pending=100)
     Upstream("glue", max_concurency=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Upstream("glue", rate=10)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
