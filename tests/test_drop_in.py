@@ -10,6 +10,7 @@ import inspect
 import itertools
 import logging
 import pickle
+import queue
 import re
 import sys
 import threading
@@ -17,7 +18,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from concurrent.futures.thread import BrokenThreadPool
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from inspect import Parameter
 from threading import Barrier, Event
@@ -28,6 +29,7 @@ import pytest
 from conftest import TIMEOUT
 from observe import eventually, threads_named
 from retrying_executor import PendingLimitError, RetryingExecutor, RetryPolicy
+from retrying_executor.testing import VirtualTimeExecutor
 
 Create = Callable[..., ThreadPoolExecutor]
 
@@ -942,3 +944,59 @@ def test_a_bad_option_is_named(options: dict[str, Any], error: type[Exception], 
     """The error says which option, which value, and what is allowed (A1)."""
     with pytest.raises(error, match=f"^{re.escape(message)}$"):
         RetryingExecutor(**options)
+
+
+# -- clients that look into the queue (A5) ----------------------------------------------------------
+
+
+def drop_messages(executor: RetryingExecutor) -> list[Any]:
+    """Do what google-cloud-pubsub does at its end: take out what has not begun, then shut down."""
+    dropped = []
+    work_queue: Any = executor._work_queue
+    with suppress(queue.Empty):
+        while True:
+            item = work_queue.get(block=False)
+            assert item.future.cancelled()
+            assert (print, {"end": ""}) == (item.fn, item.kwargs)
+            dropped.append(item.args[0])
+    executor.shutdown(wait=False)
+    return dropped
+
+
+def test_what_has_not_begun_can_be_taken_out_of_the_queue() -> None:
+    """Each call once and in order; what runs or was tried goes on (A5)."""
+    started, release = Event(), Event()
+
+    def call() -> bool:
+        started.set()
+        assert release.wait(TIMEOUT)
+        if busy.attempts == 1:
+            raise ConnectionError
+        return True
+
+    executor = RetryingExecutor(1, retry=RetryPolicy(delays=(0,)))
+    work_queue: Any = executor._work_queue
+    assert (0, True) == (work_queue.qsize(), work_queue.empty())
+    busy = executor.submit(call)
+    assert started.wait(TIMEOUT)
+    futures = [executor.submit(print, number, end="") for number in range(100)]
+    assert not executor._pool.take_out(busy)  # it has begun
+    assert futures[50].cancel()
+    assert (99, False) == (work_queue.qsize(), work_queue.empty())
+    assert 0 == work_queue.get_nowait().args[0]
+    assert futures[1].cancel()
+    assert [*range(2, 50), *range(51, 100)] == drop_messages(executor)
+    assert (0, True) == (work_queue.qsize(), work_queue.empty())
+    release.set()
+    assert busy.result(TIMEOUT)  # by its second attempt
+    assert 100 == executor.stats().cancelled
+
+
+def test_what_has_not_begun_can_be_taken_out_of_the_queue_in_virtual_time() -> None:
+    """It is the same there (A5)."""
+    executor = VirtualTimeExecutor()
+    for number in range(3):
+        executor.submit(print, number, end="")
+    work_queue: Any = executor._work_queue
+    assert (3, False) == (work_queue.qsize(), work_queue.empty())
+    assert [0, 1, 2] == drop_messages(executor)

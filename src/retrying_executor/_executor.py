@@ -14,6 +14,7 @@ from retrying_executor._policy import RetryPolicy, Terms, checked_policy
 from retrying_executor._pool import Pool
 from retrying_executor._upstream import Upstream, checked_upstream
 from retrying_executor._value import optional_seconds, positive_int, to_seconds
+from retrying_executor._work_queue import WorkQueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -305,6 +306,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
                 on_event, warn_after, thread_name_prefix, optional_seconds("exit_timeout", exit_timeout)
             ),
         )
+        self._work_queue = WorkQueue(self._pool)  # type: ignore[assignment]  # some clients look into it
         _lifecycle.register(self._pool)
         # Weakly: the pool may refer to this executor, by its initializer or its listener.
         weakref.finalize(self, _abandon, weakref.ref(self._pool)).atexit = False

@@ -58,6 +58,13 @@ class Ledger:
         self._cancelled += 1
         return True
 
+    def take_out(self, call: Call) -> bool:
+        """Cancel a call that waits for its first attempt; leave any other as it is, and return ``False``."""
+        if call._attempts == 0 and self.cancel(call):
+            return True
+        call._is_last = False
+        return False
+
     def _withdraw(self, call: Call) -> bool:
         call._is_last = True  # announce it, then look: see `RetryingFuture`
         if call._worker is not None or call._state != PENDING:

@@ -225,6 +225,15 @@ class Pool(Workers):
                 return False
         return True
 
+    def untried(self) -> list[Call]:
+        """Return the calls that wait for their first attempt."""
+        with self._lock, self._standstill():
+            return [call for call in self._ledger.schedule.waiting() if not call._attempts]
+
+    def take_out(self, call: Call) -> bool:
+        """Cancel a call if it waits for its first attempt; return whether that is so."""
+        return self._change(call, self._ledger.take_out)
+
     def _halt(self) -> int:
         """Start no attempt any more, and cancel every call that waits; return how many those are."""
         with self._lock:

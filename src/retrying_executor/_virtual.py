@@ -401,6 +401,15 @@ class VirtualPool:
                 raise RuntimeError("drain() in one of the executor's own calls would wait for itself")
             return self._wait_for_all(timeout)
 
+    def untried(self) -> list[Call]:
+        """Return the calls that wait for their first attempt."""
+        with self._turn:
+            return [call for call in self._ledger.schedule.waiting() if not call._attempts]
+
+    def take_out(self, call: Call) -> bool:
+        """Cancel a call if it waits for its first attempt; return whether that is so."""
+        return self._change(call, self._ledger.take_out)
+
     def _wait_for_all(self, timeout: float | None) -> bool:
         calls = self._pending()
         left = deque(calls)

@@ -10,6 +10,7 @@ from retrying_executor._policy import RetryPolicy, Terms
 from retrying_executor._upstream import checked_upstream
 from retrying_executor._value import positive_int, seconds
 from retrying_executor._virtual import VirtualPool
+from retrying_executor._work_queue import WorkQueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             on_event=on_event,
         )
         self._virtual.serve(upstream)
+        self._work_queue = WorkQueue(self._virtual)  # type: ignore[arg-type, assignment]  # as below
         self._pool = self._virtual  # type: ignore[assignment]  # it has what executors, views and futures need
 
     def monotonic(self) -> float:
