@@ -293,9 +293,10 @@ def test_an_initializer_that_has_worked_is_tried_again_until_it_works(
     connect = Flickering()
     with RetryingExecutor(8, initializer=connect, idle_timeout=0) as executor:
         connect.fail_from_now_on(executor)
-        futures = [executor.submit(int) for _ in range(20)]
-        connect.wait_for(5)
-        futures.append(executor.submit(int))
+        futures = [executor.submit(int)]
+        connect.wait_for(2)  # so others are not started any more
+        futures += [executor.submit(int) for _ in range(20)]
+        connect.wait_for(3)
         stats = executor.stats()
         assert (21, 21, 1) == (stats.submitted - 1, stats.ready, stats.threads)
         connect.works = True
