@@ -20,7 +20,7 @@ from concurrent.futures import (
     wait,
 )
 from datetime import timedelta
-from threading import Event, Thread
+from threading import Event, Semaphore, Thread
 from typing import Any, NoReturn
 
 import pytest
@@ -508,6 +508,109 @@ def test_an_outcome_set_as_a_worker_takes_the_call_stands(executor: RetryingExec
     assert 0 == future.result(TIMEOUT)
     assert executor._pool._attempt(Worker(0, threading.RLock()), future) is None
     assert 1 == future.attempts
+
+
+class Held(int):
+    """A count that stops whoever adds to it."""
+
+    reached = Event()
+    go_on = Event()
+
+    def __add__(self, other: int) -> int:
+        """Stop there."""
+        self.reached.set()
+        assert self.go_on.wait(TIMEOUT)
+        return int(self) + other
+
+
+class Door:
+    """A lock that tells who comes to it."""
+
+    def __init__(self, lock: Any, come: Callable[[], object]) -> None:
+        self._come = come
+        self.acquire, self.release = lock.acquire, lock.release
+
+    def __enter__(self) -> None:
+        self._come()
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def begin_to_observe(future: AnyFuture, how: str, seen: list[str], came: Semaphore) -> Thread:
+    """Observe *future* in a thread of its own, and return when that waits for others, or has ended."""
+
+    def observe() -> None:
+        if how == "wait":
+            assert {future} == wait([future], TIMEOUT).done
+        elif how == "callback":
+            future.add_done_callback(lambda _: seen.append(how))
+        else:
+            with pytest.raises(InvalidStateError):
+                future.set_result("another")
+        came.release()
+
+    thread = Thread(target=observe)
+    thread.start()
+    assert came.acquire(timeout=TIMEOUT)
+    return thread
+
+
+@pytest.mark.parametrize("second", ["callback", "wait", "outcome"])
+def test_all_who_observe_a_call_as_its_worker_ends_are_told(
+    monkeypatch: pytest.MonkeyPatch, lone: RetryingExecutor, release: Event, second: str
+) -> None:
+    """The second does not rely on the first, who still waits for the worker; counted once (A3, G1, G4)."""
+    seen: list[str] = []
+    came = Semaphore(0)
+    future = running(lone, release, "text")
+    worker = future._worker
+    assert worker is not None
+    monkeypatch.setattr(Held, "reached", Event())
+    monkeypatch.setattr(Held, "go_on", Event())
+    worker.lock = Door(worker.lock, came.release)  # type: ignore[assignment]
+    worker.succeeded = Held()
+    release.set()
+    assert Held.reached.wait(TIMEOUT)  # it saw that nobody observes the call
+    threads = [begin_to_observe(future, how, seen, came) for how in ("callback", second)]
+    Held.go_on.set()
+    for thread in threads:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+    assert "text" == future.result(TIMEOUT)
+    assert ["callback"] * (1 + (second == "callback")) == seen
+    assert 1 == lone.stats().submitted
+
+
+def test_all_who_observe_a_call_as_it_is_cancelled_are_told(
+    monkeypatch: pytest.MonkeyPatch, lone: RetryingExecutor, release: Event
+) -> None:
+    """The second does not rely on the first, who still waits for whoever cancels (A3, E1)."""
+    seen: list[str] = []
+    came = Semaphore(0)
+    reached, go_on = Event(), Event()
+    running(lone, release)
+    future = lone.submit(int)
+    cancel, synchronize = RetryingFuture._cancel, lone._pool.synchronize
+
+    def slow_cancel(call: AnyFuture) -> None:
+        reached.set()
+        assert go_on.wait(TIMEOUT)
+        cancel(call)
+
+    monkeypatch.setattr(RetryingFuture, "_cancel", slow_cancel)
+    monkeypatch.setattr(lone._pool, "synchronize", lambda: (came.release(), synchronize()))
+    canceller = Thread(target=future.cancel)
+    canceller.start()
+    assert reached.wait(TIMEOUT)  # it saw that nobody observes the call
+    threads = [begin_to_observe(future, "callback", seen, came) for _ in range(2)]
+    go_on.set()
+    for thread in (canceller, *threads):
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()
+    assert future.cancelled()
+    assert ["callback"] * 2 == seen
 
 
 def test_only_the_executor_starts_a_call(executor: RetryingExecutor) -> None:

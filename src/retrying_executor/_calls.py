@@ -199,15 +199,15 @@ class Calls:
         """Give a call what its observers need; see `RetryingFuture`."""
         self._observed.add(weakref.ref(call, self._forget))
         call._observed = True  # announce it, then look
+        if call._state not in DONE:
+            if call._is_last or not HAS_GIL:
+                self.synchronize()
+            worker = call._worker
+            if worker is not None:
+                with worker.lock:
+                    pass
+        # Last: who finds it there does not come here, and would wait for nobody.
         call.__dict__.setdefault("_condition", threading.RLock())
-        if call._state in DONE:
-            return
-        if call._is_last or not HAS_GIL:
-            self.synchronize()
-        worker = call._worker
-        if worker is not None:
-            with worker.lock:
-                pass
 
     def synchronize(self) -> None:
         """Wait until who has the lock has given it back: that sees what was announced, or is seen."""

@@ -33,7 +33,8 @@ lock in common *announce first, then look*, so at least one of them sees the oth
 - A worker that sees ``_is_last`` gets the pool's lock before it begins, which whoever cancels holds.
 - Who cancels leaves a call that has a ``_worker`` alone, and goes by the condition of an observed one.
 - Who observes, and sees that somebody may change the call, waits until that one has given its lock back
-  once. From then on it is done, or whoever makes it done sees that it is observed.
+  once. From then on it is done, or whoever makes it done sees that it is observed. Only then there is a
+  condition, so others who begin to observe it meanwhile wait too.
 
 That takes a thread's steps to be seen by others in the order in which it makes them, as with the GIL.
 Without it there is one lock for all; see `_crew`.

@@ -520,15 +520,30 @@ MUTANTS = [
         "wait_against_cancel",
         (
             "_calls.py",
-            "        if call._is_last or not HAS_GIL:\n            self.synchronize()\n",
-            "        if not HAS_GIL:\n            self.synchronize()\n",
+            "            if call._is_last or not HAS_GIL:\n                self.synchronize()\n",
+            "            if not HAS_GIL:\n                self.synchronize()\n",
         ),
     ),
     mutant(
         "who observes a call does not wait for its worker",
         "deadlock",
         "waiting_against_finishing",
-        ("_calls.py", "            with worker.lock:\n                pass\n", "            pass\n"),
+        (
+            "_calls.py",
+            "                with worker.lock:\n                    pass\n",
+            "                pass\n",
+        ),
+    ),
+    mutant(
+        "who begins to observe a call relies on another who still waits for its worker",
+        "deadlock",
+        "two_who_observe_against_finishing",
+        (
+            "_calls.py",
+            "        call._observed = True  # announce it, then look\n",
+            "        call._observed = True  # announce it, then look\n"
+            '        call.__dict__.setdefault("_condition", threading.RLock())\n',
+        ),
     ),
     mutant(
         "result() looks whether the call is done before it announces that it waits",

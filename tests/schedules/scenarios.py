@@ -231,6 +231,18 @@ def callback_against_finishing() -> Trial:
     return trial
 
 
+def two_who_observe_against_finishing() -> Trial:
+    """Two begin to observe a call when its worker makes it done (A3)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.submit()
+    first, second = threading.Event(), threading.Event()
+    start(lambda: future.add_done_callback(lambda _: first.set()))
+    future.add_done_callback(lambda _: second.set())
+    first.wait()
+    second.wait()
+    return trial
+
+
 def initializers_against_submit() -> Trial:
     """A thread that is still in its initializer sees to one call, not to two (C4)."""
     trial = Trial(2, idle_timeout=0, initializer=lambda: None)
