@@ -14,10 +14,12 @@ from threading import Barrier, BrokenBarrierError, Event, Lock, Semaphore, Threa
 
 import pytest
 
+from calls import Flaky
 from conftest import TIMEOUT
 from observe import eventually, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, _workers
 from retrying_executor._crew import Worker
+from retrying_executor._ledger import Ledger
 
 AT_ONCE = RetryPolicy(delays=(0, 0, 0, 0))
 NEVER_DUE = 3600.0
@@ -515,6 +517,63 @@ def test_a_submit_that_is_interrupted_is_a_refusal(monkeypatch: pytest.MonkeyPat
         assert 1 == executor.stats().submitted
         release.set()
     assert [1] == ran
+
+
+def test_a_call_that_is_taken_up_before_it_is_refused_has_all_its_attempts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A refusal that comes too late ends no retries, however far it was when an attempt failed (B3, G1)."""
+    began, may_fail, asked = Event(), Event(), Event()
+
+    def fn() -> str:
+        if not began.is_set():
+            began.set()
+            assert may_fail.wait(TIMEOUT)
+            raise OSError
+        return "ok"
+
+    def slow_see_to(call: RetryingFuture[object]) -> Exception | None:
+        with pool._lock:
+            pool._call_for_help(time.monotonic())  # as another submitter would
+        assert began.wait(TIMEOUT)
+        executor.shutdown(wait=False)
+        return see_to(call)
+
+    def slow_refuse(ledger: Ledger, call: RetryingFuture[object]) -> bool:
+        may_fail.set()
+        assert eventually(lambda: asked.is_set() or call.done())
+        return refuse(ledger, call)
+
+    executor = RetryingExecutor(1, retry=lambda _: asked.set() or 0.0, idle_timeout=None)
+    assert 0 == executor.submit(int).result(TIMEOUT)
+    assert eventually(lambda: resting(executor))
+    pool = executor._pool
+    see_to, refuse = pool._see_to, Ledger.refuse
+    monkeypatch.setattr(pool, "_see_to", slow_see_to)
+    monkeypatch.setattr(Ledger, "refuse", slow_refuse)
+    future = executor.submit(fn)
+    assert ("ok", 2) == (future.result(TIMEOUT), future.attempts)
+    executor.shutdown()
+
+
+def test_an_attempt_that_fails_while_its_call_is_being_refused_waits_for_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a refusal has announced, and takes back, ends no retries (B3, G1)."""
+    release, came = Event(), Event()
+    flaky = Flaky(1)
+    with RetryingExecutor(1, retry=lambda _: 0.0) as executor:
+        pool = executor._pool
+        synchronize = pool.synchronize
+        monkeypatch.setattr(pool, "synchronize", lambda: (came.set(), synchronize()))
+        future = executor.submit(lambda: release.wait(TIMEOUT) and flaky())
+        with pool._lock:
+            future._is_last = True  # as `Ledger.refuse` does, for a moment
+            release.set()
+            assert came.wait(TIMEOUT)
+            future._is_last = False
+        assert 1 == future.result(TIMEOUT)
+        assert 2 == future.attempts
 
 
 # -- threads that cannot be started (C7) ---------------------------------------------------------

@@ -157,7 +157,8 @@ class Calls:
         """Apply *change*, which makes the call done or returns ``False``, and tell whoever observes it."""
         kept = call._work, call._last  # so that no destructor runs under a lock
         with self._lock:
-            call._is_last = True  # announce it, then look: see `RetryingFuture`
+            if change != self._ledger.refuse:  # which may come too late: then nothing was announced
+                call._is_last = True  # announce it, then look: see `RetryingFuture`
             observed = call._observed
             changed = not observed and change(call, *args) and self._make_way()
         if observed:

@@ -147,8 +147,8 @@ MUTANTS = [
         "cancel_against_start",
         (
             "_calls.py",
-            "        with self._lock:\n            call._is_last = True",
-            "        if True:\n            call._is_last = True",
+            "        with self._lock:\n            if change != self._ledger.refuse:",
+            "        if True:\n            if change != self._ledger.refuse:",
         ),
     ),
     mutant(
@@ -477,7 +477,11 @@ MUTANTS = [
         "who cancels looks whether a worker takes the call before it announces that",
         "counts a call twice, or not at all",
         "cancel_against_a_worker_that_takes_the_call",
-        ("_calls.py", "            call._is_last = True  # announce it", "            pass  # announce it"),
+        (
+            "_calls.py",
+            "                call._is_last = True  # announce it",
+            "                pass  # announce it",
+        ),
         (
             "_ledger.py",
             "        call._is_last = True  # announce it, then look: see `RetryingFuture`\n"
@@ -509,9 +513,9 @@ MUTANTS = [
         "wait_against_cancel",
         (
             "_calls.py",
-            "            call._is_last = True  # announce it, then look: see `RetryingFuture`\n"
+            "                call._is_last = True  # announce it, then look: see `RetryingFuture`\n"
             "            observed = call._observed\n",
-            "            observed, call._is_last = call._observed, True\n",
+            "                pass\n            observed, call._is_last = call._observed, True\n",
         ),
     ),
     mutant(
@@ -661,6 +665,17 @@ MUTANTS = [
             "_pool.py",
             "        if error is not None and self._change(call, self._ledger.refuse):",
             "        if error is not None and (self._change(call, self._ledger.refuse) or True):",
+        ),
+    ),
+    mutant(
+        "a refusal that comes too late leaves the call one attempt",
+        "it has another attempt (B3)",
+        "submit_against_shutdown_with_a_worker",
+        ("_ledger.py", "        call._is_last = False  # nobody else", "        pass  # nobody else"),
+        (
+            "_calls.py",
+            "            if change != self._ledger.refuse:  # which",
+            "            if True:  # which",
         ),
     ),
     mutant(

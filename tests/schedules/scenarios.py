@@ -535,7 +535,7 @@ def submit_against_shutdown_with_a_worker() -> Trial:
     trial = Trial(idle_timeout=0)
     trial.submit()
     start(lambda: trial.shutdown(wait=False))
-    trial.try_submit(1)
+    trial.try_submit(1, lambda: time.sleep(0))
     return trial
 
 
