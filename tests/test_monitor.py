@@ -192,6 +192,26 @@ def test_who_never_retries_does_not_give_up(listener: Listener) -> None:
     assert ["accepted", "attempt_started", "done"] == listener.kinds
 
 
+def test_no_retry_is_told_of_a_call_whose_outcome_is_set_meanwhile() -> None:
+    """After "done" nothing follows, whoever makes the call done while an attempt fails (A3, G3)."""
+    events: list[str] = []
+    may_fail = threading.Event()
+
+    def fail_in_time() -> NoReturn:
+        assert may_fail.wait(TIMEOUT)
+        raise OSError
+
+    def retry(_: object) -> float:
+        future.set_result("another")
+        return 0.0
+
+    with RetryingExecutor(1, retry=retry, on_event=lambda event: events.append(event.kind)) as executor:
+        future: Any = executor.submit(fail_in_time)
+        may_fail.set()
+    assert "another" == future.result(TIMEOUT)
+    assert ["accepted", "attempt_started", "done"] == events
+
+
 def test_not_now_is_an_event_of_its_own(listener: Listener) -> None:
     """It uses up no attempt."""
     outcomes = iter([NotNow(after=0)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import wait
 from concurrent.futures.thread import BrokenThreadPool
@@ -16,7 +18,7 @@ import pytest
 
 from calls import Flaky
 from conftest import TIMEOUT
-from observe import eventually, resting, threads_named
+from observe import eventually, needs_gil, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, _workers
 from retrying_executor._crew import Worker
 from retrying_executor._ledger import Ledger
@@ -644,6 +646,31 @@ def test_a_thread_that_could_not_be_started_is_started_later(monkeypatch: pytest
         release.set()
         assert {0, 1} == {future.result(TIMEOUT) for future in futures}
         assert 2 == executor.stats().threads
+
+
+@needs_gil
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_a_thread_that_cannot_be_started_keeps_no_executor(
+    monkeypatch: pytest.MonkeyPatch, *, is_refused: bool
+) -> None:
+    """A dropped executor goes at once, without the collector: no frame keeps the error (C7, F5)."""
+    release = Event()
+    executor = RetryingExecutor(2, "kept", idle_timeout=None)
+    futures = [] if is_refused else [executor.submit(release.wait, TIMEOUT)]
+    gc.disable()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", lambda _: fail())
+            with suppress(ValueError):
+                futures.append(executor.submit(bool))
+        release.set()
+        assert [True, False][: len(futures)] == [future.result(TIMEOUT) for future in futures]
+        ref = weakref.ref(executor)
+        del executor
+        assert ref() is None
+        assert eventually(lambda: not threads_named("kept"))
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("max_workers", [1, 2, 3])

@@ -350,6 +350,32 @@ def test_a_held_call_gives_up_in_time() -> None:
     assert (1, "held", 0) == (future.attempts, service.state, service.in_flight)
 
 
+def test_nothing_starts_while_calls_get_an_upstream_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker asks the executor's upstream until it knows that calls may have another (U4, U5)."""
+    service = Upstream("service", max_concurrency=1)
+    release, began = Event(), Event()
+    with RetryingExecutor(1, retry=None, upstream=service) as executor:
+        first, second = executor.submit(release.wait, TIMEOUT), executor.submit(began.set)
+        assert eventually(first.running)
+        service.pause()
+        pool = executor._pool
+        worker, look_ahead = first._worker, pool._look_ahead
+
+        def slow() -> None:  # a worker that goes on just then has its turn first
+            if threading.current_thread() is threading.main_thread():
+                release.set()
+                assert eventually(lambda: worker is not None and worker.call is not first)
+                assert not began.wait(0)
+            look_ahead()
+
+        monkeypatch.setattr(pool, "_look_ahead", slow)
+        executor.with_options(upstream=None)
+        assert eventually(lambda: began.is_set() or executor.stats().held)
+        assert not began.is_set()
+        service.resume()
+        assert second.result(TIMEOUT) is None
+
+
 def test_a_held_call_can_be_refused_after_all() -> None:
     """Where ``submit()`` is interrupted before it returns, the call never runs, though it was held (G1)."""
     service = paused()

@@ -53,8 +53,11 @@ class Pool(Workers):
             if is_queued or not isinstance(error_or_interrupt, RuntimeError):  # of a signal handler
                 self._change(call, self._ledger.refuse)
             raise
-        if error is not None and self._change(call, self._ledger.refuse):  # or it was taken up meanwhile
-            raise error
+        try:
+            if error is not None and self._change(call, self._ledger.refuse):  # or it was taken up meanwhile
+                raise error
+        finally:
+            del error  # its traceback keeps this frame
 
     def _admit(self, call: Call) -> None:
         """Queue a call if it may be accepted: where there is a limit, or no GIL, or after shutdown."""
@@ -106,16 +109,19 @@ class Pool(Workers):
         So it is with the standard executor, and programs cancel or fork right after ``submit()``. It is
         bounded, since a destructor or a signal handler may get here in a critical section.
         """
-        arrival = None
-        with self._lock:
-            if self._refusal is not None:
-                return type(self._refusal)(*self._refusal.args)
-            if self._crew.can_summon:
-                error = self._call_for_help(time.monotonic())
-                if error is not None and not self._crew.members:
-                    return error  # nobody would run it; all accepted before have had somebody
-                if self._crew.on_the_way is not None:
-                    arrival = self._crew.on_the_way.arrival
+        arrival = error = None
+        try:
+            with self._lock:
+                if self._refusal is not None:
+                    return type(self._refusal)(*self._refusal.args)
+                if self._crew.can_summon:
+                    error = self._call_for_help(time.monotonic())
+                    if error is not None and not self._crew.members:
+                        return error  # nobody would run it; all accepted before have had somebody
+                    if self._crew.on_the_way is not None:
+                        arrival = self._crew.on_the_way.arrival
+        finally:
+            del error  # its traceback keeps this frame
         if arrival is not None:
             arrival.acquire(timeout=_ARRIVAL_TIMEOUT)
         if _log.overdue:
@@ -149,10 +155,10 @@ class Pool(Workers):
         if upstream is not self._upstream and not self._is_mixed:
             with self._lock:
                 self._is_mixed = True
-                self._upstream = None
                 self._look_ahead()
                 with self._standstill():
-                    pass  # from now on all have seen it
+                    pass  # from now on all have seen it: nobody takes a call without the lock
+                self._upstream = None  # not before, or somebody who goes on asks for no place
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -355,7 +355,7 @@ class Workers(Calls):
                 permit.upstream.end(permit, *_attempt.evidence(work[4], verdict, outcome), outcome[1])
                 sits_out_until = permit.sits_out_until()
                 permit = None
-            if verdict.delay is not None and not self._halted:
+            if verdict.delay is not None and not (self._halted or call.done()):  # set_result() comes any time
                 # Announced before the next attempt can fail too, so that the lines come in order.
                 _attempt.announce(call, work, outcome, verdict, self.monitor)
                 if self._back_off(worker, call, max(time.monotonic() + verdict.delay, sits_out_until)):

@@ -381,8 +381,8 @@ MUTANTS = [
         "cancel_futures_against_a_failing_attempt",
         (
             "_workers.py",
-            "            if verdict.delay is not None and not self._halted:\n",
-            "            if verdict.delay is not None:\n",
+            "            if verdict.delay is not None and not (self._halted or call.done()):  # set",
+            "            if verdict.delay is not None:  # set",
         ),
         (
             "_workers.py",
