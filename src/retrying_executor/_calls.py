@@ -210,6 +210,12 @@ class Calls:
         # Last: who finds it there does not come here, and would wait for nobody.
         call.__dict__.setdefault("_condition", threading.RLock())
 
+    def make_latch(self, call: Call) -> Any:  # in virtual time it depends on the call
+        """Return a lock that is closed, at which somebody waits for *call*."""
+        latch = threading.Lock()
+        latch.acquire()
+        return latch
+
     def synchronize(self) -> None:
         """Wait until who has the lock has given it back: that sees what was announced, or is seen."""
         with self._lock:

@@ -11,8 +11,8 @@ Until it is done ``_state`` is PENDING; it runs while it has a ``_worker``, in w
 A future starts *unobserved*: with no condition, no waiters and no callbacks, since building those
 is most of what a standard future costs. The first that needs them (`wait`, `as_completed`,
 ``add_done_callback``) makes it *observed*, for good, and from then on the inherited code rules. Who only
-waits, in ``result()``, does so at a *latch*: a lock that is opened when the call is done, and through which
-those who wait pass one by one. So nobody waits at the condition, and a lock does for it. What must stay
+waits, in ``result()``, does so at a *latch*: a lock of its own that is opened when the call is done. So nobody
+waits at the condition, and a lock does for it; and who is interrupted has nothing to hand on. What must stay
 true:
 
 - A call becomes done once. A state that is done never changes, so reading ``_state`` needs no lock.
@@ -27,8 +27,8 @@ lock in common *announce first, then look*, so at least one of them sees the oth
     a worker that takes the call           sets ``_worker``, then looks at ``_is_last``
     who cancels it, or sets its outcome    sets ``_is_last``, then looks at ``_worker`` and ``_observed``
     who observes it                        sets ``_observed``, then looks at ``_worker`` and ``_is_last``
-    who waits at its latch                 sets ``_awaited``, then looks at ``_state``
-    whoever makes it done                  sets ``_state``, then looks at ``_awaited``
+    who waits                              adds its latch, sets ``_awaited``, then looks at ``_state``
+    whoever makes it done                  sets ``_state``, then looks at ``_awaited`` and the latches
 
 - A worker that sees ``_is_last`` gets the pool's lock before it begins, which whoever cancels holds.
 - Who cancels leaves a call that has a ``_worker`` alone, and goes by the condition of an observed one.
@@ -45,6 +45,7 @@ from __future__ import annotations
 import math
 import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError, TimeoutError  # noqa: A004  # not the builtin on 3.10
+from contextlib import suppress
 
 from retrying_executor._current import key_of
 from retrying_executor._stdlib import (
@@ -239,23 +240,24 @@ class RetryingFuture(Future["T"]):
 
     def _wait(self, timeout: Duration | None) -> bool:
         """Wait until the call is done, and return whether it is."""
-        closed = threading.Lock()
-        closed.acquire()
-        latch = self.__dict__.setdefault("_latch", closed)
-        self._awaited = True  # announce it, then look
-        if not HAS_GIL:  # pragma: no cover  # coverage is measured with it
-            self._pool.synchronize()
-        if self._state in DONE:
-            return True
-        if timeout is None:
-            latch.acquire()
-        else:
-            seconds = to_seconds(timeout)
-            passed = latch.acquire(timeout=seconds) if seconds > 0 else latch.acquire(False)
-            if not passed:
-                return self.done()
-        latch.release()  # for the next
-        return True
+        latches = self.__dict__.setdefault("_latches", [])
+        latch = self._pool.make_latch(self)
+        try:
+            latches.append(latch)
+            self._awaited = True  # announce it, then look
+            if not HAS_GIL:  # pragma: no cover  # coverage is measured with it
+                self._pool.synchronize()
+            if self._state in DONE:
+                return True
+            if timeout is None:
+                latch.acquire()
+            else:
+                seconds = to_seconds(timeout)
+                latch.acquire(timeout=seconds) if seconds > 0 else latch.acquire(False)
+            return self.done()
+        finally:  # if this is interrupted, one latch too many is opened: no harm
+            with suppress(ValueError):
+                latches.remove(latch)
 
     def _get_snapshot(self) -> Any:  # pragma: no cover  # called by asyncio from Python 3.15 on
         # There, asyncio takes the outcome by this instead of exception().
@@ -365,9 +367,13 @@ class RetryingFuture(Future["T"]):
     # -- for the pool: telling others, without its lock ------------------------------------------
 
     def _open(self) -> None:
-        """Let those pass who wait for the call, which is done, if anybody does."""
+        """Let those pass who wait for the call, which is done, if anybody does; may be done again."""
         if self._awaited:
-            self.__dict__["_latch"].release()
+            for latch in self.__dict__["_latches"].copy():  # who waits no more takes out its own
+                try:  # not suppress(), which takes longer than all the rest
+                    latch.release()
+                except RuntimeError:
+                    continue  # it is open already
 
     def _tell_waiters(self) -> None:
         """Tell `wait` and `as_completed`; under the condition."""

@@ -177,7 +177,6 @@ class VirtualPool:
                 raise type(self._refusal)(*self._refusal.args)
             call._work = fn, args, kwargs, context, self._with_seed(terms)
             self.give_key(call)
-            call.__dict__["_latch"] = Latch(self, call)
             self._ledger.schedule.fresh.append(call)
 
     def _make_room(self, call: Call, upstream: Upstream | None) -> None:
@@ -364,6 +363,10 @@ class VirtualPool:
             call._open()
             call._invoke_callbacks()
         return changed
+
+    def make_latch(self, call: Call) -> Latch:
+        """Return what stands in for the lock at which somebody waits for *call*."""
+        return Latch(self, call)
 
     def observe(self, call: Call) -> None:
         """Give a call what its observers need; see `RetryingFuture`."""

@@ -26,7 +26,7 @@ class Latch:
 
     def __init__(self, pool: VirtualPool, call: Call) -> None:
         self._pool = pool
-        self._call = weakref.ref(call)  # which has this
+        self._call = weakref.ref(call)  # which has this, while somebody waits
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Return when the call is done.

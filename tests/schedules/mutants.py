@@ -555,13 +555,13 @@ MUTANTS = [
         "resubmit_after_result",
         (
             "_future.py",
-            "        self._awaited = True  # announce",
-            "        is_done, self._awaited = self._state in DONE, True  #",
+            "            self._awaited = True  # announce",
+            "            is_done, self._awaited = self._state in DONE, True  #",
         ),
         (
             "_future.py",
-            "        if self._state in DONE:\n            return True\n",
-            "        if is_done:\n            return True\n",
+            "            if self._state in DONE:\n                return True\n",
+            "            if is_done:\n                return True\n",
         ),
     ),
     mutant(
