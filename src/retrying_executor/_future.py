@@ -11,7 +11,7 @@ Until it is done ``_state`` is PENDING; it runs while it has a ``_worker``, in w
 A future starts *unobserved*: with no condition, no waiters and no callbacks, since building those
 is most of what a standard future costs. The first that needs them (`wait`, `as_completed`,
 ``add_done_callback``) makes it *observed*, for good, and from then on the inherited code rules. Who only
-waits, in ``result()``, does so at a *latch*: a lock of its own that is opened when the call is done. So nobody
+waits, in ``result()``, does so at a *latch*: a lock of its own, opened when the call is done. So nobody
 waits at the condition, and a lock does for it; and who is interrupted has nothing to hand on. What must stay
 true:
 
