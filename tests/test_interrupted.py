@@ -6,12 +6,14 @@ import _thread
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
 
 import pytest
 
 from conftest import TIMEOUT
 from observe import eventually
-from retrying_executor import RetryingExecutor, RetryingFuture
+from retrying_executor import RetryingExecutor, RetryingFuture, Upstream
+from retrying_executor._pool import Pool
 
 
 @pytest.fixture
@@ -42,3 +44,22 @@ def test_others_get_the_result_that_an_interrupted_thread_has_waited_for(
             assert eventually(lambda: False)
         assert [1, 1, 1] == [result.result(TIMEOUT) for result in results]
     assert eventually(lambda: not future.__dict__["_latches"])
+
+
+def test_calls_that_are_held_start_after_an_interrupted_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place that is kept for an executor which never learned of it is given to another (F9, G1)."""
+    look_again = Pool.look_again
+
+    def interrupted(pool: Pool, upstream: Upstream, opens_at: float) -> NoReturn:
+        monkeypatch.setattr(Pool, "look_again", look_again)
+        raise KeyboardInterrupt
+
+    service = Upstream("service")
+    service.pause()
+    with RetryingExecutor(1, upstream=service) as one, RetryingExecutor(1, upstream=service) as other:
+        futures = [executor.submit(int) for executor in (one, other)]
+        assert eventually(lambda: one.stats().held == other.stats().held == 1)
+        monkeypatch.setattr(Pool, "look_again", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            service.resume()
+        assert [0, 0] == [future.result(TIMEOUT) for future in futures]

@@ -409,7 +409,16 @@ class Upstream:
                     self._waiting.pop(pool, None)
                     self._invited.add(pool)
                     self._look()
-            if not pool.look_again(self, max(opens, now)):
+            try:
+                is_told = pool.look_again(self, max(opens, now))
+            except BaseException:  # of a signal handler: the pool may not know, and the others wait
+                with self._lock:
+                    self._invited.discard(pool)
+                    self._waiting[pool] = [math.inf]
+                    self._look()
+                self._tell()
+                raise
+            if not is_told:
                 with self._lock:
                     self._invited.discard(pool)
                     if self._waiting.get(pool) is entry:  # it has not asked meanwhile
