@@ -712,6 +712,31 @@ def test_a_watchdog_holds_on_to_no_call() -> None:
         assert {} == watchdog._running
 
 
+@needs_gil  # without it, references are counted later
+def test_a_watchdog_holds_on_to_nothing_that_threads_have_in_hands(caplog: pytest.LogCaptureFixture) -> None:
+    """What it sees of other threads goes when they let go of it, without help from the collector (G2)."""
+
+    class Local:
+        """What a function that waits for its call has in its hands, besides."""
+
+    def handle() -> weakref.ref[Local]:
+        local, may_end = Local(), threading.Event()
+        future = executor.submit(partial(assert_in_time, may_end))
+        assert eventually(lambda: "assert_in_time" in caplog.text)
+        may_end.set()
+        future.result(TIMEOUT)
+        return weakref.ref(local)
+
+    gc.collect()
+    gc.disable()
+    try:
+        with RetryingExecutor(1, warn_after=0.001) as executor:
+            gone = [handle() for _ in range(3)]
+            assert eventually(lambda: not any(ref() for ref in gone))
+    finally:
+        gc.enable()
+
+
 def test_a_log_handler_may_shut_down_in_the_watchdogs_thread() -> None:
     """It does not wait for itself (F7)."""
     may_end = threading.Event()

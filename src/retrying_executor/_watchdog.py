@@ -86,22 +86,27 @@ class Watchdog:
     def _warn(self, *, is_called: bool) -> float | None:
         """Log what is due; return for how many seconds nothing will be, or ``None`` to leave."""
         due = []
-        with self._lock:
-            now = time.monotonic()
-            if not self._running:
-                is_over = self._is_idle and not is_called
-                self._is_idle = not is_over
-                self._thread = None if is_over else self._thread
-                return None if is_over else self._grace
-            self._is_idle = False
-            frames = sys._current_frames()
-            for run in self._running.values():
-                if run.warns_at <= now:
-                    run.warns_at = now + (now - run.began_at)
-                    due.append((run, now - run.began_at, run.stack(frames)))
-            warns_at = min(run.warns_at for run in self._running.values())
+        frames: dict[int, FrameType] = {}
+        try:
+            with self._lock:  # so that no attempt ends before its stack is read
+                now = time.monotonic()
+                if not self._running:
+                    is_over = self._is_idle and not is_called
+                    self._is_idle = not is_over
+                    self._thread = None if is_over else self._thread
+                    return None if is_over else self._grace
+                self._is_idle = False
+                for run in self._running.values():
+                    if run.warns_at <= now:
+                        frames = frames or sys._current_frames()
+                        due.append((run, now - run.began_at, run.stack(frames)))
+                        run.warns_at = now + (now - run.began_at)
+                warns_at = min(run.warns_at for run in self._running.values())
+        finally:
+            # Not under the lock: what has returned meanwhile goes away here, with the destructors of its locals.
+            frames.clear()  # and this frame is among them
         for run, duration, stack in due:
-            _log.runs_for_long(run.name, run.attempt, duration, run.thread.name, stack)
+            _log.runs_for_long(run.name, run.attempt, duration, run.thread.name, "".join(stack.format()))
         # An attempt that begins meanwhile wakes nobody, and is not due before that.
         return min(max(0.0, warns_at - now), self._warn_after, threading.TIMEOUT_MAX)
 
@@ -118,13 +123,14 @@ class Run:
         self.began_at = time.monotonic()
         self.warns_at = self.began_at + warn_after
 
-    def stack(self, frames: dict[int, FrameType]) -> str:
+    def stack(self, frames: dict[int, FrameType]) -> traceback.StackSummary:
         """Return where it is, given what all threads do: from the call on."""
         assert self.thread.ident is not None
         frame = frames.get(self.thread.ident)
         if frame is None:  # an asynchronous exception has ended the thread
-            return ""
-        stack = traceback.extract_stack(frame)
+            return traceback.StackSummary()
+        stack = traceback.StackSummary.extract(traceback.walk_stack(frame), lookup_lines=False)
+        stack.reverse()
         while any(frame.filename == _attempt.__file__ for frame in stack):
             del stack[0]  # how it got there is the same for all
-        return "".join(stack.format())
+        return stack
