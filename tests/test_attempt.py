@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import math
 import traceback
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from typing import Any, NoReturn
 
 import pytest
 
-from retrying_executor import Attempt, RetryPolicy, _attempt
+from retrying_executor import Attempt, NotNow, RetryPolicy, Upstream, _attempt
 from retrying_executor._attempt import add_note, run
+from retrying_executor._log import UnseenFailure
 from retrying_executor._policy import Terms
+from retrying_executor.testing import VirtualTimeExecutor
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
 
@@ -65,6 +68,123 @@ def frames(exception: BaseException | None) -> list[FrameType]:
 def notes(exception: BaseException) -> object:
     """Return the notes of an exception; from Python 3.11 on, tracebacks show them."""
     return exception.__notes__  # type: ignore[attr-defined]
+
+
+def raises(*_: object) -> NoReturn:
+    """What a hostile attribute does."""
+    raise LookupError("a hostile exception was asked")
+
+
+def interrupts(*_: object) -> NoReturn:
+    """What a hostile attribute does that wants to end the program."""
+    raise SystemExit
+
+
+HOSTILE = [
+    *(
+        (name, property(what))
+        for name in (
+            "__traceback__",
+            "__cause__",
+            "__context__",
+            "__notes__",
+            "__class__",
+            "__dict__",
+            "args",
+        )
+        for what in (raises, interrupts)
+    ),
+    *(
+        (name, what)
+        for name in (
+            "__getattribute__",
+            "__setattr__",
+            "__str__",
+            "__format__",
+            "__eq__",
+            "__hash__",
+            "__bool__",
+        )
+        for what in (raises, interrupts)
+    ),
+    *(
+        (name, property(lambda _, lie=lie: lie))
+        for name, lie in [
+            ("__traceback__", "a lie"),
+            ("__cause__", "a lie"),
+            ("__notes__", "a lie"),
+            ("__class__", NotNow),
+            ("__class__", KeyboardInterrupt),
+            ("response", HostileError()),
+            ("headers", HostileError()),
+            ("status", True),
+        ]
+    ),
+]
+
+
+BRIEFLY = RetryPolicy(delays=(0.01, 0.01), max_elapsed=0.025, jitter=False)
+
+
+@pytest.mark.parametrize(("name", "hostile"), HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("base", [Exception, NotNow])
+def test_a_hostile_exception_is_the_outcome_like_any_other(
+    name: str, hostile: Any, base: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever its attributes raise or pretend, the last one is what the call fails with (B3)."""
+    cls = type("Hostile", (base,), {"after": 0.01, name: hostile})
+    attempts = {
+        BRIEFLY: 3,
+        BRIEFLY.replace(retry_on=Exception): 3,
+        BRIEFLY.replace(retry_on=KeyError): 1,
+        (lambda attempt: 0.01 if attempt.number < 3 else None): 3,
+        None: 1,
+    }
+    caplog.set_level(logging.DEBUG)
+    with VirtualTimeExecutor(1, on_event=lambda event: event.reason, warn_after=60) as executor:
+        for retry, expected in attempts.items():
+            raised: list[BaseException] = []
+            service = Upstream("service", hold_after=10)
+            future = executor.with_options(retry=retry, upstream=service).submit(raise_new, cls, raised)
+            executor.drain()
+            outcome = future.exception(0)
+            assert outcome is raised[-1]
+            assert base is NotNow or expected == len(raised)  # that waits for the upstream
+            with pytest.raises(BaseException) as caught:  # noqa: PT011  # no text of it can be had
+                future.result(0)
+            assert caught.value is outcome
+    assert not [record for record in caplog.records if "worker thread" in record.getMessage()]
+
+
+def raise_new(cls: type[Exception], raised: list[BaseException]) -> NoReturn:
+    """Raise another exception each time, and note it."""
+    raised.append(cls.__new__(cls))  # what it does when it is created is the business of the call
+    raise raised[-1]
+
+
+@pytest.mark.parametrize(("name", "hostile"), HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_failure_that_nobody_looked_at_is_logged(
+    name: str, hostile: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Handlers can format it, and see what was raised and where (B3, G3)."""
+    exception = type("Hostile", (Exception,), {name: hostile})()
+    _, raised = run(work_of(raise_, exception), None)
+    assert raised is exception
+    UnseenFailure("call", 1, exception).report()
+    [record] = [record for record in caplog.records if "nobody looked" in record.getMessage()]
+    text = logging.Formatter().format(record)
+    assert "Hostile" in text
+    assert "raise_" in text
+
+
+@pytest.mark.parametrize("what", [raises, interrupts])
+def test_the_error_of_a_policy_may_be_hostile(what: Any) -> None:
+    """It is the outcome, and the call's own exception its cause (B3, B8)."""
+    cls = type("Hostile", (Exception,), {"__cause__": property(what, what), "__setattr__": what})
+    error, exception = cls(), ValueError("no")
+    outcome = judge(lambda _: raise_(error), Terms(None), 1, 0.0, (None, exception))[1]
+    assert (None, error) == outcome
+    assert exception is vars(BaseException)["__cause__"].__get__(error)
 
 
 # -- run -----------------------------------------------------------------------------------------

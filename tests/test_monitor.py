@@ -791,4 +791,4 @@ def test_what_is_not_there_is_not_there() -> None:
 def test_an_attempt_whose_thread_is_gone_has_no_stack() -> None:
     """An asynchronous exception may end a thread between an attempt and the note that it is over (G3)."""
     work: Any = (int, (), {}, None, None)
-    assert "" == Run(work, 1, 5.0).stack({})
+    assert [] == Run(work, 1, 5.0).stack({})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from retrying_executor import _log
 from retrying_executor._errors import NotNow
+from retrying_executor._exceptions import is_a, set_cause, traceback_of
 from retrying_executor._log import UnseenFailure, call_name
 from retrying_executor._policy import DONE, GIVE_UP, TOO_LATE, Attempt, Verdict
 from retrying_executor._value import in_words, optional_seconds
@@ -99,9 +100,11 @@ def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence
         return "worked", None
     if verdict is TOO_LATE:
         return "none", None
-    if not isinstance(exception, Exception):  # None: a result that the program rejects is an answer
-        return "worked" if exception is None else "none", None
-    if verdict.concerns_call or (isinstance(exception, NotNow) and exception.only_this_call):
+    if exception is None:  # a result that the program rejects is an answer
+        return "worked", None
+    if not is_a(exception, Exception):
+        return "none", None
+    if verdict.concerns_call or (is_a(exception, NotNow) and exception.only_this_call):
         return "none", None
     asked = verdict.asked  # whether or not the call gives up
     if asked is None:
@@ -148,12 +151,12 @@ def run(work: Work, previous: BaseException | None) -> Outcome:
         What it returned or raised.
     """
     fn, args, kwargs, context, _ = work
-    old = None if previous is None else previous.__traceback__
+    old = None if previous is None else traceback_of(previous)
     try:
         return context.copy().run(fn, *args, **kwargs), None
     except BaseException as exception:
         if exception is previous:
-            _cut(exception.__traceback__, old)
+            _cut(traceback_of(exception), old)
         return None, exception
     finally:
         del work, previous, fn, args, kwargs, context, old  # a traceback keeps this frame
@@ -190,7 +193,7 @@ def judge(
         if exception is None:
             if terms.rejects is None or not terms.rejects(result):
                 return DONE, outcome
-        elif not isinstance(exception, Exception):
+        elif not is_a(exception, Exception):
             return GIVE_UP, outcome
         attempt = Attempt(
             number=number, exception=exception, result=result, elapsed=elapsed, postponed=postponed
@@ -200,7 +203,7 @@ def judge(
         return Verdict(optional_seconds("what the retry policy returns", policy(attempt))), outcome
     except BaseException as error:
         if exception is not None and error is not exception:
-            BaseException.__setattr__(error, "__cause__", exception)  # whatever its class overrides
+            set_cause(error, exception)
         return GIVE_UP, (None, error)
     finally:
         del result, exception, outcome, attempt  # a traceback keeps this frame
@@ -219,5 +222,5 @@ def add_note(exception: BaseException, attempts: int, elapsed: float) -> None:
         plural = "" if attempts == 1 else "s"
         notes.append(f"{_NOTE}{attempts} attempt{plural} in {in_words(elapsed)}")
         exception.__notes__ = notes  # type: ignore[attr-defined]  # known from Python 3.11 on
-    except Exception:  # an exception that takes no notes goes without
+    except BaseException:  # an exception that takes no notes goes without
         return

@@ -13,12 +13,14 @@ import atexit
 import logging
 import threading
 import time
+import traceback
 import weakref
 from collections import deque
 from contextlib import suppress
 from functools import partial
 from itertools import count
 
+from retrying_executor._exceptions import class_name, traceback_of
 from retrying_executor._stdlib import LOGGER, is_held
 from retrying_executor._value import in_words
 from retrying_executor._wrapper import Wrapper
@@ -27,6 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from contextvars import Context
+    from types import TracebackType
 
     from retrying_executor._future import Outcome, Work
     from retrying_executor._policy import Verdict
@@ -44,20 +47,20 @@ def call_name(fn: object) -> str:
             fn = fn.func
         module = fn.__module__ or type(fn.__self__).__module__  # type: ignore[attr-defined]  # hence the except
         return f"{module}.{fn.__qualname__}"  # type: ignore[attr-defined]  # hence the except
-    except Exception:  # callable objects have no name; hostile ones raise
-        return f"{type(fn).__module__}.{type(fn).__qualname__}"
+    except BaseException:  # callable objects have no name; hostile ones raise
+        return f"{type(fn).__module__}.{class_name(fn)}"
 
 
 def describe(outcome: object, exception: BaseException | None) -> str:
     """Return what an attempt ended with, fit for a log line: in one line, and no more than `_MOST_TEXT`."""
     if exception is None:
-        return f"rejected result of type {type(outcome).__qualname__}"
+        return f"rejected result of type {class_name(outcome)}"
     try:
-        text = f"{type(exception).__qualname__}: {exception}"
+        text = f"{class_name(exception)}: {exception}"
         rest = f"... ({len(text)} characters)" if len(text) > _MOST_TEXT else ""
         return " ".join(text[:_MOST_TEXT].splitlines()) + rest
     except BaseException:  # whatever a hostile one raises, it is no outcome of the call
-        return type(exception).__qualname__
+        return class_name(exception)
 
 
 def retry_scheduled(work: Work, number: int, outcome: Outcome, verdict: Verdict) -> None:
@@ -287,6 +290,18 @@ def _report_all() -> None:
         failure.report()
 
 
+def _printable(
+    exception: BaseException,
+) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """Return what to log of an exception: of one that would break the line what can be said of it."""
+    shown, stack = exception, traceback_of(exception)
+    try:
+        traceback.TracebackException(type(exception), exception, stack, lookup_lines=False)
+    except BaseException:  # whatever a hostile one raises
+        shown = Exception(f"{describe(None, exception)} (its attributes cannot be read)")
+    return type(shown), shown, stack
+
+
 def _log(
     level: int,
     message: str,
@@ -297,7 +312,7 @@ def _log(
     to: logging.Logger = logger,
 ) -> None:
     # Logging would ask the exception for its truth value.
-    details = None if exc_info is None else (type(exc_info), exc_info, exc_info.__traceback__)
+    details = None if exc_info is None else _printable(exc_info)
     # What is said about a call is said in a copy of its context, for handlers that add what they find there.
     log = partial(to.log, level, message, *args, exc_info=details, extra=extra)
     try:

@@ -7,6 +7,7 @@ import sys
 
 from retrying_executor._errors import NotNow
 from retrying_executor._evidence import evidence_of, service_failed
+from retrying_executor._exceptions import is_a
 from retrying_executor._transient import retry_after, transient
 from retrying_executor._value import Value, in_words, optional_seconds, positive_int, seconds
 
@@ -246,10 +247,10 @@ class RetryPolicy(Value):
             return GIVE_UP
         asked = None
         if isinstance(answer, NotNow):
-            asked = answer.after
-        if asked is None and isinstance(answer, (bool, NotNow)) and attempt.exception is not None:
+            asked = after(answer)
+        if asked is None and issubclass(type(answer), (bool, NotNow)) and attempt.exception is not None:
             asked = asked_by(attempt.exception, self.max_retry_after)
-        if isinstance(answer, float):
+        if is_a(answer, float):
             delay = answer
         else:
             number = max(used, 1) if counts else attempt.postponed + 1
@@ -264,10 +265,10 @@ class RetryPolicy(Value):
         )
 
     def _is_worth_retrying(self, exception: Exception) -> bool | float | NotNow:
-        if isinstance(exception, NotNow):
+        if is_a(exception, NotNow):
             return exception
         if isinstance(self.retry_on, (type, tuple)):
-            return isinstance(exception, self.retry_on)
+            return issubclass(type(exception), self.retry_on)
         answer = self.retry_on(exception)
         if isinstance(answer, (bool, NotNow)):
             return answer
@@ -286,6 +287,14 @@ class RetryPolicy(Value):
         if self.jitter:
             bound *= _random() if self.random is None else self.random()
         return bound + (asked or 0.0)
+
+
+def after(not_now: NotNow) -> float | None:
+    """Return how many seconds a call asks to wait; ``None`` if it does not, or if that cannot be read."""
+    try:
+        return optional_seconds("after", not_now.after)
+    except BaseException:  # somebody has set it to something else, or a subclass raises
+        return None
 
 
 def asked_by(exception: Exception, limit: float | None) -> float | None:
@@ -326,11 +335,8 @@ class Terms:
 
     def asked_by(self, exception: Exception) -> float | None:
         """Return how many seconds an answer asks to wait, as far as that is heeded."""
-        if isinstance(exception, NotNow):
-            try:
-                return optional_seconds("after", exception.after)
-            except Exception:  # somebody has set it to something else
-                return None
+        if is_a(exception, NotNow):
+            return after(exception)
         own = self.policy if isinstance(self.policy, RetryPolicy) else None
         return asked_by(exception, MAX_RETRY_AFTER if own is None else own.max_retry_after)
 

@@ -13,6 +13,7 @@ import time
 
 from retrying_executor import _codes
 from retrying_executor._errors import NotNow
+from retrying_executor._exceptions import is_a, traceback_of
 from retrying_executor._wrapper import codes as wrapper_codes
 
 TYPE_CHECKING = False
@@ -43,7 +44,7 @@ def transient(exception: BaseException) -> bool | NotNow:
     try:
         return _judge(exception)
     except BaseException:  # of a hostile attribute: it proves nothing about the call
-        return issubclass(type(exception), Exception)
+        return is_a(exception, Exception)
 
 
 def retry_after(exception: BaseException) -> float | None:
@@ -72,11 +73,11 @@ def retry_after(exception: BaseException) -> float | None:
 
 
 def _judge(exception: BaseException) -> bool | NotNow:
-    if isinstance(exception, NotNow):
+    if is_a(exception, NotNow):
         return exception
-    if not isinstance(exception, Exception) or isinstance(exception, _codes.PROGRAMMING_ERRORS):
+    if not is_a(exception, Exception) or issubclass(type(exception), _codes.PROGRAMMING_ERRORS):
         return False
-    if isinstance(exception, TypeError) and _was_not_entered(exception):
+    if is_a(exception, TypeError) and _was_not_entered(exception):
         return False
     code = aws_code_of(exception)
     if code in _codes.AWS_NOT_NOW:
@@ -96,7 +97,7 @@ def _judge(exception: BaseException) -> bool | NotNow:
 
 def _was_not_entered(exception: TypeError) -> bool:
     """Return whether no frame below the one that caught it has seen it: the call itself was at fault."""
-    traceback = exception.__traceback__
+    traceback = traceback_of(exception)
     below = None if traceback is None else traceback.tb_next
     while below is not None and below.tb_frame.f_code in wrapper_codes:
         below = below.tb_next

@@ -103,7 +103,7 @@ class Watchdog:
                         run.warns_at = now + (now - run.began_at)
                 warns_at = min(run.warns_at for run in self._running.values())
         finally:
-            # Not under the lock: what has returned meanwhile goes away here, with the destructors of its locals.
+            # Not under the lock: what has returned meanwhile goes away here, and its locals with it.
             frames.clear()  # and this frame is among them
         for run, duration, stack in due:
             _log.runs_for_long(run.name, run.attempt, duration, run.thread.name, "".join(stack.format()))

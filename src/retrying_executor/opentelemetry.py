@@ -231,9 +231,9 @@ def _outcome_of(exception: BaseException, span: Span) -> dict[str, str]:
     "Not now" is no error, whether the call says so or the answer that `transient` knows. Only the policy
     decides what follows, but it has not been asked yet, and may count it after all.
     """
-    with suppress(Exception):  # of one that cannot be turned into text
+    with suppress(BaseException):  # of one that cannot be turned into text
         span.record_exception(exception)
-    if isinstance(exception, Exception) and isinstance(transient(exception), NotNow):
+    if isinstance(transient(exception), NotNow):
         return {"retrying_executor.outcome": "not_now"}
     cls = type(exception)
     name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"

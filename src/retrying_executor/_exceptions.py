@@ -1,0 +1,38 @@
+"""Looks at exceptions past what their classes override: nothing here runs code of theirs."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, TypeVar
+
+    from typing_extensions import TypeIs
+
+    T = TypeVar("T")
+
+_TRACEBACK: Any = vars(BaseException)["__traceback__"]
+_CAUSE: Any = vars(BaseException)["__cause__"]
+_QUALNAME: Any = vars(type)["__qualname__"]
+
+
+def is_a(obj: object, cls: type[T]) -> TypeIs[T]:
+    """Return whether *obj* is an instance of *cls*, whatever its ``__class__`` says."""
+    return issubclass(type(obj), cls)
+
+
+def traceback_of(exception: BaseException) -> TracebackType | None:
+    """Return the traceback that the interpreter has noted."""
+    traceback: TracebackType | None = _TRACEBACK.__get__(exception)
+    return traceback
+
+
+def set_cause(exception: BaseException, cause: BaseException) -> None:
+    """Note *cause*, as ``raise ... from`` does."""
+    _CAUSE.__set__(exception, cause)
+
+
+def class_name(obj: object) -> str:
+    """Return the qualified name of the class of *obj*."""
+    name: str = _QUALNAME.__get__(type(obj))
+    return name
