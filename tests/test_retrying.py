@@ -6,9 +6,11 @@ import contextvars
 import gc
 import math
 import re
+import socket
 import sys
 import threading
 import time
+import urllib.request
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
@@ -20,6 +22,7 @@ import pytest
 
 from conftest import TIMEOUT
 from retrying_executor import Attempt, PendingLimitError, RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor.testing import VirtualTimeExecutor
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
 AN_HOUR = RetryPolicy(initial_delay=3600, max_delay=3600, max_elapsed=None, jitter=False)
@@ -40,6 +43,30 @@ class Interrupt(BaseException):
 
 class Resource:
     """Something that a weak reference can watch."""
+
+
+class Answer:
+    """Looks like the answer of an HTTP client."""
+
+    def __init__(self, **attributes: object) -> None:
+        """Take other attributes than an answer has."""
+        self.is_closed = False
+        self.status_code, self.headers = 503, {}
+        self.__dict__.update(attributes)
+
+    def close(self) -> None:
+        """Note that, and break."""
+        self.is_closed = True
+        raise OSError("the connection is broken")
+
+
+class AnsweredError(Exception):
+    """Refers to an answer, or to what looks like one."""
+
+    def __init__(self, response: object) -> None:
+        """Take the answer."""
+        super().__init__()
+        self.response = response
 
 
 class Flaky:
@@ -212,6 +239,57 @@ def test_backoff_holds_no_worker(lone: RetryingExecutor) -> None:
     assert list(range(10)) == list(lone.map(int, range(10)))
     assert 1 == future.attempts
     assert not future.done()
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_backoff_holds_no_connection(lone: RetryingExecutor, is_wrapped: bool) -> None:
+    """What the exception of a failed attempt keeps open is closed when another follows (B5)."""
+
+    def serve() -> None:
+        connection, _ = service.accept()
+        with connection:
+            assert connection.recv(65_536).endswith(b"\r\n\r\n")
+            connection.sendall(b"HTTP/1.1 503 No\r\nRetry-After: 3600\r\nContent-Length: 4\r\n\r\nbusy")
+            if not connection.recv(1):  # pragma: no branch  # nothing else is sent
+                closed.set()
+
+    def call() -> None:
+        try:
+            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=TIMEOUT)
+        except OSError as error:
+            raised.append(error)
+            if is_wrapped:
+                raise RuntimeError from error
+            raise
+
+    raised: list[Any] = []
+    closed = Event()
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        url = f"http://127.0.0.1:{service.getsockname()[1]}/"
+        server = Thread(target=serve)
+        server.start()
+        future = lone.submit(call)
+        assert closed.wait(TIMEOUT)
+        server.join(TIMEOUT)
+    assert 503 == raised[0].code
+    assert "3600" == raised[0].headers["Retry-After"]
+    assert future.cancel()
+
+
+def test_the_last_answer_stays_open() -> None:
+    """What the call fails with is not touched: who looks at it may want to read it (B3, B5)."""
+    answers: list[Answer] = []
+
+    def call() -> NoReturn:
+        answers.append(Answer())
+        raise AnsweredError(answers[-1])
+
+    with VirtualTimeExecutor(1, retry=RetryPolicy(delays=(1.0, 1.0))) as executor:
+        error = executor.submit(call).exception()
+        executor.with_options(retry=None).submit(call).exception()
+    assert isinstance(error, AnsweredError)
+    assert error.response is answers[2]
+    assert [True, True, False, False] == [answer.is_closed for answer in answers]
 
 
 def test_no_attempt_starts_before_its_delay_is_over(executor: RetryingExecutor) -> None:

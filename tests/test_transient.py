@@ -24,6 +24,8 @@ from conftest import TIMEOUT
 from observe import eventually
 from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, retry_after, transient
 from retrying_executor._evidence import evidence_of
+from retrying_executor._transient import close_answers
+from test_retrying import Answer, AnsweredError
 
 NOW = 784111777.0
 """Sunday, 6 November 1994, 08:49:37 GMT: the date of RFC 9110, section 5.6.7."""
@@ -553,3 +555,25 @@ def test_a_delay_may_end_at_no_date(caplog: pytest.LogCaptureFixture) -> None:
         assert eventually(lambda: future.due_at is not None)
         executor.shutdown(timeout=0)
     assert future.cancelled()
+
+
+# -- answers that are closed ---------------------------------------------------------------------
+
+
+def test_what_is_no_answer_is_not_closed() -> None:
+    """A session, a file or the like that an exception refers to may be in use elsewhere (B5)."""
+    for attributes in ({"headers": None}, {"status_code": "503"}, {"status_code": None}):
+        answer = Answer(**attributes)
+        close_answers(AnsweredError(answer))
+        assert not answer.is_closed
+
+
+def test_the_answers_of_a_whole_chain_are_closed() -> None:
+    """Whatever each of them raises, and although it goes round in a circle (B5)."""
+    errors: list[Any] = [AnsweredError(Answer()) for _ in range(4)]
+    answers = [error.response for error in errors]
+    for error, cause in zip(errors, [*errors[1:], errors[0]], strict=True):
+        error.__cause__ = cause
+    errors[1].response = Hostile()
+    close_answers(errors[0])
+    assert [True, False, True, True] == [answer.is_closed for answer in answers]

@@ -11,6 +11,7 @@ from retrying_executor._errors import NotNow
 from retrying_executor._exceptions import is_a, set_cause, traceback_of
 from retrying_executor._log import UnseenFailure, call_name
 from retrying_executor._policy import DONE, GIVE_UP, TOO_LATE, Attempt, Verdict
+from retrying_executor._transient import close_answers
 from retrying_executor._value import in_words, optional_seconds
 
 TYPE_CHECKING = False
@@ -137,6 +138,12 @@ def announce(call: Call, work: Work, outcome: Outcome, verdict: Verdict, monitor
         _log.gave_up(work, call._attempts, outcome, verdict)
     if monitor is not None:
         monitor.followed_up(call, outcome, verdict)
+
+
+def let_go(outcome: Outcome) -> None:
+    """The call is in backoff: give back the connections that the exception of its attempt keeps open."""
+    if outcome[1] is not None:
+        close_answers(outcome[1])
 
 
 def run(work: Work, previous: BaseException | None) -> Outcome:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _TRACEBACK: Any = vars(BaseException)["__traceback__"]
 _CAUSE: Any = vars(BaseException)["__cause__"]
+_CONTEXT: Any = vars(BaseException)["__context__"]
 _QUALNAME: Any = vars(type)["__qualname__"]
 
 
@@ -25,6 +26,12 @@ def traceback_of(exception: BaseException) -> TracebackType | None:
     """Return the traceback that the interpreter has noted."""
     traceback: TracebackType | None = _TRACEBACK.__get__(exception)
     return traceback
+
+
+def led_to(exception: BaseException) -> list[BaseException]:
+    """Return what *exception* was raised from, and while what was handled."""
+    exceptions = (_CAUSE.__get__(exception), _CONTEXT.__get__(exception))
+    return [one for one in exceptions if one is not None]
 
 
 def set_cause(exception: BaseException, cause: BaseException) -> None:

@@ -13,13 +13,16 @@ import time
 
 from retrying_executor import _codes
 from retrying_executor._errors import NotNow
-from retrying_executor._exceptions import is_a, traceback_of
+from retrying_executor._exceptions import is_a, led_to, traceback_of
 from retrying_executor._wrapper import codes as wrapper_codes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
+
+
+_MOST_EXCEPTIONS = 100  # of one chain
 
 
 def transient(exception: BaseException) -> bool | NotNow:
@@ -67,6 +70,27 @@ def retry_after(exception: BaseException) -> float | None:
         if seconds is not None and 0.0 <= seconds < math.inf:
             return seconds
     return None
+
+
+def close_answers(exception: BaseException) -> None:
+    """Close the HTTP answers that an exception refers to, or one that led to it. Never raises.
+
+    With urllib, the exception is the answer; others have a ``response``. Each may be an open connection.
+    """
+    seen: set[int] = set()
+    found = [exception]
+    while found and len(seen) < _MOST_EXCEPTIONS:
+        one = found.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        found += led_to(one)
+        for answer in (one, get(one, "response")):
+            try:
+                if _is_answer(answer):
+                    answer.close()  # type: ignore[attr-defined]  # it has that
+            except BaseException:  # of a hostile one; or its connection is broken
+                continue
 
 
 # -- what it means ---------------------------------------------------------------------------------
@@ -165,6 +189,12 @@ def _exhausted_status(exception: BaseException) -> int | None:
         if words[:2] == ["too", "many"] and words[3:] == ["error", "responses"]:
             return int(words[2])
     return None
+
+
+def _is_answer(obj: object) -> bool:
+    """Return whether something has what an HTTP answer has that can be closed."""
+    has_status = any(isinstance(get(obj, name), int) for name in ("status_code", "status", "code"))
+    return has_status and get(obj, "headers") is not None and callable(get(obj, "close"))
 
 
 # -- how long it asks to wait ----------------------------------------------------------------------

@@ -311,6 +311,7 @@ class VirtualPool:
                 sits_out_until = -math.inf if permit is None else permit.sits_out_until()
                 self._ledger.back_off(call, max(self._now + verdict.delay, sits_out_until))
                 _attempt.announce(call, work, outcome, verdict, self.monitor)
+                _attempt.let_go(outcome)
                 return
             if verdict is not ACCEPTED and not call.done():
                 _attempt.announce(call, work, outcome, GIVE_UP, self.monitor)

@@ -359,6 +359,7 @@ class Workers(Calls):
                 # Announced before the next attempt can fail too, so that the lines come in order.
                 _attempt.announce(call, work, outcome, verdict, self.monitor)
                 if self._back_off(worker, call, max(time.monotonic() + verdict.delay, sits_out_until)):
+                    _attempt.let_go(outcome)
                     return None
             if verdict is not ACCEPTED and not call.done():
                 _attempt.announce(call, work, outcome, GIVE_UP, self.monitor)

@@ -14,7 +14,7 @@ import pytest
 from answering import Server, answering
 
 from conftest import TIMEOUT
-from retrying_executor import NotNow, RetryingExecutor, retry_after, transient
+from retrying_executor import NotNow, RetryingExecutor, RetryPolicy, retry_after, transient
 
 
 def library(name: str) -> Any:
@@ -313,3 +313,26 @@ def test_a_grpc_server_that_is_not_there_may_come_back(ask: Callable[[str], None
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         assert meaning(raised(ask, f"127.0.0.1:{taken.getsockname()[1]}")) is True
+
+
+@pytest.mark.parametrize("client", ["requests", "httpx"])
+def test_backoff_closes_what_is_streamed(server: Server, client: str) -> None:
+    """The answer to a call in backoff is closed, and the connection with it or given back (B5)."""
+    answers: list[Any] = []
+
+    def call() -> None:
+        if client == "requests":
+            answers.append(session.get(server.url, stream=True))
+        else:
+            request = session.build_request("GET", server.url)
+            answers.append(session.send(request, stream=True))
+        answers[-1].raise_for_status()
+
+    server.answer(503, body=b"{}" * 100_000)
+    session = requests.Session() if client == "requests" else httpx.Client(trust_env=False)
+    with session, RetryingExecutor(1, retry=RetryPolicy(delays=(0.001,))) as executor:
+        error: Any = executor.submit(call).exception(TIMEOUT)
+        first, last = (answer.raw.closed if client == "requests" else answer.is_closed for answer in answers)
+        assert first
+        assert not last
+        error.response.close()
