@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.process
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 import retrying_executor
 from conftest import TIMEOUT
+from retrying_executor import _log
 
 PROLOGUE = """
 import os, sys, threading, time
@@ -329,3 +331,61 @@ def test_a_failure_that_nobody_saw_is_logged_at_the_end_at_the_latest() -> None:
     assert (0, "") == (code, errors)
     assert 1 == sum(line.startswith("retrying_executor: __main__.Flaky failed") for line in output)
     assert 1 == output.count("ValueError: boo")
+
+
+# -- failures that nobody looked at --------------------------------------------------------------
+
+FAIL_UNSEEN = """
+def fail():
+    raise ValueError("card declined")
+
+kept = []
+
+def work():
+    executor = RetryingExecutor(1, retry=None)
+    kept.extend((executor, executor.submit(fail)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_an_unseen_failure_is_logged_in_a_child_of_multiprocessing() -> None:
+    """Such a child may end without atexit (G3)."""
+    code, _, errors = run(f"""{FAIL_UNSEEN}
+import multiprocessing
+
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join()
+""")
+    assert 0 == code
+    assert 1 == errors.count("nobody looked at its outcome")
+    assert 1 == errors.count("ValueError: card declined")
+
+
+def test_an_unseen_failure_is_logged_before_the_listener_of_a_queue_stops() -> None:
+    """Wherever that was registered to be stopped (G3)."""
+    code, _, errors = run(f"""{FAIL_UNSEEN}
+import atexit, logging, logging.handlers, queue
+
+records = queue.Queue()
+logging.getLogger().addHandler(logging.handlers.QueueHandler(records))
+listener = logging.handlers.QueueListener(records, logging.StreamHandler())
+listener.start()
+atexit.register(listener.stop)
+work()
+""")
+    assert 0 == code
+    assert 1 == errors.count("nobody looked at its outcome")
+
+
+def test_a_process_that_has_a_parent_logs_what_is_left_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waits for no atexit, which may not come (G3)."""
+    failure = _log.UnseenFailure("call", 1, ValueError("no"))
+    _log.report_in_time()
+    assert "" == caplog.text
+    monkeypatch.setattr(multiprocessing.process, "parent_process", object)
+    _log.report_in_time()
+    assert "call failed after 1 attempt, and nobody looked at its outcome" in caplog.text
+    assert failure._exception is None

@@ -14,7 +14,7 @@ import weakref
 from contextlib import suppress
 from importlib import import_module
 
-from retrying_executor._log import forget_unseen
+from retrying_executor._log import forget_unseen, report_in_time
 from retrying_executor._stdlib import register_atexit
 from retrying_executor._transient import timestamp_of
 
@@ -82,6 +82,7 @@ def _finish_all() -> None:
         if monitor.exit_timeout is not None:
             left = min(left, began_at + monitor.exit_timeout - time.monotonic())
         monitor.finish(max(0.0, left))
+    report_in_time()
 
 
 def _before_fork() -> None:

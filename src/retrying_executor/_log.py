@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import sys
 import threading
 import time
 import traceback
@@ -288,6 +289,19 @@ def _report_all() -> None:
     report_overdue()
     for failure in all_unseen():
         failure.report()
+
+
+def report_in_time() -> None:
+    """Every call has its outcome, and the interpreter ends: see that failures are logged while that works.
+
+    What is registered last is called first, before what stops the listener of a log queue or the like.
+    Children of `multiprocessing` may end without `atexit`.
+    """
+    atexit.unregister(_report_all)
+    atexit.register(_report_all)
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        _report_all()
 
 
 def _printable(
