@@ -389,3 +389,21 @@ def test_a_process_that_has_a_parent_logs_what_is_left_at_once(
     _log.report_in_time()
     assert "call failed after 1 attempt, and nobody looked at its outcome" in caplog.text
     assert failure._exception is None
+
+
+def test_an_executor_works_where_daemons_are_refused() -> None:
+    """In a subinterpreter: its end waits for the threads that it would not wait for elsewhere (F4)."""
+    pytest.importorskip("_interpreters", reason="there are none before Python 3.13")
+    code, lines, errors = run("""
+import _interpreters
+
+error = _interpreters.exec(_interpreters.create("isolated"), f'''
+import sys
+sys.path[:] = {sys.path!r}
+from retrying_executor import RetryingExecutor
+with RetryingExecutor(1, warn_after=60, exit_timeout=60, on_event=str) as executor:
+    print(executor.submit(int, "1").result())
+''')
+assert error is None, error.formatted
+""")
+    assert (0, ["1"]) == (code, lines), errors

@@ -30,7 +30,7 @@ from contextlib import suppress
 from itertools import count
 
 from retrying_executor._log import never_log_under
-from retrying_executor._stdlib import HAS_GIL
+from retrying_executor._stdlib import HAS_GIL, has_daemons
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Crew:
     Args:
         size: How many workers there may be; 1 or more.
         name: Prefix of the threads' names.
-        daemon: Whether the interpreter may end while a worker still works.
+        daemon: Whether the interpreter may end while a worker still works, where it allows that.
         lock: That of the pool.
     """
 
@@ -109,7 +109,7 @@ class Crew:
         self.members: dict[Worker, None] = {}  # a set in the order of their start
         self.on_the_way: Worker | None = None
         self._name = name
-        self._daemon = daemon
+        self._daemon = daemon and has_daemons()
         self._resting: list[Worker] = []
         self._leading: Worker | None = None
         self._ailing: Worker | None = None

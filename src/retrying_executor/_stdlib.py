@@ -7,6 +7,7 @@
 - ``LOGGER``: where the standard library logs what a done callback or an initializer raises.
 - ``_register_atexit``: the interpreter joins threads before it runs `atexit`, and refuses to
   start new ones from then on. This hook runs before; it is how the standard executor ends too.
+- ``_daemon_threads_allowed``: not in every subinterpreter, and not there before 3.12.
 - ``RLock._is_owned``: whether this thread holds a lock; what `threading.Condition` asks too.
 - ``sys._is_gil_enabled``: documented, but not there before 3.13.
 """
@@ -49,12 +50,16 @@ __all__ = [
     "RUNNING",
     "STATE_NAMES",
     "AsCompletedWaiter",
+    "has_daemons",
     "is_held",
     "register_atexit",
 ]
 
 register_atexit: Callable[[Callable[[], None]], None]
 register_atexit = threading._register_atexit  # type: ignore[attr-defined]  # private
+
+has_daemons: Callable[[], bool] = getattr(threading, "_daemon_threads_allowed", lambda: True)
+"""Returns whether there may be threads that the end of this interpreter does not wait for."""
 
 
 def is_held(lock: threading.RLock) -> bool:
