@@ -21,6 +21,7 @@ from conftest import TIMEOUT
 from observe import eventually, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
 from retrying_executor._pool import Pool
+from retrying_executor.testing import VirtualTimeExecutor
 
 NEVER_DUE = 3600.0
 
@@ -526,3 +527,79 @@ def test_a_worker_leaves_no_call_behind_that_another_thread_is_about_to_cancel(
     executor.shutdown()
     assert running.result(0)
     assert waiting.cancelled()
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_a_block_left_by_an_exception_waits_for_exit_timeout_at_most(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What waits past exit_timeout is cancelled, although it would be retried for long (F8)."""
+    with pytest.raises(error), RetryingExecutor(1, retry=lambda _: NEVER_DUE, exit_timeout=0.05) as executor:  # noqa: PT012
+        future = executor.submit(Flaky())
+        raise error
+    assert future.cancelled()
+    expected = ["shutdown timed out after 0.05 s: 1 waiting call cancelled, none still running"]
+    assert expected == [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("exit_timeout", [None, TIMEOUT])
+def test_a_block_left_by_an_interrupt_cancels_what_waits(
+    exit_timeout: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After Ctrl-C no attempt starts; the one that runs finishes, and its outcome counts (F8)."""
+    began, release = Event(), Event()
+
+    def run() -> str:
+        began.set()
+        assert release.wait(TIMEOUT)
+        return "ran"
+
+    with pytest.raises(KeyboardInterrupt), RetryingExecutor(1, exit_timeout=exit_timeout) as executor:  # noqa: PT012
+        running, waiting = executor.submit(run), executor.submit(list)
+        assert began.wait(TIMEOUT)
+        waiting.add_done_callback(lambda _: release.set())
+        raise KeyboardInterrupt
+    assert waiting.cancelled()
+    assert "ran" == running.result(0)
+    [message] = [record.getMessage() for record in caplog.records]
+    assert message.startswith("interrupted: 1 waiting call cancelled, still running: ")
+
+
+@pytest.mark.parametrize("first", [None, KeyboardInterrupt])
+def test_an_interrupt_at_the_end_of_a_block_gets_out(
+    first: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the end of a block waits raises at once; what waits is cancelled then (F8)."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    executor = RetryingExecutor(1, retry=lambda _: NEVER_DUE)
+    future = executor.submit(Flaky())
+    with monkeypatch.context() as patch:
+        patch.setattr(Pool, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            executor.__exit__(first, None, None)
+    executor.shutdown()
+    assert future.cancelled()
+
+
+def test_virtual_blocks_end_alike(caplog: pytest.LogCaptureFixture) -> None:
+    """In virtual time, a block that is left by an exception or Ctrl-C ends as the real one does (F8)."""
+    options: dict[str, Any] = {"retry": lambda _: NEVER_DUE, "exit_timeout": 4}
+    with pytest.raises(ValueError, match="a bug"), VirtualTimeExecutor(1, **options) as executor:  # noqa: PT012
+        late = executor.submit(Flaky())
+        raise ValueError("a bug")
+    assert late.cancelled()
+    assert 4 == executor.monotonic()
+    with pytest.raises(KeyboardInterrupt), VirtualTimeExecutor(1, **options) as executor:  # noqa: PT012
+        waiting = executor.submit(Flaky())
+        raise KeyboardInterrupt
+    assert waiting.cancelled()
+    assert 0 == executor.monotonic()
+    executor.__exit__(KeyboardInterrupt, None, None)  # nothing left to cancel, nor to say
+    expected = [
+        "shutdown timed out after 4 s: 1 waiting call cancelled, none still running",
+        "interrupted: 1 waiting call cancelled, none still running",
+    ]
+    assert expected == [record.getMessage() for record in caplog.records]

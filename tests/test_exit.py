@@ -204,7 +204,10 @@ def test_exit_is_bounded_although_a_call_hangs() -> None:
     )
     assert time.monotonic() - began_at >= 0.3
     assert (0, ["cancelled True", "done"]) == (code, output)
-    assert "time is up: waiting calls cancelled: 1, calls still running: __main__.hang" == errors.strip()
+    assert (
+        "shutdown timed out after 0.3 s: 1 waiting call cancelled, still running: __main__.hang"
+        == errors.strip()
+    )
 
 
 def test_the_exit_timeout_of_one_executor_does_not_bound_another() -> None:
@@ -218,7 +221,7 @@ def test_the_exit_timeout_of_one_executor_does_not_bound_another() -> None:
     """
     code, output, errors = run(script)
     assert (0, ["cancelled True", "in the end"]) == (code, output)
-    assert "time is up: waiting calls cancelled: 1, calls still running: none" == errors.strip()
+    assert "shutdown timed out after 0 s: 1 waiting call cancelled, none still running" == errors.strip()
 
 
 def test_an_executor_that_waits_does_not_delay_the_end_of_a_bounded_one() -> None:

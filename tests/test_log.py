@@ -526,7 +526,9 @@ def test_calls_that_a_shutdown_cuts_off_are_counted(executor: RetryingExecutor, 
     futures = [executor.with_options(retry=lambda _: 3600).submit(fail) for _ in range(2)]
     assert eventually(lambda: all(future.due_at for future in futures))
     executor.shutdown(timeout=0)
-    assert ["time is up: waiting calls cancelled: 2, calls still running: none"] == logged(logging.WARNING)
+    assert ["shutdown timed out after 0 s: 2 waiting calls cancelled, none still running"] == logged(
+        logging.WARNING
+    )
 
 
 def test_a_shutdown_that_cuts_nothing_off_is_silent(executor: RetryingExecutor, logged: Logged) -> None:
@@ -553,7 +555,9 @@ def test_calls_that_outlast_a_shutdown_are_reported(executor: RetryingExecutor, 
     assert started.wait(TIMEOUT)
     executor.shutdown(timeout=0)
     name = f"{straggler.__module__}.{straggler.__qualname__}"
-    assert [f"time is up: waiting calls cancelled: 0, calls still running: {name}"] == logged(logging.WARNING)
+    assert [f"shutdown timed out after 0 s: 0 waiting calls cancelled, still running: {name}"] == logged(
+        logging.WARNING
+    )
     release.set()
     assert future.result(TIMEOUT)
 
@@ -626,7 +630,7 @@ def test_a_signal_handler_may_raise_while_something_is_logged(executor: Retrying
     LOGGER.addFilter(interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            time_is_up(1, [])
+            time_is_up(1, [], 0.0)
     finally:
         LOGGER.removeFilter(interrupt)
 

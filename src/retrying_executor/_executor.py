@@ -19,7 +19,7 @@ from retrying_executor._work_queue import WorkQueue
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from types import EllipsisType
+    from types import EllipsisType, TracebackType
     from typing import Any, Literal, NoReturn, TypeVar, overload
 
     from typing_extensions import ParamSpec, Unpack
@@ -250,7 +250,8 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             ``None`` for ever.
         exit_timeout: How long the end of the interpreter waits for the calls, in seconds; 0 or
             more, or ``None`` for as long as it takes. Past it, calls that are not running are
-            cancelled, and those that are running are cut off.
+            cancelled, and those that are running are cut off. A ``with`` block that is left by an exception
+            waits no longer either; one that is left by Ctrl-C cancels what is not running at once.
         max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no
             limit.
         when_full: What ``submit()`` does when there are as many, or as many of an upstream: ``"raise"`` a
@@ -336,6 +337,22 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         self._pool.shutdown(
             wait=wait, cancel_futures=cancel_futures, timeout=optional_seconds("timeout", timeout)
         )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Shut down; wait for *exit_timeout* after an exception, and after Ctrl-C for what is running."""
+        pool = self._pool
+        limit: dict[str, Any] = {}
+        if kind is not None and pool.exit_timeout is not None:
+            limit["timeout"] = pool.exit_timeout
+        try:
+            if kind is not None and issubclass(kind, KeyboardInterrupt):
+                pool.interrupt()
+            self.shutdown(**limit)
+        except KeyboardInterrupt:  # while waiting: get out, and leave nothing for which the exit would wait
+            pool.interrupt()
+            raise
 
 
 class View(_Submitter):

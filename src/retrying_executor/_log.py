@@ -144,13 +144,23 @@ def worker_interrupted(error: BaseException) -> None:
     _log(level, message, times, exc_info=error, extra={"kind": "worker_interrupted"})
 
 
-def time_is_up(cancelled: int, running: Iterable[Call]) -> None:
-    """An executor had to end in time: calls that waited were cancelled, those that run are left alone."""
+def time_is_up(cancelled: int, running: Iterable[Call], timeout: float) -> None:
+    """A shutdown has used up its *timeout*, in seconds: waiting calls are cancelled."""
+    _cut_short("time_is_up", f"shutdown timed out after {max(0.0, timeout):.3g} s", cancelled, running)
+
+
+def interrupted(cancelled: int, running: Iterable[Call]) -> None:
+    """Ctrl-C has ended a ``with`` block: waiting calls are cancelled, running ones left to finish."""
+    _cut_short("interrupted", "interrupted", cancelled, running)
+
+
+def _cut_short(kind: str, reason: str, cancelled: int, running: Iterable[Call]) -> None:
     names = sorted(call_name(work[0]) for call in running if (work := call._work) is not None)
     if cancelled or names:
-        message = "time is up: waiting calls cancelled: %d, calls still running: %s"
-        extra = {"kind": "time_is_up", "cancelled": cancelled, "running": len(names)}
-        _log(logging.WARNING, message, cancelled, ", ".join(names) or "none", extra=extra)
+        extra = {"kind": kind, "cancelled": cancelled, "running": len(names)}
+        message = "%s: %d waiting call%s cancelled, %s"
+        still = f"still running: {', '.join(names)}" if names else "none still running"
+        _log(logging.WARNING, message, reason, cancelled, "" if cancelled == 1 else "s", still, extra=extra)
 
 
 class Repeats:

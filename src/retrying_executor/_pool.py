@@ -204,7 +204,16 @@ class Pool(Workers):
         cancelled = self._halt()
         with self._lock:
             running = self._running_calls()
-        _log.time_is_up(cancelled, running)
+        assert timeout is not None  # there is nothing to run out of otherwise
+        _log.time_is_up(cancelled, running, timeout)
+
+    def interrupt(self) -> None:
+        """Ctrl-C: refuse calls, cancel those that wait, and say so; attempts that run go on."""
+        self.close(_AFTER_SHUTDOWN)
+        cancelled = self._halt()
+        with self._lock:
+            running = self._running_calls()
+        _log.interrupted(cancelled, running)
 
     def retire(self, timeout: float) -> bool:
         """Wait until all is done and the threads are gone, for *timeout* seconds; return whether they are."""

@@ -55,6 +55,7 @@ class VirtualPool:
         seed: What the jitter is drawn from.
         initializer: Called before the first attempt, or ``None``.
         initargs: The arguments of *initializer*.
+        exit_timeout: How long a ``with`` block that raises waits, in seconds; ``None``: for ever.
         max_pending: How many calls may be accepted and not done; infinity: no limit.
         wait_when_full: Whether ``submit()`` waits for room instead of raising.
         on_event: Who is told what happens, or ``None``.
@@ -66,6 +67,7 @@ class VirtualPool:
         seed: int,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
+        exit_timeout: float | None,
         max_pending: float,
         wait_when_full: bool,
         on_event: Callable[[Event], object] | None,
@@ -75,6 +77,7 @@ class VirtualPool:
         self.monitor = None if on_event is None else _Monitor(self, on_event)
         self._initializer = initializer
         self._initargs = initargs
+        self.exit_timeout = exit_timeout
         self._max_pending = max_pending
         self._wait_when_full = wait_when_full
         self._turn = threading.RLock()
@@ -388,7 +391,16 @@ class VirtualPool:
             if cancel_futures:
                 self._cancel_all()
             if wait and not self._hands and not self._wait_for_all(timeout):
-                _log.time_is_up(self._cancel_all(), ())
+                assert timeout is not None  # or the wait would have raised
+                _log.time_is_up(self._cancel_all(), (), timeout)
+            self._give_upstreams_back()
+
+    def interrupt(self) -> None:
+        """Ctrl-C: refuse calls, cancel those that wait, and say so."""
+        with self._turn:
+            if self._refusal is None:
+                self._refusal = RuntimeError(_AFTER_SHUTDOWN)
+            _log.interrupted(self._cancel_all(), [worker.call for worker in self._hands if worker.call])
             self._give_upstreams_back()
 
     def _give_upstreams_back(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from retrying_executor._executor import RetryingExecutor, check_monitoring
 from retrying_executor._policy import RetryPolicy, Terms
 from retrying_executor._upstream import checked_upstream
-from retrying_executor._value import positive_int, seconds
+from retrying_executor._value import optional_seconds, positive_int, seconds
 from retrying_executor._virtual import VirtualPool
 from retrying_executor._work_queue import WorkQueue
 
@@ -48,8 +48,8 @@ class VirtualTimeExecutor(RetryingExecutor):
     and starts afresh then. Meanwhile, do not give it to any other executor.
 
     Args:
-        max_workers: Checked, and otherwise ignored; so are *thread_name_prefix*, *idle_timeout*,
-            *exit_timeout* and *warn_after*.
+        max_workers: Checked, and otherwise ignored; so are *thread_name_prefix*, *idle_timeout* and
+            *warn_after*.
         thread_name_prefix: See *max_workers*.
         initializer: Called once, before the first attempt. If it raises, the executor is broken.
         initargs: The arguments of *initializer*.
@@ -57,7 +57,7 @@ class VirtualTimeExecutor(RetryingExecutor):
         retry: As for the real one.
         upstream: As for the real one.
         idle_timeout: See *max_workers*.
-        exit_timeout: See *max_workers*.
+        exit_timeout: As for the real one, in a ``with`` block that is left by an exception.
         max_pending: As for the real one.
         when_full: As for the real one. With ``"wait"``, ``submit()`` runs attempts until there is room.
         on_event: As for the real one, but called at once, in the same thread. The times of the events are
@@ -107,6 +107,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             seed=seed,
             initializer=initializer,
             initargs=initargs,
+            exit_timeout=optional_seconds("exit_timeout", exit_timeout),
             max_pending=float("inf") if max_pending is None else positive_int("max_pending", max_pending),
             wait_when_full=when_full == "wait",
             on_event=on_event,

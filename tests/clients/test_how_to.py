@@ -156,7 +156,7 @@ def test_worker_ends_in_time_and_refuses_what_is_too_much(
         assert eventually(lambda: partner.received)
         server.terminate()
         log = server.communicate(timeout=TIMEOUT)[1]
-    assert "time is up: waiting calls cancelled: 1, calls still running: none" in log
+    assert "1 waiting call cancelled, none still running" in log
     assert ends_with == server.returncode
 
 
