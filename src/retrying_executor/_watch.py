@@ -316,7 +316,9 @@ def watch(
     stays: how many calls succeeded, failed and were cancelled, and how long it took.
 
     Calls count that were pending when the block began, and those submitted since, through all views.
-    The end of the block does not wait for them. The rate is that of the last half a minute, or of
+    The end of the block does not wait for them: in ``with executor, watch(executor):`` the last line comes
+    before the executor has finished. Write ``with watch(executor), executor:`` to see it through, after an
+    exception or Ctrl-C too. The rate is that of the last half a minute, or of
     the last ten calls if they took longer.
 
     Args:
