@@ -882,7 +882,7 @@ def test_shutdown_in_time(caplog: pytest.LogCaptureFixture) -> None:
     assert not future.done()
     executor.shutdown(timeout=600)
     assert (True, 600) == (future.cancelled(), executor.monotonic())
-    assert "waiting calls cancelled: 1, calls still running: none" in caplog.text
+    assert "1 waiting call cancelled, none still running" in caplog.text
 
 
 def test_shutdown_in_a_call_does_not_wait(executor: VirtualTimeExecutor) -> None:
