@@ -388,14 +388,13 @@ def leave(*_: object) -> NoReturn:
         (lambda _: -1, ValueError),
         (lambda _: "soon", TypeError),
         (lambda _: True, TypeError),
-        (lambda: 0, TypeError),
         (RetryPolicy(retry_on=boom), LookupError),
         (RetryPolicy(retry_on=lambda _: "soon"), TypeError),  # type: ignore[arg-type, return-value]
         (RetryPolicy(random=boom), LookupError),
         (RetryPolicy(random=lambda: math.nan), ValueError),
         (RetryPolicy(random=lambda: "1"), TypeError),  # type: ignore[arg-type, return-value]
     ],
-    ids=range(13),
+    ids=range(12),
 )
 def test_a_policy_with_a_bug_loses_no_call(
     lone: RetryingExecutor, retry: Any, error: type[BaseException]

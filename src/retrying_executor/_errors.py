@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retrying_executor._value import in_words, optional_seconds
+from retrying_executor._value import in_words, optional_seconds, to_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class NotNow(Exception):  # noqa: N818  # an answer rather than an error
             the service that asks to wait: an upstream is held for so long.
 
     Raises:
-        TypeError: If *after* is neither a number nor a ``timedelta``, or *only_this_call* is not a ``bool``.
+        TypeError: If *after* is neither a number nor a ``timedelta``, or *only_this_call* is not a ``bool``;
+            or if a duration is all that is given, by position.
         ValueError: If it is negative, infinite or not a number (NaN).
     """
 
@@ -49,6 +50,10 @@ class NotNow(Exception):  # noqa: N818  # an answer rather than an error
 
     def __init__(self, *args: object, after: Duration | None = None, only_this_call: bool = False) -> None:
         super().__init__(*args)
+        if type(self).__init__ is NotNow.__init__ and after is None and len(args) == 1:
+            number = to_seconds(args[0])  # type: ignore[arg-type]  # whatever it is
+            if isinstance(number, (int, float)):
+                raise TypeError(f"after must be given by keyword: NotNow(after={args[0]!r})")
         self.after = optional_seconds("after", after)
         if not isinstance(only_this_call, bool):
             raise TypeError(f"only_this_call must be True or False, not {only_this_call!r}")

@@ -7,13 +7,15 @@ import itertools
 import weakref
 from collections import deque
 from concurrent.futures import Executor, ThreadPoolExecutor
+from types import FunctionType
 
 from retrying_executor import _lifecycle
 from retrying_executor._future import RetryingFuture
+from retrying_executor._misuse import ASYNC, check_call, checked_callable, refuse_to_copy, says_where
 from retrying_executor._policy import RetryPolicy, Terms, checked_policy
 from retrying_executor._pool import Pool
 from retrying_executor._upstream import Upstream, checked_upstream
-from retrying_executor._value import optional_seconds, positive_int, to_seconds
+from retrying_executor._value import check_timeout, checked_bool, optional_seconds, positive_int, to_seconds
 from retrying_executor._work_queue import WorkQueue
 
 TYPE_CHECKING = False
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 
 _DEFAULT_POLICY = RetryPolicy()
 _NO_KEYWORDS: dict[str, Any] = {}  # shared by all calls without any; nobody changes it
-_CO_COROUTINE = 0x80  # as inspect has it, which is slow to import
 _executor_number = itertools.count().__next__
 
 
@@ -47,6 +48,8 @@ class _Submitter(Executor):
     _pool: Pool
     _terms: Terms
 
+    __reduce__ = refuse_to_copy
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> RetryingFuture[T]:
         """Accept the call ``fn(*args, **kwargs)`` and return its future, done after the last attempt.
 
@@ -54,6 +57,7 @@ class _Submitter(Executor):
         in a copy of the current `contextvars` context.
 
         Raises:
+            TypeError: If *fn* is not callable, or a coroutine function, which nobody would await.
             RuntimeError: After ``shutdown()``, at the end of the interpreter, or if no thread can
                 be started and there is none. The call never runs.
             BrokenThreadPool: If the initializer failed.
@@ -61,6 +65,8 @@ class _Submitter(Executor):
                 upstream as that allows; with ``when_full="wait"``, only where waiting for room could be
                 for ever.
         """
+        if type(fn) is not FunctionType or fn.__code__.co_flags & ASYNC:
+            check_call(fn)
         work = (fn, args, kwargs or _NO_KEYWORDS, contextvars.copy_context(), self._terms)
         pool = self._pool
         future: RetryingFuture[T] = RetryingFuture(pool, work)
@@ -147,7 +153,7 @@ class _Submitter(Executor):
                 standard executor of Python 3.14.
 
         Raises:
-            TypeError: If *buffersize* is not an integer.
+            TypeError: If *buffersize* is not an integer, or *timeout* neither a number nor a ``timedelta``.
             ValueError: If *buffersize* is less than 1.
             RuntimeError, PendingLimitError: As ``submit()`` does; with *buffersize*, while
                 iterating too.
@@ -161,6 +167,7 @@ class _Submitter(Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
+        check_timeout(timeout)
         deadline = None if timeout is None else self._pool.clock.monotonic() + to_seconds(timeout)
         calls = _calls(self._reference(), fn, zip(*iterables, strict=False))
         futures: deque[RetryingFuture[T]] = deque()
@@ -175,6 +182,7 @@ class _Submitter(Executor):
         """Return how a lazy ``map()`` gets at its executor, with which it ends."""
         return weakref.ref(self)
 
+    @says_where
     def with_options(
         self,
         *,
@@ -268,6 +276,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         ValueError: If an argument is out of its range.
     """
 
+    @says_where
     def __init__(
         self,
         max_workers: int | None = None,
@@ -287,10 +296,15 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         # The standard executor is a base class for clients that ask for its type. Its constructor
         # checks the arguments and knows their defaults; nothing else of it is used.
         super().__init__(max_workers, thread_name_prefix, initializer, initargs)
-        if isinstance(thread_name_prefix, RetryPolicy):
-            raise TypeError(f"thread_name_prefix must be a string, not {thread_name_prefix!r}: use retry=")
+        if isinstance(max_workers, bool) or not (max_workers is None or hasattr(max_workers, "__index__")):
+            raise TypeError(f"max_workers must be an integer, 1 or more, or None, not {max_workers!r}")
+        if thread_name_prefix and not isinstance(thread_name_prefix, str):
+            raise TypeError(f"thread_name_prefix must be a string, not {thread_name_prefix!r}")
+        checked_callable("initializer", initializer, takes=len(initargs := _checked_initargs(initargs)))
         if when_full not in ("raise", "wait"):
             raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
+        if when_full == "wait" and max_pending is None:
+            raise ValueError("when_full must be 'raise' if max_pending is None: there is no limit to wait at")
         self._terms = Terms(checked_policy(retry), checked_upstream(upstream))
         thread_name_prefix = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
         self._pool = Pool(
@@ -328,10 +342,14 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
                 since threads cannot be killed; both are logged as warnings.
 
         Raises:
-            TypeError: If *timeout* is neither a number nor a ``timedelta``.
+            TypeError: If *timeout* is neither a number nor a ``timedelta``, or *wait* or *cancel_futures*
+                neither ``True`` nor ``False``.
             ValueError: If there is a *timeout*, but *wait* is false; or if it is negative,
                 infinite or not a number (NaN).
         """
+        if not isinstance(wait, bool):
+            raise TypeError(f"wait must be True or False, not {wait!r}: did you mean timeout=?")
+        checked_bool("cancel_futures", cancel_futures)
         if timeout is not None and not wait:
             raise ValueError(f"timeout must be None if wait is false, not {timeout!r}")
         self._pool.shutdown(
@@ -379,6 +397,13 @@ class View(_Submitter):
         raise RuntimeError("a view cannot be shut down: shut down the executor that it is a view of")
 
 
+def _checked_initargs(initargs: Iterable[Any]) -> tuple[Any, ...]:
+    try:
+        return tuple(initargs)  # every thread needs them
+    except TypeError:
+        raise TypeError(f"initargs must be a tuple, not {initargs!r}") from None
+
+
 def _abandon(reference: weakref.ref[Pool]) -> None:
     """An executor is gone; its pool is too, unless it has something to do."""
     pool = reference()
@@ -409,11 +434,7 @@ def check_monitoring(on_event: object, warn_after: Duration | None) -> float | N
             number nor a ``timedelta``.
         ValueError: If *warn_after* is 0, negative, infinite or not a number (NaN).
     """
-    if on_event is not None and not callable(on_event):
-        raise TypeError(f"on_event must be callable or None, not {on_event!r}")
-    code = getattr(on_event, "__code__", None)
-    if code is not None and code.co_flags & _CO_COROUTINE:
-        raise TypeError(f"on_event must be called in a thread: no coroutine function, such as {on_event!r}")
+    checked_callable("on_event", on_event, takes=1)
     patience = optional_seconds("warn_after", warn_after)
     if patience == 0.0:
         raise ValueError(f"warn_after must be more than 0 seconds, or None, not {warn_after!r}")

@@ -58,7 +58,7 @@ from retrying_executor._stdlib import (
     RUNNING,
     STATE_NAMES,
 )
-from retrying_executor._value import to_seconds
+from retrying_executor._value import check_timeout, to_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -212,10 +212,13 @@ class RetryingFuture(Future["T"]):
             timeout: How long to wait, in seconds; ``None``: as long as it takes.
 
         Raises:
+            TypeError: If *timeout* is neither a number nor a ``timedelta``.
             CancelledError: If the call was cancelled.
             TimeoutError: If the call was not done in time.
             BaseException: What the last attempt raised.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         if self._state not in DONE and not self._wait(timeout):
             raise TimeoutError
         if self._state != FINISHED:
@@ -231,6 +234,8 @@ class RetryingFuture(Future["T"]):
 
     def exception(self, timeout: Duration | None = None) -> BaseException | None:
         """Return what the last attempt raised, or ``None``; waits and raises like `result`."""
+        if timeout is not None:
+            check_timeout(timeout)
         if self._state not in DONE and not self._wait(timeout):
             raise TimeoutError
         if self._state != FINISHED:

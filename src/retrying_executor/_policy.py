@@ -8,8 +8,9 @@ import sys
 from retrying_executor._errors import NotNow
 from retrying_executor._evidence import evidence_of, service_failed
 from retrying_executor._exceptions import is_a
+from retrying_executor._misuse import checked_callable, says_where
 from retrying_executor._transient import retry_after, transient
-from retrying_executor._value import Value, in_words, optional_seconds, positive_int, seconds
+from retrying_executor._value import Value, checked_bool, in_words, optional_seconds, positive_int, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,6 +165,9 @@ class RetryPolicy(Value):
     delays: tuple[float, ...] | None
     random: Callable[[], float] | None
 
+    _given_as = "retry"
+
+    @says_where
     def __init__(
         self,
         *,
@@ -202,18 +206,18 @@ class RetryPolicy(Value):
             )
         if jitter is ...:
             jitter = delays is None
-        elif not isinstance(jitter, bool):
-            raise TypeError(f"jitter must be True or False, not {jitter!r}")
+        else:
+            checked_bool("jitter", jitter)
         super().__init__(
             **curve,
             max_attempts=max_attempts,
             jitter=jitter,
             max_elapsed=optional_seconds("max_elapsed", max_elapsed),
             retry_on=_checked_retry_on(retry_on),
-            retry_result=_checked_callable("retry_result", retry_result),
+            retry_result=checked_callable("retry_result", retry_result, takes=1),
             max_retry_after=optional_seconds("max_retry_after", max_retry_after),
             delays=delays,
-            random=_checked_callable("random", random),
+            random=checked_callable("random", random, takes=0),
         )
 
     def replace(self, **changes: Unpack[PolicyOptions]) -> RetryPolicy:
@@ -233,7 +237,15 @@ class RetryPolicy(Value):
     __replace__ = replace  # for copy.replace()
 
     def __call__(self, attempt: Attempt) -> float | None:
-        """Return the seconds to wait before the next attempt, or ``None`` to give up."""
+        """Return the seconds to wait before the next attempt, or ``None`` to give up.
+
+        Raises:
+            TypeError: If *attempt* is no `Attempt`. A policy is no decorator: it is given as ``retry=``.
+        """
+        if not isinstance(attempt, Attempt):
+            raise TypeError(
+                f"attempt must be an Attempt, not {attempt!r}: a policy is no decorator, but given as retry="
+            )
         return self.verdict(attempt).delay
 
     def verdict(self, attempt: Attempt) -> Verdict:
@@ -272,6 +284,8 @@ class RetryPolicy(Value):
         answer = self.retry_on(exception)
         if isinstance(answer, (bool, NotNow)):
             return answer
+        if isinstance(answer, int) and answer in (0, 1):
+            raise TypeError(f"what retry_on returns must be a bool, or seconds as a float, not {answer!r}")
         return seconds("what retry_on returns (if not a bool or a NotNow)", answer)
 
     def _delay(self, number: int, asked: float | None) -> float:
@@ -353,11 +367,14 @@ def checked_policy(retry: object) -> Policy | None:
     """Return *retry* if it can serve as the ``retry`` option.
 
     Raises:
-        TypeError: If it is neither ``None`` nor callable, or is a class.
+        TypeError: If it is neither ``None`` nor callable with an attempt, or is a class.
     """
     if isinstance(retry, type):
-        raise TypeError(f"retry must be a policy, not the class {retry!r}: call it")
-    policy: Policy | None = _checked_callable("retry", retry, what="a RetryPolicy, a callable")
+        how = "retry=RetryPolicy(retry_on=...)" if issubclass(retry, BaseException) else "call it"
+        raise TypeError(f"retry must be a policy, not the class {retry!r}: {how}")
+    if retry is transient or retry is retry_after:
+        raise TypeError(f"retry must be a policy, not {retry!r}: that takes exceptions, as retry_on does")
+    policy: Policy | None = checked_callable("retry", retry, takes=1, what="a RetryPolicy, a callable")
     return policy
 
 
@@ -383,18 +400,20 @@ def _checked_delays(delays: Iterable[Duration]) -> tuple[float, ...]:
     return tuple(seconds(f"delays[{index}]", delay) for index, delay in each)
 
 
-def _checked_callable(name: str, value: Any, *, what: str = "callable") -> Any:
-    if value is not None and not callable(value):
-        raise TypeError(f"{name} must be {what} or None, not {value!r}")
-    return value
-
-
 def _checked_retry_on(retry_on: RetryOn) -> RetryOn:
     classes = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+    if not classes:
+        raise ValueError("retry_on must name an exception class, not (): with retry=None nothing is retried")
     for one in classes:
         is_exception = isinstance(one, type) and issubclass(one, BaseException)
         if not is_exception and (isinstance(one, type) or isinstance(retry_on, tuple) or not callable(one)):
             raise TypeError(
                 f"retry_on must be an exception class, a tuple of them, or a callable, not {retry_on!r}"
             )
+        if isinstance(one, type) and not issubclass(one, Exception) and not issubclass(Exception, one):
+            raise ValueError(f"retry_on must be subclasses of Exception: {one!r} is never retried")
+        if one is retry_after or isinstance(one, RetryPolicy):
+            raise TypeError(f"retry_on must say whether an exception is worth another attempt, not {one!r}")
+    if not isinstance(retry_on, (type, tuple)):
+        checked_callable("retry_on", retry_on, takes=1)
     return retry_on

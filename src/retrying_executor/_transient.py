@@ -42,8 +42,12 @@ def transient(exception: BaseException) -> bool | NotNow:
     Returns:
         Whether another attempt is worth it; or a `NotNow` for an answer that is no failure, but asks to
         come back later (HTTP 429, the throttling and capacity codes of AWS, gRPC's ``RESOURCE_EXHAUSTED``),
-        and for a `NotNow` that itself. Never raises.
+        and for a `NotNow` that itself. Never raises for an exception, whatever its attributes do.
+
+    Raises:
+        TypeError: If *exception* is no exception.
     """
+    _check(exception)
     try:
         return _judge(exception)
     except BaseException:  # of a hostile attribute: it proves nothing about the call
@@ -51,7 +55,9 @@ def transient(exception: BaseException) -> bool | NotNow:
 
 
 def retry_after(exception: BaseException) -> float | None:
-    """Return how many seconds an answer asks to wait: 0 or more; ``None`` if it does not. Never raises.
+    """Return how many seconds an answer asks to wait: 0 or more; ``None`` if it does not.
+
+    Never raises for an exception, whatever its attributes do.
 
     Read are, in this order: the header ``retry-after-ms`` or ``x-ms-retry-after-ms``; the header
     ``Retry-After`` in seconds, or as a date, of which the header ``Date`` is subtracted, so that the two
@@ -61,7 +67,11 @@ def retry_after(exception: BaseException) -> float | None:
     References:
         RFC 9110, section 10.2.3 (Retry-After). gRFC A6 (pushback).
         https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto (RetryInfo)
+
+    Raises:
+        TypeError: If *exception* is no exception.
     """
+    _check(exception)
     for read in (_asked_by_headers, _asked_by_metadata, _asked_by_details):
         try:
             seconds = read(exception)
@@ -70,6 +80,11 @@ def retry_after(exception: BaseException) -> float | None:
         if seconds is not None and 0.0 <= seconds < math.inf:
             return seconds
     return None
+
+
+def _check(exception: object) -> None:
+    if not isinstance(exception, BaseException):
+        raise TypeError(f"exception must be an exception, not {exception!r}")
 
 
 def close_answers(exception: BaseException) -> None:

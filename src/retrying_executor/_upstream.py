@@ -28,6 +28,7 @@ from functools import partial
 from retrying_executor import _lifecycle, _log
 from retrying_executor._evidence import service_failed
 from retrying_executor._gate import Gate, Permit
+from retrying_executor._misuse import refuse_to_copy, says_where
 from retrying_executor._value import in_words, optional_seconds, positive_int, seconds
 
 TYPE_CHECKING = False
@@ -99,7 +100,10 @@ class Upstream:
     """
 
     _clock: Clock = time
+    _given_as = "upstream"
+    __reduce__ = refuse_to_copy
 
+    @says_where
     def __init__(
         self,
         name: str,
@@ -114,6 +118,8 @@ class Upstream:
     ) -> None:
         if not isinstance(name, str):
             raise TypeError(f"name must be a string, not {name!r}")
+        if not name.strip():
+            raise ValueError(f"name must not be empty: {name!r}")
         first, longest = seconds("initial_hold", initial_hold), seconds("max_hold", max_hold)
         if first <= 0.0:
             raise ValueError(f"initial_hold must be more than 0 seconds, not {initial_hold!r}")

@@ -92,6 +92,17 @@ def seconds(name: str, value: object) -> float:
     return result
 
 
+def check_timeout(timeout: object) -> None:
+    """Check a ``timeout`` as the standard library has them: of any sign, 0 and infinity included.
+
+    Raises:
+        TypeError: If *timeout* is neither ``None`` nor a number nor a ``timedelta``; a ``bool`` is neither.
+    """
+    number = 0.0 if timeout is None else to_seconds(timeout)  # type: ignore[arg-type]  # see there
+    if isinstance(number, bool) or not (hasattr(number, "__float__") or hasattr(number, "__index__")):
+        raise TypeError(f"timeout must be a number of seconds, a timedelta or None, not {timeout!r}")
+
+
 def in_words(duration: float) -> str:
     """Return a duration in seconds for a reader: three digits, and no powers of ten."""
     return f"{duration:.3g} s" if 1e-4 <= duration < 999.5 else f"{duration:.0f} s"
@@ -100,6 +111,17 @@ def in_words(duration: float) -> str:
 def optional_seconds(name: str, value: object) -> float | None:
     """Return the duration *value* in seconds, or ``None`` for ``None``; errors as in `seconds`."""
     return None if value is None else seconds(name, value)
+
+
+def checked_bool(name: str, value: object) -> bool:
+    """Return *value* if it is ``True`` or ``False``.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
 
 
 def positive_int(name: str, value: object) -> int:

@@ -15,7 +15,7 @@ from collections import deque
 from contextlib import contextmanager, nullcontext, suppress
 
 from retrying_executor._executor import RetryingExecutor, View
-from retrying_executor._value import Value, seconds
+from retrying_executor._value import Value, checked_bool, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -339,7 +339,7 @@ def watch(
     if not length:
         raise ValueError(f"interval must be more than 0, not {interval!r}")
     file = sys.stderr if file is None else file
-    if quiet or file is None:  # there is no standard error under pythonw.exe
+    if checked_bool("quiet", quiet) or file is None:  # there is no standard error under pythonw.exe
         return nullcontext()
     try:
         file.write("")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from retrying_executor._executor import RetryingExecutor
 from retrying_executor._upstream import Upstream
@@ -29,7 +29,7 @@ except ImportError as error:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import TypeVar
 
     from prometheus_client.core import Metric
@@ -85,6 +85,8 @@ class ExecutorCollector(Collector):
                 raise TypeError(f"executors[{name!r}] must be a RetryingExecutor, not {executor!r}")
             self._executors[name] = weakref.ref(executor)
         self._upstreams: dict[str, weakref.ref[Upstream]] = {}
+        if not isinstance(upstreams, Iterable):
+            raise TypeError(f"upstreams must be an iterable of Upstreams, not {upstreams!r}")
         for upstream in upstreams:
             if not isinstance(upstream, Upstream):
                 raise TypeError(f"upstreams must be Upstreams, not {upstream!r}")

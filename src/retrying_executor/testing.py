@@ -6,6 +6,7 @@ Nothing here starts a thread, and nothing waits. In pytest, the fixture ``virtua
 from __future__ import annotations
 
 from retrying_executor._executor import RetryingExecutor, check_monitoring
+from retrying_executor._misuse import says_where
 from retrying_executor._policy import RetryPolicy, Terms
 from retrying_executor._upstream import checked_upstream
 from retrying_executor._value import optional_seconds, positive_int, seconds
@@ -70,6 +71,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             `VirtualTimeExecutor` that is not shut down.
     """
 
+    @says_where
     def __init__(
         self,
         max_workers: int | None = None,

@@ -62,4 +62,6 @@ PROGRAMS = st.fixed_dictionaries(
 @given(program=PROGRAMS, seed=st.integers(0, 2**32))
 def test_no_program_breaks_a_promise(program: dict[str, Any], seed: int) -> None:
     """Whatever threads do with an executor, under whatever schedule (C1 to C5, E, F1 to F5, G1, G5)."""
+    if program["max_pending"] is None:
+        program["when_full"] = "raise"
     sample(Program(**program), runs=10, seed=seed)

@@ -265,7 +265,7 @@ def answers(error: Exception) -> None:
     assert_type(retry_after(error), float | None)
     assert_type(NotNow("busy", after=timedelta(seconds=1)).after, float | None)
     RetryPolicy(retry_on=lambda error: NotNow(after=1), max_retry_after=None)
-    NotNow(30)
+    NotNow("busy")
     NotNow(after="soon")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
