@@ -52,6 +52,11 @@ async def generator() -> Any:
     yield 42
 
 
+async def first(iterator: Any) -> Any:
+    """Return the first item."""
+    return await iterator.__anext__()
+
+
 class Awaited:
     """Coroutine functions of many kinds."""
 
@@ -136,6 +141,9 @@ BY_KEYWORD = "must be given by keyword, not as a positional argument"
         ((True,), {}, "TypeError: max_workers must be an integer, 1 or more, or None, not True"),
         ((2.5,), {}, "TypeError: max_workers must be an integer, 1 or more, or None, not 2.5"),
         ((1, 3), {}, "TypeError: thread_name_prefix must be a string, not 3"),
+        ((), {"on_event": "print"}, "TypeError: on_event must be callable or None, not 'print'"),
+        ((), {"warn_after": 0}, "ValueError: warn_after must be more than 0 seconds, or None, not 0"),
+        ((), {"exit_timeout": "20"}, "TypeError: exit_timeout must be a number of seconds or a timedelta"),
         ((1, "", print, 3), {}, "TypeError: initargs must be a tuple, not 3"),
         ((1, "", lambda: None, (1,)), {}, "TypeError: initializer must take 1 positional argument"),
         ((1, "", coroutine), {}, "TypeError: initializer must be called in a thread: no coroutine f"),
@@ -263,11 +271,23 @@ def test_coroutine_functions_are_refused(executor: Any, fn: Callable[..., Awaita
 
 def test_what_is_submitted_may_be_anything_callable(executor: Any) -> None:
     """Functions, methods, classes, objects, and mocks of them (A2)."""
-    calls: list[Any] = [int, Static.__call__, Static(), OfClass(), Mock(spec=refused), Mock(), "a".upper]
+    calls: list[Any] = [
+        int,
+        Static.__call__,
+        Static(),
+        OfClass(),
+        OfClass.__call__,
+        Mock(spec=refused),
+        Mock(),
+        "a".upper,
+    ]
     for fn in calls:
         with suppress(TypeError):  # of the call itself
             executor.submit(fn, 1).result(TIMEOUT)
     assert 0 == executor.submit(int).result(TIMEOUT)
+    assert 42 == executor.submit(Around(int), "42").result(TIMEOUT)
+    assert 0.5 == executor.submit(NoArgument().__call__).result(TIMEOUT)
+    assert 42 == executor.submit(lambda: asyncio.run(first(generator()))).result(TIMEOUT)
 
 
 # -- policies ------------------------------------------------------------------------------------------

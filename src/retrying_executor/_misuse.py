@@ -7,7 +7,7 @@ to import, and no attribute that an object makes up. Where an option belongs is 
 from __future__ import annotations
 
 from functools import partial, wraps
-from types import FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType
 
 from retrying_executor._wrapper import Wrapper
 
@@ -27,6 +27,7 @@ ASYNC = (
 )  # a coroutine function, one that is a generator, an asynchronous generator function
 
 _FUNCTIONS = (FunctionType, MethodType, staticmethod)
+_NEVER_ASYNC = frozenset({BuiltinFunctionType, type})
 _ALSO_CALLED = dict.fromkeys(("attempts", "max_retries", "retries"), "max_attempts")
 _ALIKE = 0.75  # from 0 to 1
 
@@ -72,6 +73,11 @@ def check_call(fn: Any) -> None:
     Raises:
         TypeError: If it is not callable, or a coroutine function, which nobody would await.
     """
+    if type(fn) in _NEVER_ASYNC:  # those that are common come first, since every submit() gets here
+        return
+    inner = fn.__func__ if type(fn) is MethodType else None
+    if type(inner) is FunctionType and not inner.__code__.co_flags & ASYNC:
+        return
     while issubclass(type(fn), Wrapper):
         fn = fn.func
     if not callable(fn):
