@@ -130,7 +130,7 @@ class RetryPolicy(Value):
             0 or more, or ``None`` for no limit.
         retry_on: Which exceptions are worth another attempt: a class, a tuple of classes, or a
             callable from the exception to a ``bool``, to the seconds to wait before the next
-            attempt (exactly; the limits on attempts and time still hold), or to a `NotNow`.
+            attempt (exactly; the limits on attempts and time hold; 0 and 1 as floats), or to a `NotNow`.
             The default is `transient`. A `NotNow` that a call raises is worth another attempt always,
             and exceptions that are not an `Exception`, such as ``KeyboardInterrupt``, never.
         max_retry_after: Where an exception tells of an answer that asks to wait (``Retry-After`` and

@@ -195,3 +195,10 @@ def test_what_cannot_be_reported_is_refused(
     """At once, by name and value."""
     with pytest.raises(error, match=message):
         ExecutorCollector(executors, upstreams=upstreams)
+
+
+def test_one_upstream_is_no_collection_of_them() -> None:
+    """The error names the argument and what is allowed (A1)."""
+    upstreams: Any = Upstream("webhooks")
+    with pytest.raises(TypeError, match=r"^upstreams must be an iterable of Upstreams, not <Upstream"):
+        ExecutorCollector({}, upstreams=upstreams)
