@@ -28,7 +28,7 @@ ASYNC = (
 
 _FUNCTIONS = (FunctionType, MethodType, staticmethod)
 _NEVER_ASYNC = frozenset({BuiltinFunctionType, type})
-_ALSO_CALLED = dict.fromkeys(("attempts", "max_retries", "retries"), "max_attempts")
+_ALSO_CALLED: dict[str, str] = dict.fromkeys(("attempts", "max_retries", "retries"), "max_attempts")
 _ALIKE = 0.75  # from 0 to 1
 
 
@@ -78,7 +78,7 @@ def check_call(fn: Any) -> None:
     inner = fn.__func__ if type(fn) is MethodType else None
     if type(inner) is FunctionType and not inner.__code__.co_flags & ASYNC:
         return
-    while issubclass(type(fn), Wrapper):
+    while isinstance(fn, Wrapper):
         fn = fn.func
     if not callable(fn):
         raise TypeError(f"fn is not callable: {fn!r}; it is submit(fn, *args), not submit(fn(*args))")
