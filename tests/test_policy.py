@@ -8,12 +8,15 @@ import random
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from email.message import Message
+from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrying_executor import Attempt, RetryPolicy, transient
+from retrying_executor import Attempt, NotNow, RetryPolicy, transient
 from retrying_executor._policy import Terms, backoff, checked_policy
 
 DEFAULTS = {
@@ -24,6 +27,7 @@ DEFAULTS = {
     "jitter": True,
     "max_elapsed": 3600.0,
     "retry_on": transient,
+    "give_up_on": (),
     "retry_result": None,
     "max_retry_after": 300.0,
     "delays": None,
@@ -136,6 +140,22 @@ def test_durations_may_be_timedeltas() -> None:
                 [ValueError],
                 ValueError(),
             )
+        ),
+        *(
+            (
+                {"give_up_on": nonsense},
+                TypeError,
+                f"give_up_on must be an exception class or a tuple of them, not {nonsense!r}",
+            )
+            for nonsense in (None, int, "KeyError", (KeyError, len), [KeyError], KeyError(), transient)
+        ),
+        *(
+            (
+                {"give_up_on": classes},
+                ValueError,
+                f"give_up_on must name failures, and NotNow is none: not {classes!r}",
+            )
+            for classes in (NotNow, (KeyError, NotNow))
         ),
         ({"retry_result": 1}, TypeError, "retry_result must be callable or None, not 1"),
         ({"random": 0.5}, TypeError, "random must be callable or None, not 0.5"),
@@ -400,6 +420,49 @@ def test_retry_on_decides_which_exceptions_are_worth_it(
     """A class, a tuple, or a callable to a bool or to the seconds to wait, exactly (B1)."""
     policy = RetryPolicy(retry_on=retry_on, jitter=False)  # type: ignore[arg-type]
     assert expected == policy(failed(1, exception))
+
+
+@pytest.mark.parametrize(
+    ("give_up_on", "exception", "expected"),
+    [
+        (KeyError, KeyError(), None),
+        (LookupError, KeyError(), None),
+        ((KeyError, OSError), ConnectionError(), None),
+        ((KeyError, OSError), ValueError(), 0.5),
+        ((), ValueError(), 0.5),
+        (Exception, ValueError(), None),
+    ],
+)
+@pytest.mark.parametrize(
+    "retry_on", [transient, Exception, (LookupError, OSError, ValueError), lambda _: True, lambda _: 0.5]
+)
+def test_give_up_on_makes_failures_final(
+    retry_on: Any, give_up_on: Any, exception: Exception, expected: float | None
+) -> None:
+    """Of these classes, whatever retry_on says of them (B1)."""
+    policy = RetryPolicy(retry_on=retry_on, give_up_on=give_up_on, jitter=False)
+    assert expected == policy(failed(1, exception))
+
+
+THROTTLED = HTTPError("http://service", 429, "Too Many Requests", Message(), None)
+THROTTLED.headers["Retry-After"] = "30"
+
+
+@pytest.mark.parametrize("exception", [THROTTLED, NotNow(after=30.0)])
+@pytest.mark.parametrize("give_up_on", [(), HTTPError, Exception])
+@pytest.mark.parametrize("retry_on", [transient, OSError, (HTTPError,), ValueError, (), lambda _: NotNow(30)])
+def test_classes_leave_not_now_what_it_is(retry_on: Any, give_up_on: Any, exception: Exception) -> None:
+    """They choose among failures, and "not now" is none: it is heeded, and not counted (B1, U3)."""
+    policy = RetryPolicy(retry_on=retry_on, give_up_on=give_up_on, jitter=False, max_attempts=1)
+    verdict = policy.verdict(failed(1, exception))
+    assert (30.0, False) == (verdict.delay, verdict.counts)
+
+
+def test_a_callable_decides_alone_that_not_now_counts() -> None:
+    """Nobody asks transient besides (B1)."""
+    verdict = RetryPolicy(retry_on=lambda _: True, jitter=False).verdict(failed(1, THROTTLED))
+    assert (30.0, True) == (verdict.delay, verdict.counts)
+    assert RetryPolicy(retry_on=lambda _: False)(failed(1, THROTTLED)) is None
 
 
 @pytest.mark.parametrize(

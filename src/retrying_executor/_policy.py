@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         | tuple[type[BaseException], ...]
         | Callable[[Exception], bool | Duration | NotNow]
     )
+    GiveUpOn: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
     Policy: TypeAlias = Callable[["Attempt"], Duration | None]
 
     class PolicyOptions(TypedDict, total=False):
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         jitter: bool
         max_elapsed: Duration | None
         retry_on: RetryOn
+        give_up_on: GiveUpOn
         retry_result: Callable[[Any], object] | None
         max_retry_after: Duration | None
         delays: Iterable[Duration] | None
@@ -128,11 +130,15 @@ class RetryPolicy(Value):
             default is ``True``, or ``False`` with *delays*.
         max_elapsed: No attempt starts later than this many seconds after the first one began;
             0 or more, or ``None`` for no limit.
-        retry_on: Which exceptions are worth another attempt: a class, a tuple of classes, or a
-            callable from the exception to a ``bool``, to the seconds to wait before the next
+        retry_on: Which failures are worth another attempt: a class of exceptions, a tuple of classes, or
+            a callable from the exception to a ``bool``, to the seconds to wait before the next
             attempt (exactly; the limits on attempts and time hold; 0 and 1 as floats), or to a `NotNow`.
-            The default is `transient`. A `NotNow` that a call raises is worth another attempt always,
-            and exceptions that are not an `Exception`, such as ``KeyboardInterrupt``, never.
+            The default is `transient`. Whatever the classes, an answer that `transient` takes for "not
+            now" is no failure, and the call comes back later; a callable decides about that itself. A
+            `NotNow` that a call raises is worth another attempt always, and exceptions that are not an
+            `Exception`, such as ``KeyboardInterrupt``, never.
+        give_up_on: Which failures are final, whatever *retry_on* says: a class of exceptions, or a tuple
+            of classes; the default is none. "Not now" stays "not now" here too.
         max_retry_after: Where an exception tells of an answer that asks to wait (``Retry-After`` and
             its like, see `retry_after`), the next attempt comes no sooner, unless it asks for more
             than this many seconds: 0 or more, or ``None`` for no such limit. With jitter, up to the
@@ -160,6 +166,7 @@ class RetryPolicy(Value):
     jitter: bool
     max_elapsed: float | None
     retry_on: RetryOn
+    give_up_on: GiveUpOn
     retry_result: Callable[[Any], object] | None
     max_retry_after: float | None
     delays: tuple[float, ...] | None
@@ -178,6 +185,7 @@ class RetryPolicy(Value):
         jitter: bool | EllipsisType = ...,
         max_elapsed: Duration | None = 3600.0,
         retry_on: RetryOn = transient,
+        give_up_on: GiveUpOn = (),
         retry_result: Callable[[Any], object] | None = None,
         max_retry_after: Duration | None = MAX_RETRY_AFTER,
         delays: Iterable[Duration] | None = None,
@@ -214,6 +222,7 @@ class RetryPolicy(Value):
             jitter=jitter,
             max_elapsed=optional_seconds("max_elapsed", max_elapsed),
             retry_on=_checked_retry_on(retry_on),
+            give_up_on=_checked_classes(give_up_on),
             retry_result=checked_callable("retry_result", retry_result, takes=1),
             max_retry_after=optional_seconds("max_retry_after", max_retry_after),
             delays=delays,
@@ -279,10 +288,15 @@ class RetryPolicy(Value):
     def _is_worth_retrying(self, exception: Exception) -> bool | float | NotNow:
         if is_a(exception, NotNow):
             return exception
-        if isinstance(self.retry_on, (type, tuple)):
-            return issubclass(type(exception), self.retry_on)
-        answer = self.retry_on(exception)
-        if isinstance(answer, (bool, NotNow)):
+        retry_on = self.retry_on
+        answer = (transient if isinstance(retry_on, (type, tuple)) else retry_on)(exception)
+        if isinstance(answer, NotNow):
+            return answer
+        if issubclass(type(exception), self.give_up_on):
+            return False
+        if isinstance(retry_on, (type, tuple)):
+            return issubclass(type(exception), retry_on)
+        if isinstance(answer, bool):
             return answer
         if isinstance(answer, int) and answer in (0, 1):
             raise TypeError(f"what retry_on returns must be a bool, or seconds as a float, not {answer!r}")
@@ -400,6 +414,11 @@ def _checked_delays(delays: Iterable[Duration]) -> tuple[float, ...]:
     return tuple(seconds(f"delays[{index}]", delay) for index, delay in each)
 
 
+def _are_classes(value: object) -> bool:
+    classes = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(one, type) and issubclass(one, BaseException) for one in classes)
+
+
 def _checked_retry_on(retry_on: RetryOn) -> RetryOn:
     classes = retry_on if isinstance(retry_on, tuple) else (retry_on,)
     if not classes:
@@ -417,3 +436,12 @@ def _checked_retry_on(retry_on: RetryOn) -> RetryOn:
     if not isinstance(retry_on, (type, tuple)):
         checked_callable("retry_on", retry_on, takes=1)
     return retry_on
+
+
+def _checked_classes(give_up_on: GiveUpOn) -> GiveUpOn:
+    if not _are_classes(give_up_on):
+        raise TypeError(f"give_up_on must be an exception class or a tuple of them, not {give_up_on!r}")
+    classes = give_up_on if isinstance(give_up_on, tuple) else (give_up_on,)
+    if any(issubclass(one, NotNow) for one in classes):
+        raise ValueError(f"give_up_on must name failures, and NotNow is none: not {give_up_on!r}")
+    return give_up_on
