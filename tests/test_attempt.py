@@ -405,15 +405,15 @@ def test_the_verdict_refers_to_no_result() -> None:
 @pytest.mark.parametrize(
     ("attempts", "elapsed", "expected"),
     [
-        (1, 0.0, "retrying_executor: gave up after 1 attempt in 0 s"),
-        (5, 7.5432, "retrying_executor: gave up after 5 attempts in 7.54 s"),
-        (30, 1234.5, "retrying_executor: gave up after 30 attempts in 1234 s"),
+        (1, 0.0, "retrying_executor: gave up after 1 attempt in 0 s: enough"),
+        (5, 7.5432, "retrying_executor: gave up after 5 attempts in 7.54 s: enough"),
+        (30, 1234.5, "retrying_executor: gave up after 30 attempts in 1234 s: enough"),
     ],
 )
 def test_a_note_says_how_many_attempts_in_how_long(attempts: int, elapsed: float, expected: str) -> None:
     """The last exception carries a note as PEP 678 has it (B3)."""
     error = ValueError("no")
-    add_note(error, attempts, elapsed)
+    add_note(error, attempts, elapsed, "enough")
     assert [expected] == notes(error)
     assert ("no",) == error.args
 
@@ -424,9 +424,42 @@ def test_notes_of_others_stay() -> None:
     theirs = ["before", "gave up", 5]
     error.__notes__ = theirs  # type: ignore[attr-defined]
     for attempts in range(1, 100):
-        add_note(error, attempts, 1.0)
+        add_note(error, attempts, 1.0, "enough")
     assert ["before", "gave up", 5] == theirs
-    assert [*theirs, "retrying_executor: gave up after 99 attempts in 1 s"] == notes(error)
+    assert [*theirs, "retrying_executor: gave up after 99 attempts in 1 s: enough"] == notes(error)
+
+
+def raised_once(exception: BaseException) -> tuple[object, BaseException]:
+    """Return the outcome of an attempt that raised *exception*."""
+    return None, exception
+
+
+@pytest.mark.parametrize(
+    ("policy", "outcome", "expected"),
+    [
+        (RetryPolicy(max_attempts=3), raised_once(OSError()), "all 3 attempts are used"),
+        (RetryPolicy(max_attempts=1), raised_once(OSError()), "the only attempt is used"),
+        (RetryPolicy(max_attempts=3, retry_result=bool), ("bad", None), "all 3 attempts are used"),
+        (
+            RetryPolicy(delays=[1, 2, 4], max_elapsed=8),
+            raised_once(OSError()),
+            "the next attempt would start after 9 s, and max_elapsed is 8 s",
+        ),
+        (RetryPolicy(), raised_once(NameError()), "another attempt cannot help"),
+        (RetryPolicy(retry_on=KeyError), raised_once(OSError()), "it is not in retry_on"),
+        (RetryPolicy(retry_on=()), raised_once(OSError()), "it is not in retry_on"),
+        (RetryPolicy(retry_on=lambda _: False), raised_once(OSError()), "retry_on says so"),
+        (RetryPolicy(give_up_on=OSError), raised_once(OSError()), "it is in give_up_on"),
+        (lambda _: None, raised_once(OSError()), "the retry policy says so"),
+        (lambda _: raise_(KeyError()), raised_once(OSError()), "this was raised by the retry policy"),
+        (lambda _: "soon", raised_once(OSError()), "this was raised by the retry policy"),
+        (RetryPolicy(), raised_once(Interrupt()), "Interrupt is never retried"),
+    ],
+)
+def test_a_verdict_says_why_no_attempt_follows(policy: Any, outcome: Any, expected: str) -> None:
+    """Each reason to give up has words of its own (B3, G3)."""
+    verdict, _ = _attempt.judge(policy, Terms(policy), 3, 5.0, outcome)
+    assert (None, expected) == (verdict.delay, verdict.reason)
 
 
 @pytest.mark.parametrize(
@@ -436,12 +469,12 @@ def test_notes_of_a_wrong_type_are_left_alone(wrong: object) -> None:
     """Where no note can be added, none is, and nothing is raised (B8)."""
     error = ValueError("no")
     error.__notes__ = wrong  # type: ignore[attr-defined]
-    add_note(error, 2, 1.0)
+    add_note(error, 2, 1.0, "enough")
     assert notes(error) is wrong
 
 
 def test_an_exception_that_takes_no_attributes_goes_without_a_note() -> None:
     """A hostile exception is left as it is (B8)."""
     error = HostileError()
-    add_note(error, 2, 1.0)
+    add_note(error, 2, 1.0, "enough")
     assert not hasattr(error, "__notes__")

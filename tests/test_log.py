@@ -166,7 +166,7 @@ def test_every_retry_is_logged(executor: RetryingExecutor, logged: Logged) -> No
             f"{__name__}.fail: attempt {number} failed (ValueError: no); the next one in 0 s"
             for number in range(1, 5)
         ),
-        f"{__name__}.fail: gave up after attempt 5 (ValueError: no)",
+        f"{__name__}.fail: gave up after attempt 5 (ValueError: no) (all 5 attempts are used)",
     ] == logged(logging.INFO)
 
 

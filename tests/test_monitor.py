@@ -119,7 +119,7 @@ def test_giving_up_is_an_event(listener: Listener) -> None:
     with RetryingExecutor(1, retry=RetryPolicy(delays=(0,)), on_event=listener) as executor:
         assert error is executor.submit(fail, error).exception()
     gave_up, done = listener.events[-2:]
-    assert ("gave_up", 2, error, "ValueError: no") == (
+    assert ("gave_up", 2, error, "ValueError: no (all 2 attempts are used)") == (
         gave_up.kind, gave_up.attempt, gave_up.exception, gave_up.reason,
     )  # fmt: skip
     assert ("done", "failed", error, "ValueError: no") == (
@@ -156,7 +156,8 @@ def test_an_attempt_that_fails_when_all_is_over_is_the_last(
     assert eventually(lambda: "done" in listener.kinds)
     assert ["accepted", "attempt_started", "gave_up", "done"] == listener.kinds
     assert None is listener.events[-2].delay
-    assert "gave up after attempt 1" in caplog.text
+    assert "gave up after attempt 1 (ConnectionError: ) (cancelled or shut down while it ran)" in caplog.text
+    assert "ConnectionError:  (cancelled or shut down while it ran)" == listener.events[-2].reason
     assert "the next one" not in caplog.text
 
 
@@ -183,6 +184,7 @@ def test_a_call_that_is_cancelled_while_its_retry_is_announced_gives_up(
         logging.getLogger("retrying_executor").removeHandler(handler)
     executor.shutdown()
     assert ["accepted", "attempt_started", "retry_scheduled", "gave_up", "done"] == listener.kinds
+    assert "cancelled or shut down while it ran" in listener.events[-2].reason
 
 
 def test_who_never_retries_does_not_give_up(listener: Listener) -> None:

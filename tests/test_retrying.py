@@ -139,7 +139,9 @@ def test_the_last_exception_is_the_outcome(executor: RetryingExecutor) -> None:
     assert None is caught.value.__cause__ is caught.value.__context__
     assert "__call__" == caught.traceback[-1].frame.code.name
     [note] = notes(errors[-1])
-    assert re.fullmatch(r"retrying_executor: gave up after 5 attempts in [-.e\d]+ s", note)
+    assert re.fullmatch(
+        r"retrying_executor: gave up after 5 attempts in [-.e\d]+ s: all 5 attempts are used", note
+    )
     assert not any(hasattr(error, "__notes__") for error in errors[:-1])
 
 

@@ -528,7 +528,8 @@ def test_last_exception_says_how_long_it_took(executor: VirtualTimeExecutor) -> 
     """The note is in virtual time (B3)."""
     with pytest.raises(ConnectionError) as caught:
         executor.with_options(max_attempts=3).submit(DownUntil(executor)).result()
-    assert ["retrying_executor: gave up after 3 attempts in 120 s"] == caught.value.__notes__  # type: ignore[attr-defined]
+    note = "retrying_executor: gave up after 3 attempts in 120 s: all 3 attempts are used"
+    assert [note] == caught.value.__notes__  # type: ignore[attr-defined]
 
 
 def test_max_elapsed_is_in_virtual_time(executor: VirtualTimeExecutor) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from retrying_executor import _log
 from retrying_executor._errors import NotNow
-from retrying_executor._exceptions import is_a, set_cause, traceback_of
+from retrying_executor._exceptions import class_name, is_a, set_cause, traceback_of
 from retrying_executor._log import UnseenFailure, call_name
-from retrying_executor._policy import DONE, GIVE_UP, TOO_LATE, Attempt, Verdict
+from retrying_executor._policy import CUT_SHORT, DONE, TOO_LATE, Attempt, Verdict
 from retrying_executor._transient import close_answers
 from retrying_executor._value import in_words, optional_seconds
 
@@ -70,7 +70,7 @@ def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> 
         if call._is_last:
             call._pool.synchronize()  # whoever refuses the call takes that back if it comes too late
         if terms.policy is None or call._is_last:
-            return GIVE_UP, outcome
+            return CUT_SHORT, outcome
         elapsed = call._pool.clock.monotonic() - call._began_at
         # A probe is free if the service failed: for the policy it is as if there had been none.
         exception = outcome[1]
@@ -115,12 +115,13 @@ def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence
     return terms.evidence_of(exception), None
 
 
-def conclude(call: Call, work: Work, outcome: Outcome) -> UnseenFailure | None:
+def conclude(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> UnseenFailure | None:
     """Prepare a call for being done with *outcome*; return what logs that, if it is a failure."""
     unseen = None
     if outcome[1] is not None:
         if work[4].policy is not None:
-            add_note(outcome[1], call._attempts, call._pool.clock.monotonic() - call._began_at)
+            elapsed = call._pool.clock.monotonic() - call._began_at
+            add_note(outcome[1], call._attempts, elapsed, verdict.reason)
         unseen = UnseenFailure(call_name(work[0]), call._attempts, outcome[1], work[3])
     call._work = None  # now, so that no destructor of an argument runs under the lock
     if call._attempts > 1 or unseen is not None:
@@ -201,23 +202,24 @@ def judge(
             if terms.rejects is None or not terms.rejects(result):
                 return DONE, outcome
         elif not is_a(exception, Exception):
-            return GIVE_UP, outcome
+            return Verdict(None, reason=f"{class_name(exception)} is never retried"), outcome
         attempt = Attempt(
             number=number, exception=exception, result=result, elapsed=elapsed, postponed=postponed
         )
         if terms.verdict is not None:
             return terms.verdict(attempt), outcome
-        return Verdict(optional_seconds("what the retry policy returns", policy(attempt))), outcome
+        delay = optional_seconds("what the retry policy returns", policy(attempt))
+        return Verdict(delay, reason="the retry policy says so" if delay is None else ""), outcome
     except BaseException as error:
         if exception is not None and error is not exception:
             set_cause(error, exception)
-        return GIVE_UP, (None, error)
+        return Verdict(None, reason="this was raised by the retry policy"), (None, error)
     finally:
         del result, exception, outcome, attempt  # a traceback keeps this frame
 
 
-def add_note(exception: BaseException, attempts: int, elapsed: float) -> None:
-    """Say on *exception* how many attempts were made in how long, where notes exist (PEP 678).
+def add_note(exception: BaseException, attempts: int, elapsed: float, reason: str) -> None:
+    """Say on *exception* how many attempts were made in how long, and why no more (PEP 678).
 
     An exception that is raised again and again, by one call or by many, keeps the latest note only.
     """
@@ -227,7 +229,7 @@ def add_note(exception: BaseException, attempts: int, elapsed: float) -> None:
             return
         notes = [note for note in notes if not str(note).startswith(_NOTE)]
         plural = "" if attempts == 1 else "s"
-        notes.append(f"{_NOTE}{attempts} attempt{plural} in {in_words(elapsed)}")
+        notes.append(f"{_NOTE}{attempts} attempt{plural} in {in_words(elapsed)}: {reason}")
         exception.__notes__ = notes  # type: ignore[attr-defined]  # known from Python 3.11 on
     except BaseException:  # an exception that takes no notes goes without
         return

@@ -80,7 +80,7 @@ class Verdict:
         delay: Seconds to wait before the next attempt; ``None``: the call gives up.
         counts: Whether the attempt is used up.
         asked: How many seconds the answer asked to wait, if it did.
-        reason: Why it is this delay, fit for a log line; often empty.
+        reason: Why it is this delay, or why the call gives up, fit for a log line; often empty with a delay.
         concerns_call: Whether "not now" was said of this call only, not of its upstream.
     """
 
@@ -105,10 +105,11 @@ class Verdict:
 DONE = Verdict(None)
 """The result was accepted."""
 
-GIVE_UP = Verdict(None)
-
-TOO_LATE = Verdict(None)
+TOO_LATE = Verdict(None, reason="no time left for another attempt")
 """There was no time left for the attempt: it was not made."""
+
+CUT_SHORT = Verdict(None, reason="cancelled or shut down while it ran")
+"""The attempt was to be the last one, whatever the policy says."""
 
 
 class RetryPolicy(Value):
@@ -259,13 +260,16 @@ class RetryPolicy(Value):
 
     def verdict(self, attempt: Attempt) -> Verdict:
         """Return what follows a failed attempt, and why."""
-        answer = True if attempt.exception is None else self._is_worth_retrying(attempt.exception)
-        if answer is False:
-            return GIVE_UP
+        answer = True if attempt.exception is None else self._read(attempt.exception)
+        if isinstance(answer, str):
+            return Verdict(None, reason=answer)
         counts = not isinstance(answer, NotNow)
         used = attempt.number - attempt.postponed
         if counts and self.max_attempts is not None and used >= self.max_attempts:
-            return GIVE_UP
+            attempts = (
+                "the only attempt is" if self.max_attempts == 1 else f"all {self.max_attempts} attempts are"
+            )
+            return Verdict(None, reason=f"{attempts} used")
         asked = None
         if isinstance(answer, NotNow):
             asked = after(answer)
@@ -277,7 +281,7 @@ class RetryPolicy(Value):
             number = max(used, 1) if counts else attempt.postponed + 1
             delay = seconds("the delay", self._delay(number, asked))  # whatever the source of jitter returns
         if self.max_elapsed is not None and attempt.elapsed + delay > self.max_elapsed:
-            return GIVE_UP
+            return Verdict(None, reason=no_time_for(attempt.elapsed + delay, "max_elapsed", self.max_elapsed))
         reasons = [] if asked is None else [f"asked to wait {in_words(asked)}"]
         reasons += [] if counts else ["not counted"]
         concerns_call = isinstance(answer, NotNow) and answer.only_this_call
@@ -285,7 +289,8 @@ class RetryPolicy(Value):
             delay, counts=counts, asked=asked, reason=", ".join(reasons), concerns_call=concerns_call
         )
 
-    def _is_worth_retrying(self, exception: Exception) -> bool | float | NotNow:
+    def _read(self, exception: Exception) -> bool | float | NotNow | str:
+        """Return whether a failure is worth another attempt, and when; in words why, if it is not."""
         if is_a(exception, NotNow):
             return exception
         retry_on = self.retry_on
@@ -293,11 +298,11 @@ class RetryPolicy(Value):
         if isinstance(answer, NotNow):
             return answer
         if issubclass(type(exception), self.give_up_on):
-            return False
+            return "it is in give_up_on"
         if isinstance(retry_on, (type, tuple)):
-            return issubclass(type(exception), retry_on)
+            return issubclass(type(exception), retry_on) or "it is not in retry_on"
         if isinstance(answer, bool):
-            return answer
+            return answer or ("another attempt cannot help" if retry_on is transient else "retry_on says so")
         if isinstance(answer, int) and answer in (0, 1):
             raise TypeError(f"what retry_on returns must be a bool, or seconds as a float, not {answer!r}")
         return seconds("what retry_on returns (if not a bool or a NotNow)", answer)
@@ -323,6 +328,11 @@ def after(not_now: NotNow) -> float | None:
         return optional_seconds("after", not_now.after)
     except BaseException:  # somebody has set it to something else, or a subclass raises
         return None
+
+
+def no_time_for(start: float, name: str, limit: float) -> str:
+    """Return in words why no attempt follows *start* seconds after the time from which a *limit* counts."""
+    return f"the next attempt would start after {in_words(start)}, and {name} is {in_words(limit)}"
 
 
 def asked_by(exception: Exception, limit: float | None) -> float | None:

@@ -28,8 +28,8 @@ from retrying_executor._errors import PendingLimitError
 from retrying_executor._gate import Permit
 from retrying_executor._ledger import Ledger
 from retrying_executor._monitor import Event, Monitor
+from retrying_executor._policy import CUT_SHORT, RetryPolicy, Terms
 from retrying_executor._policy import DONE as ACCEPTED
-from retrying_executor._policy import GIVE_UP, RetryPolicy, Terms
 from retrying_executor._virtual_waiting import Latch, Waiters
 
 TYPE_CHECKING = False
@@ -316,9 +316,11 @@ class VirtualPool:
                 _attempt.announce(call, work, outcome, verdict, self.monitor)
                 _attempt.let_go(outcome)
                 return
+            if verdict.delay is not None:
+                verdict = CUT_SHORT
             if verdict is not ACCEPTED and not call.done():
-                _attempt.announce(call, work, outcome, GIVE_UP, self.monitor)
-            unseen = _attempt.conclude(call, work, outcome)
+                _attempt.announce(call, work, outcome, verdict, self.monitor)
+            unseen = _attempt.conclude(call, work, outcome, verdict)
             worker.call = None
             self._change(call, self._ledger.settle, outcome, unseen)
         finally:

@@ -20,8 +20,8 @@ from retrying_executor import _attempt, _log
 from retrying_executor._calls import Calls
 from retrying_executor._current import current
 from retrying_executor._gate import Permit
+from retrying_executor._policy import CUT_SHORT
 from retrying_executor._policy import DONE as ACCEPTED
-from retrying_executor._policy import GIVE_UP
 from retrying_executor._stdlib import DONE, FINISHED
 
 TYPE_CHECKING = False
@@ -361,9 +361,11 @@ class Workers(Calls):
                 if self._back_off(worker, call, max(time.monotonic() + verdict.delay, sits_out_until)):
                     _attempt.let_go(outcome)
                     return None
+            if verdict.delay is not None:
+                verdict = CUT_SHORT
             if verdict is not ACCEPTED and not call.done():
-                _attempt.announce(call, work, outcome, GIVE_UP, self.monitor)
-            return outcome, _attempt.conclude(call, work, outcome)
+                _attempt.announce(call, work, outcome, verdict, self.monitor)
+            return outcome, _attempt.conclude(call, work, outcome, verdict)
         finally:
             if permit is not None:
                 self._give_place_back(worker, "none")
