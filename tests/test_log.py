@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, as_completed, wait
@@ -26,7 +27,7 @@ from retrying_executor import (
     Upstream,
     _log,
 )
-from retrying_executor._log import Repeats, UnseenFailure, call_name, describe, time_is_up
+from retrying_executor._log import Repeats, Subject, UnseenFailure, call_name, describe, time_is_up
 from retrying_executor._pool import Pool
 
 LOGGER = logging.getLogger("retrying_executor")
@@ -91,7 +92,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[int], list[str]]:
         for record in caplog.records:
             assert record.name in ("retrying_executor", "concurrent.futures", "asyncio")
         return [
-            record.getMessage()
+            re.sub(r" \[[-0-9a-f]{36}\]", "", record.getMessage())  # the keys that were drawn
             for record in caplog.records
             if record.levelno == level and record.name != "asyncio"
         ]
@@ -201,6 +202,36 @@ def test_what_a_message_names_is_in_fields_of_its_own(
     assert 0.0 < held["delay"] <= 0.001
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"label": "invoice 17"}, "[invoice 17, {key}]"),
+        ({"key": "order-17"}, "[order-17]"),
+        ({"label": "invoice 17", "key": "order-17"}, "[invoice 17, order-17]"),
+        ({}, "[{key}]"),
+    ],
+)
+def test_messages_tell_calls_of_one_function_apart(
+    options: dict[str, str], named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By label and key, in the line and in fields; the executor has its name in a field (B10, G3)."""
+    caplog.set_level(logging.INFO)
+    with RetryingExecutor(
+        1, "rows", retry=RetryPolicy(delays=[0.001]), on_event=lambda _: None, warn_after=60
+    ) as executor:
+        future = executor.with_options(**options).submit(fail)  # type: ignore[arg-type]
+        key = future.key
+        wait([future], TIMEOUT)
+        del future
+        assert eventually(lambda: gc.collect() >= 0 and len(caplog.records) == 3)
+    about = (call_name(fail), options.get("label"), key, "rows")
+    for record in caplog.records:
+        assert record.getMessage().startswith(f"{call_name(fail)} {named.format(key=key)}")
+        fields = (record.call, record.label, record.key, record.executor)  # type: ignore[attr-defined]
+        assert about == fields
+    assert ["retry_scheduled", "gave_up", "unseen_failure"] == [vars(one)["kind"] for one in caplog.records]
+
+
 def test_many_messages_of_one_kind_do_not_flood(executor: RetryingExecutor, logged: Logged) -> None:
     """Three are errors, and the tenth and so on, which say how many there were; no call is left out."""
     view = executor.with_options(retry=None)
@@ -290,7 +321,7 @@ def test_a_call_that_is_not_kept_is_logged_when_it_fails(executor: RetryingExecu
 
     class Signal(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            assert FAILED == record.getMessage()
+            assert FAILED.replace(" failed", " [1] failed") == record.getMessage()
             came_out.set()
 
     handler = Signal(logging.ERROR)
@@ -298,7 +329,7 @@ def test_a_call_that_is_not_kept_is_logged_when_it_fails(executor: RetryingExecu
     gc.collect()
     gc.disable()
     try:
-        executor.submit(fail)
+        executor.with_options(key="1").submit(fail)
         assert came_out.wait(TIMEOUT)
     finally:
         gc.enable()
@@ -455,7 +486,8 @@ def test_an_unseen_failure_may_be_hostile(
 
 def test_an_unseen_failure_is_logged_once() -> None:
     """Seen failures keep quiet, and let go of the exception (G2, G3)."""
-    failure = UnseenFailure("call", 1, ValueError())
+    subject = Subject(RetryingExecutor(1).submit(int), "call", None)
+    failure = UnseenFailure(subject, 1, ValueError())
     failure.seen()
     assert failure._exception is None
 

@@ -33,6 +33,7 @@ from retrying_executor import (
     _monitor,
     current_call,
 )
+from retrying_executor._policy import Terms
 from retrying_executor._watchdog import Run
 from test_exit import run
 
@@ -640,12 +641,12 @@ def test_an_attempt_that_runs_for_long_is_logged(caplog: pytest.LogCaptureFixtur
 
     with RetryingExecutor(2, "worker", warn_after=timedelta(milliseconds=5)) as executor:
         executor.submit(int).result(TIMEOUT)
-        executor.submit(hang)
+        executor.with_options(key="hanging").submit(hang)
         assert eventually(lambda: len(caplog.records) >= 3)
         may_end.set()
     first, second, third, *_ = caplog.records
     lines = first.getMessage().splitlines()
-    assert lines[0].startswith(f"{__name__}.{hang.__qualname__}: attempt 1 has been running for ")
+    assert lines[0].startswith(f"{__name__}.{hang.__qualname__} [hanging]: attempt 1 has been running for ")
     assert "in thread worker_" in lines[0]
     assert f'File "{__file__}", line' in lines[1]
     assert "hang" in lines[1]
@@ -792,5 +793,5 @@ def test_what_is_not_there_is_not_there() -> None:
 
 def test_an_attempt_whose_thread_is_gone_has_no_stack() -> None:
     """An asynchronous exception may end a thread between an attempt and the note that it is over (G3)."""
-    work: Any = (int, (), {}, None, None)
+    work: Any = (int, (), {}, None, Terms(None))
     assert [] == Run(work, 1, 5.0).stack({})

@@ -17,11 +17,19 @@ from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from datetime import timedelta
 from threading import Event, Thread
 from typing import Any, NoReturn
+from uuid import UUID
 
 import pytest
 
 from conftest import TIMEOUT
-from retrying_executor import Attempt, PendingLimitError, RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor import (
+    Attempt,
+    PendingLimitError,
+    RetryingExecutor,
+    RetryingFuture,
+    RetryPolicy,
+    current_call,
+)
 from retrying_executor.testing import VirtualTimeExecutor
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
@@ -474,8 +482,13 @@ def test_options_add_up_from_view_to_view(
         ({"max_attemps": 3}, TypeError, "max_attemps"),
         ({"retry": boom, "max_attempts": 3}, TypeError, r"^options \['max_attempts'\] need a RetryPolicy"),
         ({"retry": None, "max_attempts": 3}, TypeError, r"^options .* need a RetryPolicy .*, not None$"),
+        ({"label": 17}, TypeError, "^label must be a string or None, not 17$"),
+        ({"label": ""}, ValueError, "^label must be text in one line, not empty or blank, not ''$"),
+        ({"key": b"17"}, TypeError, "^key must be a string or None, not b'17'$"),
+        ({"key": " "}, ValueError, "^key must be text in one line, not empty or blank, not ' '$"),
+        ({"key": "a\nb"}, ValueError, r"^key must be text in one line, .*, not 'a\\nb'$"),
     ],
-    ids=range(6),
+    ids=range(11),
 )
 def test_a_view_refuses_bad_options(
     executor: RetryingExecutor, options: dict[str, Any], error: type[Exception], message: str
@@ -760,3 +773,24 @@ def test_retries_behind_the_interface_of_the_standard_executor(executor: Retryin
     futures = [standard.submit(Flaky(*[ValueError()] * (number % 5), number)) for number in range(50)]
     assert set(futures) == wait(futures, TIMEOUT).done
     assert list(range(50)) == [future.result() for future in futures]
+
+
+@pytest.mark.parametrize("cls", [RetryingExecutor, VirtualTimeExecutor])
+def test_calls_of_a_view_have_its_label_and_its_key(cls: type[RetryingExecutor]) -> None:
+    """Futures, events and current_call() say so; those of its views too, unless they have others (B10)."""
+    events: list[Any] = []
+
+    def ask() -> tuple[str | None, str]:
+        call = current_call()
+        assert call is not None
+        return call.label, call.key
+
+    with cls(1, "orders", on_event=events.append) as executor:
+        view = executor.with_options(label="invoice 17", key="order-17")
+        other = view.with_options(label="invoice 18", key=None)
+        futures = [each.submit(ask) for each in (view, view.with_options(max_attempts=1), other)]
+        told = [future.result(TIMEOUT) for future in futures]
+    assert [("invoice 17", "order-17")] * 2 + [("invoice 18", futures[2].key)] == told
+    assert ["order-17", "order-17", str(UUID(futures[2].key))] == [future.key for future in futures]
+    done = {(event.label, event.key, event.executor) for event in events}
+    assert {(label, key, "orders") for label, key in told} == done

@@ -9,7 +9,7 @@ from __future__ import annotations
 from retrying_executor import _log
 from retrying_executor._errors import NotNow
 from retrying_executor._exceptions import class_name, is_a, set_cause, traceback_of
-from retrying_executor._log import UnseenFailure, call_name
+from retrying_executor._log import UnseenFailure
 from retrying_executor._policy import CUT_SHORT, DONE, TOO_LATE, Attempt, Verdict
 from retrying_executor._transient import close_answers
 from retrying_executor._value import in_words, optional_seconds
@@ -122,7 +122,7 @@ def conclude(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> Unse
         if work[4].policy is not None:
             elapsed = call._pool.clock.monotonic() - call._began_at
             add_note(outcome[1], call._attempts, elapsed, verdict.reason)
-        unseen = UnseenFailure(call_name(work[0]), call._attempts, outcome[1], work[3])
+        unseen = UnseenFailure(_log.about(call, work), call._attempts, outcome[1], work[3])
     call._work = None  # now, so that no destructor of an argument runs under the lock
     if call._attempts > 1 or unseen is not None:
         call._last = outcome
@@ -132,11 +132,11 @@ def conclude(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> Unse
 def announce(call: Call, work: Work, outcome: Outcome, verdict: Verdict, monitor: Monitor | None) -> None:
     """Log, and tell who looks on, what follows an attempt that failed; see `make`."""
     if verdict.delay is not None:
-        _log.retry_scheduled(work, call._attempts, outcome, verdict)
+        _log.retry_scheduled(call, work, outcome, verdict)
     elif work[4].policy is None:
         return  # it never retries: a failure is just that
     else:
-        _log.gave_up(work, call._attempts, outcome, verdict)
+        _log.gave_up(call, work, outcome, verdict)
     if monitor is not None:
         monitor.followed_up(call, outcome, verdict)
 

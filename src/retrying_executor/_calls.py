@@ -145,7 +145,7 @@ class Calls:
         work, (_, exception) = call._work, outcome
         unseen = None
         if exception is not None and work is not None:
-            unseen = _log.UnseenFailure(_log.call_name(work[0]), call._attempts, exception, work[3])
+            unseen = _log.UnseenFailure(_log.about(call, work), call._attempts, exception, work[3])
         call._condition  # noqa: B018  # from now on its worker goes by that too
         return self._change(call, self._ledger.settle, outcome, unseen)
 

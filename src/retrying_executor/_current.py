@@ -35,15 +35,17 @@ class CurrentCall(Value):
         name: What logs call it: the module and the qualified name of its function.
         attempt: Which attempt this is; the first is 1.
         key: A UUID that stays the same over all attempts of the call, and that no other call has: what
-            services take as an ``Idempotency-Key``.
+            services take as an ``Idempotency-Key``. Or the *key* given to ``with_options()``.
         time_left: For how many seconds from now on further attempts may start, by the policy's
             ``max_elapsed``; 0 or more, or ``None`` without such a limit.
+        label: The *label* given to ``with_options()``, or ``None``.
     """
 
     name: str
     attempt: int
     key: str
     time_left: float | None
+    label: str | None = None
 
 
 def current_call() -> CurrentCall | None:
@@ -63,6 +65,7 @@ def current_call() -> CurrentCall | None:
         attempt=call._attempts,
         key=key_of(call),
         time_left=None if left == math.inf else max(0.0, left),
+        label=work[4].label,
     )
 
 

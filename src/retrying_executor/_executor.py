@@ -15,7 +15,14 @@ from retrying_executor._misuse import ASYNC, check_call, checked_callable, refus
 from retrying_executor._policy import RetryPolicy, Terms, checked_policy
 from retrying_executor._pool import Pool
 from retrying_executor._upstream import Upstream, checked_upstream
-from retrying_executor._value import check_timeout, checked_bool, optional_seconds, positive_int, to_seconds
+from retrying_executor._value import (
+    check_timeout,
+    checked_bool,
+    optional_name,
+    optional_seconds,
+    positive_int,
+    to_seconds,
+)
 from retrying_executor._work_queue import WorkQueue
 
 TYPE_CHECKING = False
@@ -67,9 +74,12 @@ class _Submitter(Executor):
         """
         if type(fn) is not FunctionType or fn.__code__.co_flags & ASYNC:
             check_call(fn)
-        work = (fn, args, kwargs or _NO_KEYWORDS, contextvars.copy_context(), self._terms)
+        terms = self._terms
+        work = (fn, args, kwargs or _NO_KEYWORDS, contextvars.copy_context(), terms)
         pool = self._pool
         future: RetryingFuture[T] = RetryingFuture(pool, work)
+        if terms.marks_calls:
+            terms.mark(future)
         monitor = pool.monitor
         if monitor is None:
             pool.submit(future)
@@ -188,6 +198,8 @@ class _Submitter(Executor):
         *,
         retry: Policy | EllipsisType | None = ...,
         upstream: Upstream | EllipsisType | None = ...,
+        label: str | EllipsisType | None = ...,
+        key: str | EllipsisType | None = ...,
         **options: Unpack[PolicyOptions],
     ) -> View:
         """Return a view: an executor with the same queue and threads, on other terms.
@@ -195,13 +207,19 @@ class _Submitter(Executor):
         Args:
             retry: The policy of the view; if left out, the one in force here.
             upstream: The service that its calls go to, or ``None``; if left out, the one here.
+            label: What tells its calls apart from others of the same function, in logs, events and
+                `current_call`: text in one line, or ``None``; if left out, the one here.
+            key: The key of its calls, instead of a UUID for each: what services take as an idempotency key.
+                All calls that the view submits have it, so it is for one call, or for several that are
+                the same to the service. Text in one line, or ``None``; if left out, the one here.
             options: Options of `RetryPolicy` that differ from that policy; from the defaults, if
                 calls are never retried here.
 
         Raises:
             TypeError: If there are *options*, but the policy is a callable of your own, or *retry*
                 is ``None``; or if an option does not exist or has the wrong type.
-            ValueError: If an option is out of its range, or does not go with the others.
+            ValueError: If an option is out of its range, or does not go with the others; or if *label* or
+                *key* is blank, or is no text in one line.
         """
         policy = self._terms.policy if retry is ... else checked_policy(retry)
         if options:
@@ -211,7 +229,9 @@ class _Submitter(Executor):
                 raise TypeError(f"options {sorted(options)} need a RetryPolicy to apply to, not {policy!r}")
             policy = policy.replace(**options)
         service = self._terms.upstream if upstream is ... else checked_upstream(upstream)
-        return View(self, Terms(policy, service))
+        label = self._terms.label if label is ... else optional_name("label", label)
+        key = self._terms.key if key is ... else optional_name("key", key)
+        return View(self, Terms(policy, service, label=label, key=key))
 
     def drain(self, timeout: Duration | None = None) -> bool:
         """Wait until every call accepted so far is done, retries included, without shutting down.

@@ -172,7 +172,10 @@ class RetryingFuture(Future["T"]):
 
     @property
     def key(self) -> str:
-        """A UUID that no other call has, and that `current_call` and events tell of too."""
+        """What `current_call`, events and logs tell of too: a UUID that no other call has.
+
+        Or the *key* given to ``with_options()``, which all calls of that view have.
+        """
         return key_of(self)
 
     def done(self) -> bool:

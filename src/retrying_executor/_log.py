@@ -64,7 +64,39 @@ def describe(outcome: object, exception: BaseException | None) -> str:
         return class_name(exception)
 
 
-def retry_scheduled(work: Work, number: int, outcome: Outcome, verdict: Verdict) -> None:
+class Subject:
+    """The call that a message is about: what tells it apart from others.
+
+    Args:
+        call: Which it is.
+        name: That of its function; see `call_name`.
+        label: That of its view, or ``None``.
+    """
+
+    __slots__ = ("executor", "key", "label", "name")
+
+    def __init__(self, call: Call, name: str, label: str | None) -> None:
+        self.name = name
+        self.label = label
+        self.key = call.key
+        self.executor = call._pool._thread_name_prefix
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} [{self.key}]" if self.label is None else f"{self.name} [{self.label}, {self.key}]"
+        )
+
+    def fields(self) -> dict[str, object]:
+        """Return what a record about it has in fields of its own."""
+        return {"call": self.name, "label": self.label, "key": self.key, "executor": self.executor}
+
+
+def about(call: Call, work: Work) -> Subject:
+    """Return what messages say of a call."""
+    return Subject(call, call_name(work[0]), work[4].label)
+
+
+def retry_scheduled(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> None:
     """An attempt failed, and another follows."""
     delay = verdict.delay
     if delay is not None and logger.isEnabledFor(logging.INFO):
@@ -72,21 +104,21 @@ def retry_scheduled(work: Work, number: int, outcome: Outcome, verdict: Verdict)
         at = ""
         with suppress(OverflowError, OSError, ValueError):  # of a delay that ends at no date
             at = time.strftime(", at %H:%M:%S", time.localtime(time.time() + delay)) if delay >= 1.0 else ""
-        name, what = call_name(work[0]), describe(*outcome)
+        subject, number, what = about(call, work), call._attempts, describe(*outcome)
         details = in_words(delay), at, verdict.reason and f" ({verdict.reason})"
         kind = "retry_scheduled" if verdict.counts else "not_now"
-        extra = {"kind": kind, "call": name, "attempt": number, "delay": delay, "reason": what}
-        _log(logging.INFO, message, name, number, what, *details, extra=extra, context=work[3])
+        extra = {"kind": kind, **subject.fields(), "attempt": number, "delay": delay, "reason": what}
+        _log(logging.INFO, message, subject, number, what, *details, extra=extra, context=work[3])
 
 
-def gave_up(work: Work, number: int, outcome: Outcome, verdict: Verdict) -> None:
+def gave_up(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> None:
     """A call has had its last attempt, and failed; whether that is bad news, who looks at it knows."""
     if logger.isEnabledFor(logging.INFO):
-        name, what = call_name(work[0]), describe(*outcome)
-        extra = {"kind": "gave_up", "call": name, "attempt": number, "reason": what}
+        subject, number, what = about(call, work), call._attempts, describe(*outcome)
+        extra = {"kind": "gave_up", **subject.fields(), "attempt": number, "reason": what}
         why = verdict.reason and f" ({verdict.reason})"
         message = "%s: gave up after attempt %d (%s)%s"
-        _log(logging.INFO, message, name, number, what, why, extra=extra, context=work[3])
+        _log(logging.INFO, message, subject, number, what, why, extra=extra, context=work[3])
 
 
 def upstream_held(name: str, held_for: float, reason: str, *, is_news: bool) -> None:
@@ -102,11 +134,11 @@ def upstream_back(name: str, *, is_news: bool) -> None:
     _log(logging.WARNING if is_news else logging.INFO, "upstream %s works again", name, extra=extra)
 
 
-def runs_for_long(name: str, number: int, duration: float, thread: str, stack: str) -> None:
+def runs_for_long(subject: Subject, number: int, duration: float, thread: str, stack: str) -> None:
     """An attempt has been running for longer than ``warn_after``."""
-    extra = {"kind": "runs_for_long", "call": name, "attempt": number, "duration": duration}
+    extra = {"kind": "runs_for_long", **subject.fields(), "attempt": number, "duration": duration}
     message = "%s: attempt %d has been running for %s, in thread %s:\n%s"
-    _log(logging.WARNING, message, name, number, in_words(duration), thread, stack.rstrip(), extra=extra)
+    _log(logging.WARNING, message, subject, number, in_words(duration), thread, stack.rstrip(), extra=extra)
 
 
 def listener_failed(kind: str, error: BaseException) -> None:
@@ -224,12 +256,12 @@ class UnseenFailure:
     At the end of the interpreter it is logged while logging still works.
     """
 
-    __slots__ = ("__weakref__", "_attempts", "_context", "_exception", "_name")
+    __slots__ = ("__weakref__", "_attempts", "_context", "_exception", "_subject")
 
     def __init__(
-        self, name: str, attempts: int, exception: BaseException, context: Context | None = None
+        self, subject: Subject, attempts: int, exception: BaseException, context: Context | None = None
     ) -> None:
-        self._name = name
+        self._subject = subject
         self._attempts = attempts
         self._context: Context | None = context
         self._exception: BaseException | None = exception
@@ -244,14 +276,14 @@ class UnseenFailure:
         exception, context = self._exception, self._context
         self.seen()
         if exception is not None:
-            overdue.append((self._name, self._attempts, exception, context))
+            overdue.append((self._subject, self._attempts, exception, context))
             report_overdue()
 
     __del__ = report
 
 
-overdue: deque[tuple[str, int, BaseException, Context | None]] = deque()
-"""Unseen failures whose futures are gone: name of the call, attempts, exception, context of the submitter."""
+overdue: deque[tuple[Subject, int, BaseException, Context | None]] = deque()
+"""Unseen failures whose futures are gone: which call, attempts, exception, context of the submitter."""
 
 _unseen: set[weakref.ref[UnseenFailure]] = set()
 _guards: set[weakref.ref[threading.RLock]] = set()
@@ -273,12 +305,12 @@ def report_overdue() -> None:
         return
     with suppress(IndexError):  # until there is none left
         while True:
-            name, attempts, exception, context = overdue.popleft()
+            subject, attempts, exception, context = overdue.popleft()
             message = "%s failed after %d attempt%s, and nobody looked at its outcome%s"
             plural = "" if attempts == 1 else "s"
-            level, times = _repeats.level("unseen", name, id(type(exception)))
-            extra = {"kind": "unseen_failure", "call": name, "attempt": attempts}
-            details = name, attempts, plural, times
+            level, times = _repeats.level("unseen", subject.name, id(type(exception)))
+            extra = {"kind": "unseen_failure", **subject.fields(), "attempt": attempts}
+            details = subject, attempts, plural, times
             _log(level, message, *details, exc_info=exception, extra=extra, context=context)
 
 

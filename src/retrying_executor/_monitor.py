@@ -19,7 +19,7 @@ from functools import partial
 from itertools import count
 
 from retrying_executor import _lifecycle, _log
-from retrying_executor._current import current, key_of
+from retrying_executor._current import current
 from retrying_executor._future import RetryingFuture
 from retrying_executor._lifecycle import LISTENER_TIMEOUT
 from retrying_executor._policy import Terms
@@ -61,6 +61,8 @@ class Event(Value):
         time: When, in seconds since the epoch, as `time.time` has it.
         call: The name of the call; empty for an upstream.
         key: That of its future, and of `current_call`; empty for an upstream.
+        label: That of its view, or ``None``.
+        executor: The ``thread_name_prefix`` of its executor; empty for an upstream.
         attempt: Which attempt it is about, the latest one; 0 before the first, or for an upstream.
         duration: How long that attempt took, in seconds; with ``"done"``, how long it is since the call was
             accepted; ``None`` before an attempt has ended, or for an upstream.
@@ -84,6 +86,8 @@ class Event(Value):
     exception: BaseException | None = None
     reason: str = ""
     upstream: str | None = None
+    label: str | None = None
+    executor: str = ""
 
 
 class Story:
@@ -94,8 +98,7 @@ class Story:
     def __init__(self, call: Call, work: Work, time: float, accepted_at: float) -> None:
         upstream = work[4].upstream
         self.who: dict[str, Any] = {
-            "call": _log.call_name(work[0]),
-            "key": key_of(call),
+            **_log.about(call, work).fields(),
             "upstream": None if upstream is None else upstream.name,
         }
         self.time = time  # at which it was accepted, on the clock of events

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypedDict, Unpack
 
     from retrying_executor._gate import Evidence
+    from retrying_executor._schedule import Call
     from retrying_executor._upstream import Upstream
     from retrying_executor._value import Duration
 
@@ -357,19 +358,41 @@ def backoff(number: int, *, base: float, multiplier: float, cap: float) -> float
 
 
 class Terms:
-    """On what terms calls are made: an upstream, and a policy, taken apart once for all calls under it."""
+    """On what terms calls are made: an upstream, and a policy, taken apart once for all calls under it.
 
-    __slots__ = ("max_elapsed", "policy", "rejects", "upstream", "verdict")
+    Args:
+        policy: When to try again, or ``None``: never.
+        upstream: The service that the calls go to, or ``None``.
+        label: What tells them apart from others of the same function, or ``None``.
+        key: The key that they have in common, or ``None``: each has one of its own.
+    """
 
-    def __init__(self, policy: Policy | None, upstream: Upstream | None = None) -> None:
+    __slots__ = ("key", "label", "marks_calls", "max_elapsed", "policy", "rejects", "upstream", "verdict")
+
+    def __init__(
+        self,
+        policy: Policy | None,
+        upstream: Upstream | None = None,
+        *,
+        label: str | None = None,
+        key: str | None = None,
+    ) -> None:
         self.policy = policy
         self.upstream = upstream
+        self.label = label
+        self.key = key
+        self.marks_calls = key is not None  # few do: see `mark`
         own = policy if isinstance(policy, RetryPolicy) else None
         # A subclass may decide in another way.
         decides_itself = own is not None and type(own).__call__ is RetryPolicy.__call__
         self.verdict = own.verdict if own is not None and decides_itself else None
         self.rejects = None if own is None else own.retry_result
         self.max_elapsed = math.inf if own is None or own.max_elapsed is None else own.max_elapsed
+
+    def mark(self, call: Call) -> None:
+        """Note on a call, before it is queued, what it has by these terms."""
+        if self.key is not None:
+            call.__dict__["_key"] = self.key
 
     def asked_by(self, exception: Exception) -> float | None:
         """Return how many seconds an answer asks to wait, as far as that is heeded."""

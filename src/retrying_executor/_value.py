@@ -124,6 +124,22 @@ def checked_bool(name: str, value: object) -> bool:
     return value
 
 
+def optional_name(name: str, value: object) -> str | None:
+    """Return *value* if it is text that fits in a line and is not blank, or ``None``.
+
+    Raises:
+        TypeError: If it is not a string.
+        ValueError: If it is empty or blank, or has a character that cannot be printed, such as a line break.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string or None, not {value!r}")
+    if not value.strip() or not value.isprintable():
+        raise ValueError(f"{name} must be text in one line, not empty or blank, not {value!r}")
+    return value
+
+
 def positive_int(name: str, value: object) -> int:
     """Return *value* if it is an integer of 1 or more.
 

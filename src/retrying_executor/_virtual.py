@@ -53,6 +53,7 @@ class VirtualPool:
 
     Args:
         seed: What the jitter is drawn from.
+        thread_name_prefix: The name of the executor.
         initializer: Called before the first attempt, or ``None``.
         initargs: The arguments of *initializer*.
         exit_timeout: How long a ``with`` block that raises waits, in seconds; ``None``: for ever.
@@ -65,6 +66,7 @@ class VirtualPool:
         self,
         *,
         seed: int,
+        thread_name_prefix: str,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         exit_timeout: float | None,
@@ -73,6 +75,7 @@ class VirtualPool:
         on_event: Callable[[Event], object] | None,
     ) -> None:
         self._random = Random(seed).random
+        self._thread_name_prefix = thread_name_prefix
         self._draw_key = Random(seed).getrandbits
         self.monitor = None if on_event is None else _Monitor(self, on_event)
         self._initializer = initializer
@@ -216,7 +219,7 @@ class VirtualPool:
             if isinstance(policy, RetryPolicy) and policy.random is None:
                 policy = copy.copy(policy)
                 policy.__dict__["random"] = self._random
-            seeded = self._seeded[terms] = Terms(policy, terms.upstream)
+            seeded = self._seeded[terms] = Terms(policy, terms.upstream, label=terms.label, key=terms.key)
         return seeded
 
     def serve(self, upstream: Upstream | None) -> None:
@@ -348,7 +351,7 @@ class VirtualPool:
         work, (_, exception) = call._work, outcome
         unseen = None
         if exception is not None and work is not None:
-            unseen = _log.UnseenFailure(_log.call_name(work[0]), call._attempts, exception, work[3])
+            unseen = _log.UnseenFailure(_log.about(call, work), call._attempts, exception, work[3])
         return self._change(call, self._ledger.settle, outcome, unseen)
 
     def cancel(self, call: Call) -> bool:

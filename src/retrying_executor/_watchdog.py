@@ -97,17 +97,18 @@ class Watchdog:
                     self._thread = None if is_over else self._thread
                     return None if is_over else self._grace
                 self._is_idle = False
-                for run in self._running.values():
+                for call, run in self._running.items():
                     if run.warns_at <= now:
                         frames = frames or sys._current_frames()
-                        due.append((run, now - run.began_at, run.stack(frames)))
+                        due.append((call, run, now - run.began_at, run.stack(frames)))
                         run.warns_at = now + (now - run.began_at)
                 warns_at = min(run.warns_at for run in self._running.values())
         finally:
             # Not under the lock: what has returned meanwhile goes away here, and its locals with it.
             frames.clear()  # and this frame is among them
-        for run, duration, stack in due:
-            _log.runs_for_long(run.name, run.attempt, duration, run.thread.name, "".join(stack.format()))
+        for call, run, duration, stack in due:
+            about = _log.Subject(call, run.name, run.label)
+            _log.runs_for_long(about, run.attempt, duration, run.thread.name, "".join(stack.format()))
         # An attempt that begins meanwhile wakes nobody, and is not due before that.
         return min(max(0.0, warns_at - now), self._warn_after, threading.TIMEOUT_MAX)
 
@@ -115,10 +116,11 @@ class Watchdog:
 class Run:
     """An attempt that runs in this thread."""
 
-    __slots__ = ("attempt", "began_at", "name", "thread", "warns_at")
+    __slots__ = ("attempt", "began_at", "label", "name", "thread", "warns_at")
 
     def __init__(self, work: Work, attempt: int, warn_after: float) -> None:
         self.name = _log.call_name(work[0])
+        self.label = work[4].label
         self.attempt = attempt
         self.thread = threading.current_thread()
         self.began_at = time.monotonic()

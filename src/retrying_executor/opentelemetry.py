@@ -209,6 +209,8 @@ class _Traced(Wrapper):
             common["retrying_executor.upstream"] = self.upstream
         span = telemetry.tracer.start_span(call.name, attributes=common)
         span.set_attributes({"retrying_executor.attempt": call.attempt, "retrying_executor.key": call.key})
+        if call.label is not None:
+            span.set_attribute("retrying_executor.label", call.label)
         token = context.attach(trace.set_span_in_context(span))
         began_at = time.monotonic()
         outcome = {"retrying_executor.outcome": "returned"}

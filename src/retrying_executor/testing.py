@@ -107,6 +107,7 @@ class VirtualTimeExecutor(RetryingExecutor):
         self._terms = Terms(self._terms.policy, checked_upstream(upstream))
         self._virtual = VirtualPool(
             seed=seed,
+            thread_name_prefix=self._pool._thread_name_prefix,
             initializer=initializer,
             initargs=initargs,
             exit_timeout=optional_seconds("exit_timeout", exit_timeout),

@@ -133,12 +133,12 @@ def fail(number: int) -> NoReturn:
 def test_a_failure_that_nobody_looked_at_is_an_event(sentry: Kept) -> None:
     """With its traceback, down to the line that raised (G3)."""
     with RetryingExecutor(1, retry=None) as executor:
-        executor.submit(fail, 3)
+        executor.with_options(key="1").submit(fail, 3)
     assert eventually(lambda: sentry.events)
     (event,) = sentry.events
     assert ("error", "retrying_executor") == (event["level"], event["logger"])
     logged = event["logentry"]["message"] % tuple(event["logentry"]["params"])
-    assert "test_sentry.fail failed after 1 attempt, and nobody looked at its outcome" == logged
+    assert "test_sentry.fail [1] failed after 1 attempt, and nobody looked at its outcome" == logged
     (error,) = event["exception"]["values"]
     assert ("ValueError", "no 3") == (error["type"], error["value"])
     last = error["stacktrace"]["frames"][-1]

@@ -61,9 +61,11 @@ def errors(log: StringIO) -> list[dict[str, Any]]:
 
 def test_retries_are_rendered_with_their_fields(log: StringIO, executor: RetryingExecutor) -> None:
     """The message as ever, and what it is made of as fields (G3)."""
-    executor.submit(Flaky(1)).result(TIMEOUT)
+    executor.with_options(key="1").submit(Flaky(1)).result(TIMEOUT)
     (line,) = lines(log)
-    assert "calls.Flaky: attempt 1 failed (ConnectionError: not yet); the next one in 0 s" == line["event"]
+    assert (
+        "calls.Flaky [1]: attempt 1 failed (ConnectionError: not yet); the next one in 0 s" == line["event"]
+    )
     assert ("info", "retrying_executor") == (line["level"], line["logger"])
     expected = {"kind": "retry_scheduled", "call": "calls.Flaky", "attempt": 1, "delay": 0.0}
     assert expected == {name: line[name] for name in expected}
@@ -76,10 +78,10 @@ def fail() -> NoReturn:
 def test_unseen_failures_are_rendered_with_their_traceback(log: StringIO) -> None:
     """As a structure, as those of the program itself (G3)."""
     with RetryingExecutor(1, retry=None) as executor:
-        executor.submit(fail)
+        executor.with_options(key="1").submit(fail)
     assert eventually(lambda: errors(log))
     (line,) = errors(log)
-    assert "test_structlog.fail failed after 1 attempt, and nobody looked at its outcome" == line["event"]
+    assert "test_structlog.fail [1] failed after 1 attempt, and nobody looked at its outcome" == line["event"]
     assert ("unseen_failure", "test_structlog.fail", 1) == (line["kind"], line["call"], line["attempt"])
     (error,) = line["exception"]
     assert ("ValueError", "no") == (error["exc_type"], error["exc_value"])
