@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextvars
+import decimal
 import logging
 import math
+import sys
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 import pytest
@@ -298,6 +300,29 @@ def test_an_exception_without_its_old_traceback_is_left_alone() -> None:
     exception.__traceback__ = None
     run(work_of(call), exception)
     assert 2 == len(frames(exception))
+
+
+def test_each_attempt_has_a_decimal_context_of_its_own() -> None:
+    """It starts with that of the submitter, and what it changes nobody else sees (B11)."""
+
+    def set_precision(digits: int) -> tuple[int, str]:
+        before = decimal.getcontext().prec
+        decimal.getcontext().prec = digits
+        return before, str(decimal.Decimal(1) / 3)
+
+    with decimal.localcontext() as context:
+        context.prec = 7
+        work = work_of(set_precision, 3)
+        assert [((7, "0.333"), None)] * 2 == [run(work, None), run(work, None)]
+        assert 7 == decimal.getcontext().prec
+
+
+def test_an_unfinished_import_of_decimal_costs_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may be in the middle of it (B8, B11)."""
+    VARIABLE.set("set")
+    work = work_of(int, "7")
+    monkeypatch.setitem(sys.modules, "decimal", ModuleType("decimal"))
+    assert (7, None) == run(work, None)
 
 
 # -- judge ---------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ that users' code raises gets out: it becomes an outcome.
 
 from __future__ import annotations
 
+from sys import modules
+
 from retrying_executor import _log
 from retrying_executor._errors import NotNow
 from retrying_executor._exceptions import class_name, is_a, set_cause, traceback_of
@@ -161,13 +163,25 @@ def run(work: Work, previous: BaseException | None) -> Outcome:
     fn, args, kwargs, context, _ = work
     old = None if previous is None else traceback_of(previous)
     try:
-        return context.copy().run(fn, *args, **kwargs), None
+        context = context.copy()
+        if context and "decimal" in modules:
+            context.run(_own_decimal_context)
+        return context.run(fn, *args, **kwargs), None
     except BaseException as exception:
         if exception is previous:
             _cut(traceback_of(exception), old)
         return None, exception
     finally:
         del work, previous, fn, args, kwargs, context, old  # a traceback keeps this frame
+
+
+def _own_decimal_context() -> None:
+    """Let the attempt change its own decimal context: a copied `contextvars` context has the same object."""
+    try:
+        decimal = modules["decimal"]
+        decimal.setcontext(decimal.getcontext().copy())
+    except Exception:  # it is being imported by another thread: nobody has a context yet
+        return
 
 
 def _cut(traceback: TracebackType | None, old: TracebackType | None) -> None:
