@@ -54,6 +54,7 @@ class _Submitter(Executor):
 
     _pool: Pool
     _terms: Terms
+    _new_context: Callable[[], contextvars.Context]  # for the attempts of a call
 
     __reduce__ = refuse_to_copy
 
@@ -61,7 +62,7 @@ class _Submitter(Executor):
         """Accept the call ``fn(*args, **kwargs)`` and return its future, done after the last attempt.
 
         The first attempts of all calls start in the order of their submission. Each attempt runs
-        in a copy of the current `contextvars` context.
+        in a copy of the current `contextvars` context, unless ``inherit_context`` is false.
 
         Raises:
             TypeError: If *fn* is not callable, or a coroutine function, which nobody would await.
@@ -75,7 +76,7 @@ class _Submitter(Executor):
         if type(fn) is not FunctionType or fn.__code__.co_flags & ASYNC:
             check_call(fn)
         terms = self._terms
-        work = (fn, args, kwargs or _NO_KEYWORDS, contextvars.copy_context(), terms)
+        work = (fn, args, kwargs or _NO_KEYWORDS, self._new_context(), terms)
         pool = self._pool
         future: RetryingFuture[T] = RetryingFuture(pool, work)
         if terms.marks_calls:
@@ -290,6 +291,8 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             10,000 events, further ones are dropped, which is logged.
         warn_after: After how many seconds of running an attempt is logged as a warning, with the stack of
             its thread; more than 0, or ``None`` for never.
+        inherit_context: Whether attempts see the `contextvars` of the submitter. ``False``: each runs in
+            an empty context, as with the standard executor.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -312,6 +315,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         when_full: Literal["raise", "wait"] = "raise",
         on_event: Callable[[Event], object] | None = None,
         warn_after: Duration | None = None,
+        inherit_context: bool = True,
     ) -> None:
         # The standard executor is a base class for clients that ask for its type. Its constructor
         # checks the arguments and knows their defaults; nothing else of it is used.
@@ -325,6 +329,8 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
         if when_full == "wait" and max_pending is None:
             raise ValueError("when_full must be 'raise' if max_pending is None: there is no limit to wait at")
+        is_inherited = checked_bool("inherit_context", inherit_context)
+        self._new_context = contextvars.copy_context if is_inherited else contextvars.Context
         self._terms = Terms(checked_policy(retry), checked_upstream(upstream))
         thread_name_prefix = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
         self._pool = Pool(
@@ -403,6 +409,7 @@ class View(_Submitter):
     def __init__(self, origin: _Submitter, terms: Terms) -> None:
         self._origin = origin
         self._pool = origin._pool
+        self._new_context = origin._new_context
         self._terms = terms
         self._pool.serve(terms.upstream)
 

@@ -64,6 +64,7 @@ class VirtualTimeExecutor(RetryingExecutor):
         on_event: As for the real one, but called at once, in the same thread. The times of the events are
             those of `monotonic`.
         warn_after: See *max_workers*.
+        inherit_context: As for the real one.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -88,6 +89,7 @@ class VirtualTimeExecutor(RetryingExecutor):
         when_full: Literal["raise", "wait"] = "raise",
         on_event: Callable[[Event], object] | None = None,
         warn_after: Duration | None = None,
+        inherit_context: bool = True,
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed must be an integer, not {seed!r}")
@@ -103,6 +105,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             exit_timeout=exit_timeout,
             max_pending=max_pending,
             when_full=when_full,
+            inherit_context=inherit_context,
         )
         self._terms = Terms(self._terms.policy, checked_upstream(upstream))
         self._virtual = VirtualPool(
