@@ -391,8 +391,7 @@ class Terms:
 
     def mark(self, call: Call) -> None:
         """Note on a call, before it is queued, what it has by these terms."""
-        if self.key is not None:
-            call.__dict__["_key"] = self.key
+        call.__dict__["_key"] = self.key
 
     def asked_by(self, exception: Exception) -> float | None:
         """Return how many seconds an answer asks to wait, as far as that is heeded."""
