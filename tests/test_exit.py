@@ -332,7 +332,7 @@ def test_a_failure_that_nobody_saw_is_logged_at_the_end_at_the_latest() -> None:
         """
     )
     assert (0, "") == (code, errors)
-    assert 1 == sum(line.startswith("retrying_executor: __main__.Flaky failed") for line in output)
+    assert 1 == sum(line.startswith("retrying_executor: __main__.Flaky [") for line in output)
     assert 1 == output.count("ValueError: boo")
 
 
@@ -385,12 +385,14 @@ def test_a_process_that_has_a_parent_logs_what_is_left_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It waits for no atexit, which may not come (G3)."""
-    failure = _log.UnseenFailure("call", 1, ValueError("no"))
+    failure = _log.UnseenFailure(
+        _log.Subject(retrying_executor.RetryingExecutor(1).submit(int), "call", None), 1, ValueError("no")
+    )
     _log.report_in_time()
     assert "" == caplog.text
     monkeypatch.setattr(multiprocessing.process, "parent_process", object)
     _log.report_in_time()
-    assert "call failed after 1 attempt, and nobody looked at its outcome" in caplog.text
+    assert "failed after 1 attempt, and nobody looked at its outcome" in caplog.text
     assert failure._exception is None
 
 

@@ -450,7 +450,9 @@ THROTTLED.headers["Retry-After"] = "30"
 
 @pytest.mark.parametrize("exception", [THROTTLED, NotNow(after=30.0)])
 @pytest.mark.parametrize("give_up_on", [(), HTTPError, Exception])
-@pytest.mark.parametrize("retry_on", [transient, OSError, (HTTPError,), ValueError, (), lambda _: NotNow(30)])
+@pytest.mark.parametrize(
+    "retry_on", [transient, OSError, (HTTPError,), ValueError, lambda _: NotNow("full", after=30)]
+)
 def test_classes_leave_not_now_what_it_is(retry_on: Any, give_up_on: Any, exception: Exception) -> None:
     """They choose among failures, and "not now" is none: it is heeded, and not counted (B1, U3)."""
     policy = RetryPolicy(retry_on=retry_on, give_up_on=give_up_on, jitter=False, max_attempts=1)

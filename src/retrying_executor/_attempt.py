@@ -76,7 +76,7 @@ def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> 
         elapsed = call._pool.clock.monotonic() - call._began_at
         # A probe is free if the service failed: for the policy it is as if there had been none.
         exception = outcome[1]
-        is_free = is_probe and isinstance(exception, Exception) and terms.evidence_of(exception) == "failed"
+        is_free = is_probe and is_a(exception, Exception) and terms.evidence_of(exception) == "failed"
         postponed = call._postponed + is_free
         verdict, outcome = judge(terms.policy, terms, call._attempts, elapsed, outcome, postponed=postponed)
         if verdict.delay is not None:

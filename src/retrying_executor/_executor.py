@@ -325,13 +325,10 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         if thread_name_prefix and not isinstance(thread_name_prefix, str):
             raise TypeError(f"thread_name_prefix must be a string, not {thread_name_prefix!r}")
         checked_callable("initializer", initializer, takes=len(initargs := _checked_initargs(initargs)))
-        if when_full not in ("raise", "wait"):
-            raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
-        if when_full == "wait" and max_pending is None:
-            raise ValueError("when_full must be 'raise' if max_pending is None: there is no limit to wait at")
         is_inherited = checked_bool("inherit_context", inherit_context)
         self._new_context = contextvars.copy_context if is_inherited else contextvars.Context
         self._terms = Terms(checked_policy(retry), checked_upstream(upstream))
+        waits_when_full = check_when_full(when_full, max_pending, upstream)
         thread_name_prefix = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
         self._pool = Pool(
             max_workers=self._max_workers,
@@ -341,7 +338,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             idle_timeout=optional_seconds("idle_timeout", idle_timeout),
             exit_timeout=optional_seconds("exit_timeout", exit_timeout),
             max_pending=None if max_pending is None else positive_int("max_pending", max_pending),
-            wait_when_full=when_full == "wait",
+            wait_when_full=waits_when_full,
             upstream=upstream,
             monitor=_monitor(
                 on_event, warn_after, thread_name_prefix, optional_seconds("exit_timeout", exit_timeout)
@@ -451,6 +448,20 @@ def _monitor(
     from retrying_executor._monitor import Monitor  # few programs have one
 
     return Monitor(on_event, patience, thread_name, exit_timeout)
+
+
+def check_when_full(when_full: object, max_pending: int | None, upstream: Upstream | None) -> bool:
+    """Return whether ``submit()`` waits for room.
+
+    Raises:
+        ValueError: If *when_full* is neither ``"raise"`` nor ``"wait"``, or if there is no limit to wait at.
+    """
+    if when_full not in ("raise", "wait"):
+        raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
+    waits = when_full == "wait"
+    if waits and max_pending is None and (upstream is None or not upstream.is_bounded):
+        raise ValueError("when_full must be 'raise' if max_pending is None: there is no limit to wait at")
+    return waits
 
 
 def check_monitoring(on_event: object, warn_after: Duration | None) -> float | None:

@@ -5,7 +5,7 @@ Nothing here starts a thread, and nothing waits. In pytest, the fixture ``virtua
 
 from __future__ import annotations
 
-from retrying_executor._executor import RetryingExecutor, check_monitoring
+from retrying_executor._executor import RetryingExecutor, check_monitoring, check_when_full
 from retrying_executor._misuse import says_where
 from retrying_executor._policy import RetryPolicy, Terms
 from retrying_executor._upstream import checked_upstream
@@ -94,6 +94,8 @@ class VirtualTimeExecutor(RetryingExecutor):
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed must be an integer, not {seed!r}")
         check_monitoring(on_event, warn_after)
+        checked_upstream(upstream)
+        waits_when_full = check_when_full(when_full, max_pending, upstream)
         # This checks the arguments. The pool that it makes has no thread before its first call: it gets none.
         super().__init__(
             max_workers,
@@ -104,10 +106,9 @@ class VirtualTimeExecutor(RetryingExecutor):
             idle_timeout=idle_timeout,
             exit_timeout=exit_timeout,
             max_pending=max_pending,
-            when_full=when_full,
             inherit_context=inherit_context,
         )
-        self._terms = Terms(self._terms.policy, checked_upstream(upstream))
+        self._terms = Terms(self._terms.policy, upstream)
         self._virtual = VirtualPool(
             seed=seed,
             thread_name_prefix=self._pool._thread_name_prefix,
@@ -115,7 +116,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             initargs=initargs,
             exit_timeout=optional_seconds("exit_timeout", exit_timeout),
             max_pending=float("inf") if max_pending is None else positive_int("max_pending", max_pending),
-            wait_when_full=when_full == "wait",
+            wait_when_full=waits_when_full,
             on_event=on_event,
         )
         self._virtual.serve(upstream)
