@@ -629,3 +629,14 @@ def test_a_timeout_that_is_not_a_number_does_not_wait_for_ever(executor: Retryin
         future.result(math.nan)
     release.set()
     assert future.result(TIMEOUT)
+
+
+def test_a_call_may_be_opened_again(executor: RetryingExecutor) -> None:
+    """A lock at which a thread waits for it is released once; the second time is no error (F9)."""
+    future, latch = executor.submit(int), threading.Lock()
+    assert 0 == future.result(TIMEOUT)
+    future.__dict__["_latches"], future._awaited = [latch], True
+    latch.acquire()
+    future._open()
+    future._open()
+    assert not latch.locked()

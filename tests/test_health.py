@@ -63,8 +63,7 @@ class RpcError(Exception):
     def code(self) -> StatusCode:
         return StatusCode(name=self.name)
 
-    def details(self) -> str:
-        return ""
+    details = staticmethod(str)
 
 
 class HostileError(Exception):

@@ -20,7 +20,7 @@ from calls import Flaky
 from conftest import TIMEOUT
 from observe import eventually, needs_gil, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, _workers
-from retrying_executor._crew import Worker
+from retrying_executor._crew import Crew, Worker
 from retrying_executor._ledger import Ledger
 
 AT_ONCE = RetryPolicy(delays=(0, 0, 0, 0))
@@ -708,3 +708,14 @@ def test_no_accepted_call_is_lost_when_a_thread_cannot_be_started(
     assert accepted == sorted(ran)
     assert set(accepted) == attempted
     assert len(accepted) == executor.stats().submitted
+
+
+def test_a_worker_too_many_is_not_started() -> None:
+    """Where a destructor that submits has started one in between (C1)."""
+    lock = threading.RLock()
+    crew = Crew(size=1, name="crew", daemon=False, lock=lock)
+    other = Worker(0, lock)
+    crew.members[other] = None
+    crew.summon(lambda _: None)
+    assert [other] == list(crew.members)
+    assert crew.on_the_way is None

@@ -13,7 +13,7 @@ from retrying_executor._errors import NotNow
 from retrying_executor._exceptions import class_name, is_a, set_cause, traceback_of
 from retrying_executor._log import UnseenFailure
 from retrying_executor._policy import CUT_SHORT, DONE, TOO_LATE, Attempt, Verdict
-from retrying_executor._transient import close_answers
+from retrying_executor._transient import close_answers, get
 from retrying_executor._value import in_words, optional_seconds
 
 TYPE_CHECKING = False
@@ -107,7 +107,7 @@ def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence
         return "worked", None
     if not is_a(exception, Exception):
         return "none", None
-    if verdict.concerns_call or (is_a(exception, NotNow) and exception.only_this_call):
+    if verdict.concerns_call or (is_a(exception, NotNow) and get(exception, "only_this_call") is True):
         return "none", None
     asked = verdict.asked  # whether or not the call gives up
     if asked is None:

@@ -54,7 +54,7 @@ def evidence_of(
     """
     answer = transient(exception)
     if isinstance(answer, NotNow):
-        return "none" if answer.only_this_call else "busy"
+        return "none" if get(answer, "only_this_call") is True else "busy"
     try:
         if is_recorded(exception):
             return "failed"

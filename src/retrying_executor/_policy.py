@@ -9,7 +9,7 @@ from retrying_executor._errors import NotNow
 from retrying_executor._evidence import evidence_of, service_failed
 from retrying_executor._exceptions import is_a
 from retrying_executor._misuse import checked_callable, says_where
-from retrying_executor._transient import retry_after, transient
+from retrying_executor._transient import get, retry_after, transient
 from retrying_executor._value import Value, checked_bool, in_words, optional_seconds, positive_int, seconds
 
 TYPE_CHECKING = False
@@ -262,7 +262,7 @@ class RetryPolicy(Value):
     def verdict(self, attempt: Attempt) -> Verdict:
         """Return what follows a failed attempt, and why."""
         answer = True if attempt.exception is None else self._read(attempt.exception)
-        if isinstance(answer, str):
+        if is_a(answer, str):
             return Verdict(None, reason=answer)
         counts = not isinstance(answer, NotNow)
         used = attempt.number - attempt.postponed
@@ -285,7 +285,7 @@ class RetryPolicy(Value):
             return Verdict(None, reason=no_time_for(attempt.elapsed + delay, "max_elapsed", self.max_elapsed))
         reasons = [] if asked is None else [f"asked to wait {in_words(asked)}"]
         reasons += [] if counts else ["not counted"]
-        concerns_call = isinstance(answer, NotNow) and answer.only_this_call
+        concerns_call = is_a(answer, NotNow) and get(answer, "only_this_call") is True
         return Verdict(
             delay, counts=counts, asked=asked, reason=", ".join(reasons), concerns_call=concerns_call
         )
