@@ -8,6 +8,7 @@ Exceptions are read by their shape, as in `_transient`. Nothing here ever raises
 from __future__ import annotations
 
 import errno
+import re
 
 from retrying_executor import _codes
 from retrying_executor._errors import NotNow
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from retrying_executor._gate import Evidence
 
 _MOST_CAUSES = 10
+_BEFORE_THE_SERVICE = re.compile("|".join(_codes.BEFORE_THE_SERVICE))
+_NETWORK_FAILURES = re.compile("|".join(_codes.NETWORK_FAILURES))
 
 
 def service_failed(exception: BaseException) -> bool:
@@ -65,7 +68,7 @@ def evidence_of(
 
 def _service_failed(exception: BaseException) -> bool:
     chain = list(_chain(exception))
-    if any(_has_name(one, _codes.BEFORE_THE_SERVICE) for one in chain):
+    if any(_has_name(one, _BEFORE_THE_SERVICE) for one in chain):
         return False
     for one in chain:
         verdict = _verdict(one)
@@ -91,7 +94,7 @@ def _verdict(exception: BaseException) -> bool | None:
         return False
     if isinstance(exception, OSError):
         return exception.errno is None or exception.errno in _NETWORK_ERRORS or _is_network_class(exception)
-    return True if _has_name(exception, _codes.NETWORK_FAILURES) else None
+    return True if _has_name(exception, _NETWORK_FAILURES) else None
 
 
 def _chain(exception: BaseException) -> Iterator[BaseException]:
@@ -107,14 +110,12 @@ def _chain(exception: BaseException) -> Iterator[BaseException]:
 
 
 def _is_network_class(exception: OSError) -> bool:
-    return isinstance(exception, (ConnectionError, TimeoutError)) or _has_name(
-        exception, _codes.NETWORK_FAILURES
-    )
+    return isinstance(exception, (ConnectionError, TimeoutError)) or _has_name(exception, _NETWORK_FAILURES)
 
 
-def _has_name(exception: BaseException, words: tuple[str, ...]) -> bool:
+def _has_name(exception: BaseException, words: re.Pattern[str]) -> bool:
     """Return whether the name of the exception's class, or of a base, has one of these in it."""
-    return any(word in cls.__name__ for cls in type(exception).__mro__ for word in words)
+    return words.search(" ".join([cls.__name__ for cls in type(exception).__mro__])) is not None
 
 
 def _is_answer(exception: Exception) -> bool:

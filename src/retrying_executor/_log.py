@@ -86,6 +86,8 @@ class Subject:
             f"{self.name} [{self.key}]" if self.label is None else f"{self.name} [{self.label}, {self.key}]"
         )
 
+    __repr__ = __str__  # some handlers show the arguments of a message in their own way
+
     def fields(self) -> dict[str, object]:
         """Return what a record about it has in fields of its own."""
         return {"call": self.name, "label": self.label, "key": self.key, "executor": self.executor}
