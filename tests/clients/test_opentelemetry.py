@@ -287,7 +287,9 @@ def test_logs_name_the_function_that_was_submitted(
 ) -> None:
     """With and without instrumentation (G3)."""
     caplog.set_level(logging.INFO, "retrying_executor")
-    view = executor.with_options(key="1", retry=lambda attempt: 0.0 if attempt.number < 2 else None)
+    view = executor.with_options(
+        label="one", key="1", retry=lambda attempt: 0.0 if attempt.number < 2 else None
+    )
     view.submit(fn).exception(TIMEOUT)
     plain = list(caplog.messages)
     assert plain
