@@ -248,15 +248,6 @@ def test_a_call_that_was_not_cancelled_can_be_observed(lone: RetryingExecutor, r
     assert told.wait(TIMEOUT)
 
 
-def test_an_attempt_begins_if_cancel_comes_too_late(lone: RetryingExecutor, release: Event) -> None:
-    """A worker that sees somebody about to cancel asks who was first, and it was the worker (E2)."""
-    ready(lone, release)
-    future = lone.submit(int)
-    future._is_last = True  # what that one does first
-    release.set()
-    assert 0 == future.result(TIMEOUT)
-
-
 @pytest.mark.skipif(not HAS_GIL, reason="without the GIL workers have no lock of their own")
 def test_cancelled_calls_are_tidied_up_another_time(
     lone: RetryingExecutor, release: Event, monkeypatch: pytest.MonkeyPatch
@@ -430,17 +421,17 @@ def test_a_call_cancelled_in_the_middle_of_another_is_counted_once(
     with RetryingExecutor(1, retry=AN_HOUR, upstream=service if is_held else None) as executor:
         calls = [executor.submit(int if is_held else Resource()) for _ in range(3)]
         assert eventually(lambda: 3 == executor.stats().held + executor.stats().in_backoff)
-        cancel, others = RetryingFuture._cancel, [calls[1]]
+        release, others = RetryingFuture._release, [calls[1]]
 
         def interrupted(call: AnyFuture) -> None:
             if not is_first:
-                cancel(call)
+                release(call)
             while others:
                 assert others.pop().cancel()
             if is_first:
-                cancel(call)
+                release(call)
 
-        monkeypatch.setattr(RetryingFuture, "_cancel", interrupted)
+        monkeypatch.setattr(RetryingFuture, "_release", interrupted)
         assert calls[0].cancel()
         stats = executor.stats()
         assert (1, 3, 2) == (stats.held + stats.in_backoff, stats.submitted, stats.cancelled)

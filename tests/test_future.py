@@ -583,36 +583,6 @@ def test_all_who_observe_a_call_as_its_worker_ends_are_told(
     assert 1 == lone.stats().submitted
 
 
-def test_all_who_observe_a_call_as_it_is_cancelled_are_told(
-    monkeypatch: pytest.MonkeyPatch, lone: RetryingExecutor, release: Event
-) -> None:
-    """The second does not rely on the first, who still waits for whoever cancels (A3, E1)."""
-    seen: list[str] = []
-    came = Semaphore(0)
-    reached, go_on = Event(), Event()
-    running(lone, release)
-    future = lone.submit(int)
-    cancel, synchronize = RetryingFuture._cancel, lone._pool.synchronize
-
-    def slow_cancel(call: AnyFuture) -> None:
-        reached.set()
-        assert go_on.wait(TIMEOUT)
-        cancel(call)
-
-    monkeypatch.setattr(RetryingFuture, "_cancel", slow_cancel)
-    monkeypatch.setattr(lone._pool, "synchronize", lambda: (came.release(), synchronize()))
-    canceller = Thread(target=future.cancel)
-    canceller.start()
-    assert reached.wait(TIMEOUT)  # it saw that nobody observes the call
-    threads = [begin_to_observe(future, "callback", seen, came) for _ in range(2)]
-    go_on.set()
-    for thread in (canceller, *threads):
-        thread.join(TIMEOUT)
-        assert not thread.is_alive()
-    assert future.cancelled()
-    assert ["callback"] * 2 == seen
-
-
 def test_only_the_executor_starts_a_call(executor: RetryingExecutor) -> None:
     """What executors of one's own do to a future would lose this one's call (G1)."""
     future = executor.submit(int)

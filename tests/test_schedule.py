@@ -20,7 +20,7 @@ SERVICES = st.sampled_from([None, 0, 1])
 
 
 class Item:
-    """Stands for a call: of a call the schedule asks ``done()`` only, and that may do anything."""
+    """Stands for a call: of a call the schedule asks ``done()`` and its hash, and that may do anything."""
 
     def __init__(self) -> None:
         """Start alive."""
@@ -33,6 +33,13 @@ class Item:
         self.until = self.due_at = math.inf
         self.number = 0
         self.retried = self.held = False
+
+    def __hash__(self) -> int:
+        """Return that of its identity, after what the hook does."""
+        hook, self.hook = self.hook, None
+        if hook is not None:
+            hook()
+        return id(self)
 
     def __lt__(self, other: Item) -> bool:
         """Return whether the model has it start earlier, among retries and those that are held."""
@@ -526,7 +533,7 @@ def test_a_call_that_goes_while_it_is_claimed_is_passed_over(*, retried: bool) -
     assert 0 == len(schedule) == entries(schedule)
 
 
-@pytest.mark.parametrize("hooked", range(3))
+@pytest.mark.parametrize("hooked", range(2))
 def test_an_exception_in_the_middle_loses_nothing(hooked: int) -> None:
     """A signal handler that raises while gone calls are dropped makes no other call disappear (G1)."""
     schedule: Any = Schedule()

@@ -16,7 +16,6 @@ from threading import Barrier, BrokenBarrierError, Event, Lock, Semaphore, Threa
 
 import pytest
 
-from calls import Flaky
 from conftest import TIMEOUT
 from observe import eventually, needs_gil, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, _workers
@@ -556,26 +555,6 @@ def test_a_call_that_is_taken_up_before_it_is_refused_has_all_its_attempts(
     future = executor.submit(fn)
     assert ("ok", 2) == (future.result(TIMEOUT), future.attempts)
     executor.shutdown()
-
-
-def test_an_attempt_that_fails_while_its_call_is_being_refused_waits_for_that(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What a refusal has announced, and takes back, ends no retries (B3, G1)."""
-    release, came = Event(), Event()
-    flaky = Flaky(1)
-    with RetryingExecutor(1, retry=lambda _: 0.0) as executor:
-        pool = executor._pool
-        synchronize = pool.synchronize
-        monkeypatch.setattr(pool, "synchronize", lambda: (came.set(), synchronize()))
-        future = executor.submit(lambda: release.wait(TIMEOUT) and flaky())
-        with pool._lock:
-            future._is_last = True  # as `Ledger.refuse` does, for a moment
-            release.set()
-            assert came.wait(TIMEOUT)
-            future._is_last = False
-        assert 1 == future.result(TIMEOUT)
-        assert 2 == future.attempts
 
 
 # -- threads that cannot be started (C7) ---------------------------------------------------------

@@ -69,8 +69,6 @@ def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> 
     """Ask the policy what follows an attempt that failed, or whose result has to be judged; see `make`."""
     exception = None
     try:
-        if call._is_last:
-            call._pool.synchronize()  # whoever refuses the call takes that back if it comes too late
         if terms.policy is None or call._is_last:
             return CUT_SHORT, outcome
         elapsed = call._pool.clock.monotonic() - call._began_at

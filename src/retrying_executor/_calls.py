@@ -156,21 +156,24 @@ class Calls:
     def _change(self, call: Call, change: Callable[..., bool], *args: Any) -> bool:
         """Apply *change*, which makes the call done or returns ``False``, and tell whoever observes it."""
         kept = call._work, call._last  # so that no destructor runs under a lock
-        with self._lock:
-            if change != self._ledger.refuse:  # which may come too late: then nothing was announced
-                call._is_last = True  # announce it, then look: see `RetryingFuture`
-            observed = call._observed
-            changed = not observed and change(call, *args) and self._make_way()
-        if observed:
+        changed, was_done = False, call.done()
+        try:
             with call._condition:
                 with self._lock:
                     changed = change(call, *args) and self._make_way()
                 if changed:
                     call._tell_waiters()
-        del kept
-        if changed:
-            call._open()
-            call._invoke_callbacks()
+            del kept
+            if changed:
+                call._open()
+                call._invoke_callbacks()
+        except BaseException:  # an interruption: what has been told is not told again
+            if call.done() and not was_done:
+                with call._condition:
+                    call._tell_waiters()
+                call._open()
+                call._invoke_callbacks()
+            raise
         return changed
 
     def _make_way(self) -> bool:
@@ -198,17 +201,22 @@ class Calls:
 
     def observe(self, call: Call) -> None:
         """Give a call what its observers need; see `RetryingFuture`."""
+        condition = threading.RLock()
         self._observed.add(weakref.ref(call, self._forget))
-        call._observed = True  # announce it, then look
         if call._state not in DONE:
-            if call._is_last or not HAS_GIL:
-                self.synchronize()
-            worker = call._worker
-            if worker is not None:
-                with worker.lock:
-                    pass
+            try:
+                if HAS_GIL:
+                    del call._unobserved
+                else:  # pragma: no cover  # coverage is measured with it
+                    with self._lock:
+                        del call._unobserved
+            except AttributeError:
+                worker = call._worker
+                if worker is not None:  # it may have claimed to make the call done, which it does at once
+                    with worker.lock:
+                        pass
         # Last: who finds it there does not come here, and would wait for nobody.
-        call.__dict__.setdefault("_condition", threading.RLock())
+        call.__dict__.setdefault("_condition", condition)
 
     def make_latch(self, call: Call) -> Any:  # in virtual time it depends on the call
         """Return a lock that is closed, at which somebody waits for *call*."""

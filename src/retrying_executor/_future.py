@@ -10,34 +10,46 @@ Until it is done ``_state`` is PENDING; it runs while it has a ``_worker``, in w
 
 A future starts *unobserved*: with no condition, no waiters and no callbacks, since building those
 is most of what a standard future costs. The first that needs them (`wait`, `as_completed`,
-``add_done_callback``) makes it *observed*, for good, and from then on the inherited code rules. Who only
-waits, in ``result()``, does so at a *latch*: a lock of its own, opened when the call is done. So nobody
-waits at the condition, and a lock does for it; and who is interrupted has nothing to hand on. What must stay
-true:
+``add_done_callback``, and whatever ends a call from outside) makes it *observed*, for good, and from then on
+the inherited code rules. Who only waits, in ``result()``, does so at a *latch*: a lock of its own, opened
+when the call is done. So nobody waits at the condition, and a lock does for it; and who is interrupted has
+nothing to hand on.
+
+Most calls are taken, made done and observed without a lock in common. What only one side may do it has to
+*claim*: by deleting a slot, which succeeds for one thread only.
+
+- ``_waits`` is there while the call waits. Whoever deletes it has the call: the worker that takes it; who
+  cancels or refuses it; who sets its outcome from outside. `_back_off` puts it back.
+- ``_unobserved`` is there until the call is observed, or about to be done without ever having been. The
+  worker that deletes it makes the call done, under its own lock, without telling anybody but the latches.
+
+=========================== ================================================================================
+a worker that takes it      under its own lock: deletes ``_waits``; if it is gone somebody else has the call
+a worker that has its       under its own lock: deletes ``_unobserved`` and makes it done; if that is gone,
+outcome                     makes it done under the condition, and tells whoever observes it
+who observes it             deletes ``_unobserved``; if it is gone, waits until its worker has given its lock
+                            back once: a worker that had claimed it has made it done. Then gives it the
+                            condition, unless somebody else has
+back-off                    under the pool's lock: is it the last attempt? Else puts ``_waits`` back
+who cancels it              observes it; under the condition and the pool's lock: deletes ``_waits`` and makes
+                            it done; if that is gone, the attempt that runs is the last
+who refuses it              as who cancels it, unless an attempt was made: then it was accepted
+who sets its outcome        observes it; under both: deletes ``_waits``, if it is there, and makes it done
+who waits                   adds its latch, sets ``_awaited``, then looks at ``_state``
+whoever makes it done       sets ``_state``, then looks at ``_awaited`` and the latches
+=========================== ================================================================================
+
+The last two have nothing to claim: each announces first, then looks, so at least one of them sees the other.
+What must stay true:
 
 - A call becomes done once. A state that is done never changes, so reading ``_state`` needs no lock.
-- A call that waits changes under the pool's lock. One that runs becomes done under its worker's lock, by
-  that worker, but for ``set_result()`` and ``set_exception()``, which make it observed first.
-- An observed call becomes done under its condition too. Lock order: condition, pool's lock, worker's lock.
+- An observed call becomes done under its condition. Lock order: condition, pool's lock, worker's lock.
 - While an attempt runs, ``_work``, ``_last`` and ``_attempts`` belong to its worker, without a lock.
+- Between a claim and what it was for nothing is called or allocated. So no destructor gets in between, and no
+  signal handler: Python runs those after calls only.
 
-A call passes into a worker's hands, and becomes observed, without the pool's lock. Two sides that have no
-lock in common *announce first, then look*, so at least one of them sees the other:
-
-    a worker that takes the call           sets ``_worker``, then looks at ``_is_last``
-    who cancels it, or sets its outcome    sets ``_is_last``, then looks at ``_worker`` and ``_observed``
-    who observes it                        sets ``_observed``, then looks at ``_worker`` and ``_is_last``
-    who waits                              adds its latch, sets ``_awaited``, then looks at ``_state``
-    whoever makes it done                  sets ``_state``, then looks at ``_awaited`` and the latches
-
-- A worker that sees ``_is_last`` gets the pool's lock before it begins, which whoever cancels holds.
-- Who cancels leaves a call that has a ``_worker`` alone, and goes by the condition of an observed one.
-- Who observes, and sees that somebody may change the call, waits until that one has given its lock back
-  once. From then on it is done, or whoever makes it done sees that it is observed. Only then there is a
-  condition, so others who begin to observe it meanwhile wait too.
-
-That takes a thread's steps to be seen by others in the order in which it makes them, as with the GIL.
-Without it there is one lock for all; see `_crew`.
+That takes the GIL. Without it two threads can delete a slot, and all of this happens under one lock; see
+`_crew`.
 """
 
 from __future__ import annotations
@@ -101,11 +113,11 @@ class RetryingFuture(Future["T"]):
         "_attempts",
         "_awaited",
         "_began_at",
-        "_is_last",
-        "_observed",
         "_pool",
         "_result",
         "_state",
+        "_unobserved",
+        "_waits",
         "_work",
         "_worker",
     )
@@ -116,6 +128,7 @@ class RetryingFuture(Future["T"]):
 
     # These stand for the other attributes, until an instance grows its own.
     _exception: BaseException | None = None
+    _is_last: bool = False  # whoever wanted to cancel it came too late: no attempt follows that which runs
     _postponed: int = 0
     _due_at: float | None = None
     _last: Outcome = NO_OUTCOME
@@ -131,6 +144,7 @@ class RetryingFuture(Future["T"]):
     _condition: threading.Condition  # in truth the lock that one would have
     _waiters: list[Any]
     _done_callbacks: list[Callable[[Future[T]], object]]
+    _told: int = 0  # how many of the waiters
 
     def __init__(self, pool: Pool, work: Work) -> None:
         # Not Future.__init__: it would build what makes a future observed.
@@ -139,7 +153,8 @@ class RetryingFuture(Future["T"]):
         self._state = PENDING
         self._worker = None
         self._attempts = 0
-        self._is_last = self._observed = self._awaited = False
+        self._waits = self._unobserved = True
+        self._awaited = False
 
     def __getattr__(self, name: str) -> Any:
         if name == "_condition":
@@ -324,12 +339,19 @@ class RetryingFuture(Future["T"]):
 
     # -- for the pool: changes of state, under its lock ------------------------------------------
 
-    def _begin(self, worker: Worker, now: float) -> bool:
-        """An attempt is about to run, unless the call is done; return whether that is so."""
-        self._worker = worker  # from here on it cannot be cancelled
-        if self._state != PENDING:
-            self._worker = None
+    def _claim(self) -> bool:
+        """Take a call that waits out of all others' hands; return whether it was there to be taken."""
+        try:
+            del self._waits
+        except AttributeError:
             return False
+        return True
+
+    def _begin(self, worker: Worker, now: float) -> bool:
+        """An attempt is about to run, unless somebody else has the call; return whether that is so."""
+        if not self._claim():
+            return False
+        self._worker = worker
         if self._attempts:
             self._due_at = None
         elif self._waits_until < math.inf and self._work is not None:  # its time began when it was refused
@@ -342,6 +364,7 @@ class RetryingFuture(Future["T"]):
         """The attempt failed, and another follows."""
         self._due_at = due_at
         self._worker = None
+        self._waits = True
 
     def _finish(self, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
         """The call has its outcome; return ``False`` if it had one already."""
@@ -356,11 +379,6 @@ class RetryingFuture(Future["T"]):
         self._release()
         self._state = FINISHED  # last: whoever sees it sees the rest
         return True
-
-    def _cancel(self) -> None:
-        """The call is cancelled; its waiters are told at once, so there is no step in between."""
-        self._release()
-        self._state = CANCELLED_AND_NOTIFIED
 
     def _release(self) -> None:
         """Let go of what only a further attempt would need."""
@@ -384,14 +402,16 @@ class RetryingFuture(Future["T"]):
                     continue  # it is open already
 
     def _tell_waiters(self) -> None:
-        """Tell `wait` and `as_completed`; under the condition."""
-        for waiter in self._waiters:
+        """Tell `wait` and `as_completed`, each once; under the condition."""
+        while self._told < len(self._waiters):
+            waiter = self._waiters[self._told]
             if self._state == CANCELLED_AND_NOTIFIED:
                 waiter.add_cancelled(self)
             elif self._exception is None:
                 waiter.add_result(self)
             else:
                 waiter.add_exception(self)
+            self._told += 1
 
     def _invoke_callbacks(self) -> None:
         """Run the done callbacks, each of them, and let go of them.
@@ -400,7 +420,10 @@ class RetryingFuture(Future["T"]):
         ``KeyboardInterrupt`` or the like is raised again when all have run.
         """
         interrupt = None
-        for callback in self.__dict__.pop("_done_callbacks", ()):
+        callbacks = self.__dict__.get("_done_callbacks")
+        while callbacks:
+            callback = callbacks[0]
+            del callbacks[0]  # at once: who was interrupted goes on with the next
             try:
                 callback(self)
             except Exception:
@@ -416,10 +439,13 @@ class RetryingFuture(Future["T"]):
         The condition may be held by a thread that is not there, and the waiters and callbacks
         belong to the parent.
         """
-        if self._observed:
+        if hasattr(self, "_unobserved"):
+            del self._unobserved  # the thread that forks may be in the middle of it: it finds the call done
+        else:
             self.__dict__["_condition"] = threading.RLock()
             self._waiters = []
             self.__dict__.pop("_done_callbacks", None)
         if self._state not in DONE:
+            self._claim()
             self._finish((None, error), None)
             self._open()

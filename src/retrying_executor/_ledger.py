@@ -19,7 +19,7 @@ import math
 
 from retrying_executor._schedule import Schedule
 from retrying_executor._stats import Stats
-from retrying_executor._stdlib import PENDING
+from retrying_executor._stdlib import CANCELLED_AND_NOTIFIED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,32 +46,32 @@ class Ledger:
     def refuse(self, call: Call) -> bool:
         """If a call still waits for its first attempt, it was not accepted after all: nothing counts it."""
         is_queued = call._attempts == 0 and (call._lane is not None or self.schedule.has_fresh(call))
-        if is_queued and self._withdraw(call):
-            return True
-        call._is_last = False  # nobody else has had the future yet
-        return False
+        return is_queued and self._withdraw(call, counts=0)
 
     def cancel(self, call: Call) -> bool:
         """Cancel a call that waits; of one that runs, make this attempt the last and return ``False``."""
-        if not self._withdraw(call):
-            return False
-        self._cancelled += 1
-        return True
+        if self._withdraw(call):
+            return True
+        if not call.done():
+            call._is_last = True
+        return False
 
     def take_out(self, call: Call) -> bool:
         """Cancel a call that waits for its first attempt; leave any other as it is, and return ``False``."""
-        if call._attempts == 0 and self.cancel(call):
-            return True
-        call._is_last = False
-        return False
+        return call._attempts == 0 and self._withdraw(call)
 
-    def _withdraw(self, call: Call) -> bool:
-        call._is_last = True  # announce it, then look: see `RetryingFuture`
-        if call._worker is not None or call._state != PENDING:
+    def _withdraw(self, call: Call, counts: int = 1) -> bool:
+        """Cancel a call that waits, and return whether it did; an interruption does not stop it half-way."""
+        try:
+            del call._waits
+        except AttributeError:  # it is in a worker's hands, or done
             return False
-        place = self.schedule.discard(call, retried=call._is_retry)
-        call._cancel()
-        place.drop_gone()
+        try:
+            call._release()
+        finally:
+            call._state = CANCELLED_AND_NOTIFIED
+            self._cancelled += counts
+            self.schedule.discard(call, retried=call._is_retry).drop_gone()
         return True
 
     def back_off(self, call: Call, due_at: float) -> bool:
@@ -82,17 +82,15 @@ class Ledger:
 
     def settle(self, call: Call, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
         """Make a call done from outside, wherever it is; return ``False`` if it is done already."""
-        call._is_last = True  # announce it, then look: see `RetryingFuture`
-        waits = call._worker is None and not call.done()
-        place = self.schedule.discard(call, retried=call._is_retry) if waits else None
+        waits = call._claim()
         if not call._finish(outcome, unseen):
             return False
         if outcome[1] is None:
             self._succeeded += 1
         else:
             self._failed += 1
-        if place is not None:
-            place.drop_gone()
+        if waits:
+            self.schedule.discard(call, retried=call._is_retry).drop_gone()
         return True
 
     def take_over(self, worker: Worker) -> None:

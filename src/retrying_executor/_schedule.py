@@ -110,7 +110,7 @@ class Schedule:
         self._retries: list[tuple[float, int, Call]] = []  # a heap of (due_at, ticket, call)
         self._ticket = ticket or count().__next__
         self._gone_fresh: set[Call] = set()
-        self._gone_retries: list[None] = []  # one entry for each: ``+= 1`` could be interrupted
+        self._gone_retries: set[Call] = set()
         self._lanes: dict[Upstream, Lane] = {}
         self._busy = False
 
@@ -145,24 +145,19 @@ class Schedule:
             self._busy = False
 
     def discard(self, call: Call, *, retried: bool) -> Schedule:
-        """Take note that a call that waits is about to be done.
-
-        Not later, since others that are discarded in between drop what is done, and its note with it.
+        """Take note that a call which waits has become done.
 
         Args:
-            call: A call in the schedule, for which ``done()`` becomes true next.
+            call: A call in the schedule.
             retried: Whether it came by `add_retry`.
 
         Returns:
-            Where it is: to be told by `drop_gone` when it is done.
+            Where it is: to be told by `drop_gone`, when there is time.
         """
         if call._lane is not None:
             lane, call._lane = call._lane, None
             return lane.calls.discard(call, retried=True)
-        if retried:
-            self._gone_retries.append(None)
-        else:
-            self._gone_fresh.add(call)
+        (self._gone_retries if retried else self._gone_fresh).add(call)
         return self
 
     def drop(self, call: Call) -> None:
@@ -220,7 +215,7 @@ class Schedule:
                     if claimed is True:
                         return call
                     if claimed is False or call.done():  # by a destructor, at that very moment
-                        del self._gone_retries[-1:]
+                        self._gone_retries.discard(call)
                     else:
                         self._defer(call, due_at, claimed)
                 else:
@@ -359,9 +354,8 @@ class Schedule:
         call._lane = lane  # if it is done from now on, that is noted there
         if call.done() and call._lane is lane:  # it was before: that was noted here
             call._lane = None
-            self.drop(call)
-            if due_at < math.inf:
-                del self._gone_retries[-1:]
+            self._gone_fresh.discard(call)
+            self._gone_retries.discard(call)
             return
         lane.calls.add_retry(call, -math.inf if due_at == math.inf and lane.is_down else due_at)
         lane.patience = min(lane.patience, until)
@@ -394,7 +388,7 @@ class Schedule:
             calls._busy = False
         for call in late:
             if call.done():
-                del calls._gone_retries[-1:]
+                calls._gone_retries.discard(call)
                 continue
             call._lane = None
             heappush(self._retries, (call._waits_until, self._ticket(), call))
@@ -406,12 +400,12 @@ class Schedule:
         self._busy = True
         try:
             if 2 * len(self._gone_retries) > len(self._retries):
-                live = [entry for entry in self._retries if not entry[2].done()]
+                gone = self._gone_retries.copy()
+                live = [entry for entry in self._retries if entry[2] not in gone]
                 heapify(live)
-                del self._gone_retries[: len(self._retries) - len(live)]
                 self._retries = live
-            while self._retries and self._retries[0][2].done():
-                heappop(self._retries)
-                del self._gone_retries[-1:]
+                self._gone_retries -= gone
+            while self._retries and self._retries[0][2] in self._gone_retries:
+                self._gone_retries.discard(heappop(self._retries)[2])
         finally:
             self._busy = False

@@ -381,10 +381,8 @@ class VirtualPool:
         """Give a call what its observers need; see `RetryingFuture`."""
         call.__dict__.setdefault("_condition", threading.RLock())
         call.__dict__.setdefault("_waiters", Waiters(self, call))
-        call._observed = True
-
-    def synchronize(self) -> None:
-        """Nothing goes on in other threads."""
+        if hasattr(call, "_unobserved"):
+            del call._unobserved
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from retrying_executor._current import current
 from retrying_executor._gate import Permit
 from retrying_executor._policy import CUT_SHORT
 from retrying_executor._policy import DONE as ACCEPTED
-from retrying_executor._stdlib import DONE, FINISHED
+from retrying_executor._stdlib import FINISHED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -169,21 +169,27 @@ class Workers(Calls):
             A call whose attempt is to run; ``None`` if `_next` has to look what there is to do.
         """
         call, upstream, permit = worker.call, self._upstream, worker.permit
-        if call is not None and call._observed and worker.ending is not None:
-            call = None  # not under a lock: that may be the last reference to it
-            self._finish(worker)
-            if worker not in self._crew.members:  # a callback has forked, and this is the child
-                return None
-            permit = worker.permit
-        now = time.monotonic()
+        if call is not None and worker.ending is not None:
+            try:
+                call._unobserved  # noqa: B018
+            except AttributeError:
+                call = None  # not under a lock: that may be the last reference to it
+                self._finish(worker)
+                if worker not in self._crew.members:  # a callback has forked, and this is the child
+                    return None
+                permit = worker.permit
+        now, stray = time.monotonic(), None
         try:
             worker.acquire()
             call, ending = worker.call, worker.ending
             if call is not None and ending is not None:
                 (result, exception), unseen = ending
-                if call._observed or call._state in DONE:  # since a moment ago
+                if exception is not None:
+                    call.__dict__  # noqa: B018  # made now, since from here on nothing may be
+                try:
+                    del call._unobserved
+                except AttributeError:  # since a moment ago
                     return None
-                # Nothing is called or created on the way, so no destructor can observe it in between.
                 call._result = result
                 if exception is None:
                     worker.succeeded += 1
@@ -206,15 +212,19 @@ class Workers(Calls):
             except IndexError:
                 call = None
             else:
-                call._worker = worker
-                call._began_at = now
+                try:
+                    del call._waits
+                except AttributeError:  # somebody has cancelled it, or is about to
+                    stray = call
+                else:
+                    call._worker = worker
+                    call._began_at = now
         finally:
             worker.release()
-        if call is not None and call._is_last:
-            with self._lock:
-                if call.done():
-                    self._ledger.schedule.drop(call)
-                    call = worker.call = None
+        if stray is not None:
+            with self._lock:  # which whoever has it may not have given back yet
+                self._ledger.schedule.drop(stray)
+            call = stray = worker.call = None
         if call is None:
             if upstream is not None:
                 upstream.go_on_without(now)

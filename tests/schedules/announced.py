@@ -1,10 +1,10 @@
 """Makes visible what the library shares without a lock, so that a run can be interrupted there too.
 
 A `Run` switches at locks. But calls are queued, taken and made done under no lock, or under a worker's
-own, and one side *announces* something before it *looks* at what the other has announced. Here a run
-hands the baton on before each announcement: before a call is appended to the queue or taken from it, and
-before a field changes that others look at without a lock. To look takes no step of its own: looking too
-early shows as a switch between that and the announcement.
+own. One side *claims* what only one may do, or it *announces* something before it *looks* at what the other
+has announced. Here a run hands the baton on before each claim and each announcement: before a call is
+appended to the queue or taken from it, and before a field changes that others look at without a lock. To look
+takes no step of its own: looking too early shows as a switch between that and the announcement.
 
 In return a worker goes on where it takes and gives back its own lock, unless somebody else comes for it:
 what it does meanwhile, others see by what it announces. And nobody gives up waiting for it: there are no
@@ -26,8 +26,8 @@ from retrying_executor import RetryingFuture, _calls, _crew, _schedule
 
 FIELDS: list[tuple[type, str]] = [
     (RetryingFuture, "_worker"),
-    (RetryingFuture, "_is_last"),
-    (RetryingFuture, "_observed"),
+    (RetryingFuture, "_waits"),
+    (RetryingFuture, "_unobserved"),
     (RetryingFuture, "_awaited"),
     (RetryingFuture, "_state"),
     (_crew.Crew, "can_summon"),
@@ -78,6 +78,10 @@ class Field:
             self._slot.__set__(instance, value)
         else:
             instance.__dict__[self._name] = value
+
+    def __delete__(self, instance: object) -> None:
+        hand_on()
+        self._slot.__delete__(instance)
 
 
 class OwnLock(RLock):

@@ -94,6 +94,13 @@ def cancel_in_backoff_against_due() -> Trial:
     return trial
 
 
+def cancel_against_a_failing_attempt() -> Trial:
+    """cancel() while an attempt runs that fails: it is the last (E2)."""
+    trial = Trial(idle_timeout=0)
+    trial.cancel(trial.submit(2))
+    return trial
+
+
 def cancel_against_cancel() -> Trial:
     """Whoever cancels a call that waits is told that it is cancelled (E1)."""
     trial = Trial(idle_timeout=0)
