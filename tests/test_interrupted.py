@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import _thread
+import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import NoReturn
 
 import pytest
 
 from conftest import TIMEOUT
-from observe import eventually
+from observe import eventually, resting
 from retrying_executor import RetryingExecutor, RetryingFuture, Upstream
+from retrying_executor._gate import Gate, Permit
 from retrying_executor._pool import Pool
+from retrying_executor._schedule import Schedule
+from retrying_executor._stdlib import is_held
 
 
 @pytest.fixture
@@ -62,3 +68,119 @@ def test_calls_that_are_held_start_after_an_interrupted_resume(monkeypatch: pyte
         with pytest.raises(KeyboardInterrupt):
             service.resume()
         assert [0, 0] == [future.result(TIMEOUT) for future in futures]
+
+
+def interrupt_once(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, *, after: bool = False) -> None:
+    """Have a method raise ``KeyboardInterrupt`` the first time, before or after what it does."""
+    method, left = getattr(owner, name), [KeyboardInterrupt]
+
+    def interrupted(*args: object, **kwargs: object) -> object:
+        if not left:
+            return method(*args, **kwargs)
+        if after:
+            method(*args, **kwargs)
+        raise left.pop()
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+@pytest.mark.parametrize("change", [Upstream.resume, lambda service: service.pause(0)])
+def test_an_interruption_before_anybody_is_told_holds_no_call(
+    change: Callable[[Upstream], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who wait are told even if pause() or resume() is interrupted before that (F9, G1)."""
+    service = Upstream("service")
+    service.pause()
+    with RetryingExecutor(1, upstream=service) as executor:
+        future = executor.submit(int)
+        assert eventually(lambda: executor.stats().held == 1 and resting(executor))
+        interrupt_once(monkeypatch, Gate, "open_at")
+        with pytest.raises(KeyboardInterrupt):
+            change(service)
+        assert 0 == future.result(TIMEOUT)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", ["_stop_workers", "_let_go_on"])
+def test_an_interruption_leaves_no_worker_locked(
+    executor: RetryingExecutor, name: str, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers go on if stats() is interrupted when it has stopped them, or lets them go on (F9)."""
+    assert 0 == executor.submit(int).result(TIMEOUT)
+    interrupt_once(monkeypatch, Pool, name, after=after)
+    with pytest.raises(KeyboardInterrupt):
+        executor.stats()
+    (worker,) = executor._pool._crew.members
+    assert not is_held(worker.lock)
+    assert 0 == executor.submit(int).result(TIMEOUT)
+
+
+def test_an_interruption_right_after_a_worker_was_locked_leaves_it_unlocked(
+    executor: RetryingExecutor,
+) -> None:
+    """A handler may raise before the thread that took the lock has taken note of that (F9)."""
+
+    class Lock:
+        def acquire(self, timeout: float) -> NoReturn:
+            lock.acquire(timeout=timeout)
+            raise KeyboardInterrupt
+
+        def release(self) -> None:
+            lock.release()
+
+        def _is_owned(self) -> bool:
+            return is_held(lock)
+
+    assert 0 == executor.submit(int).result(TIMEOUT)
+    (worker,) = executor._pool._crew.members
+    lock, worker.lock = worker.lock, Lock()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        executor.stats()
+    worker.lock = lock
+    assert not is_held(lock)
+
+
+@pytest.mark.parametrize("name", ["decline", "take_back"])
+def test_an_interrupted_end_keeps_no_place(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places are given back even if shutdown() is interrupted while it does so (F9, U4)."""
+    service, other = Upstream("service"), Upstream("other")
+    executor = RetryingExecutor(1, upstream=service)
+    pool = executor._pool
+    permit = service.ask(pool)
+    assert isinstance(permit, Permit)
+    pool._unused.append(permit)  # as if a call had been cancelled at the very moment when it was taken up
+    pool._invitations[other] = None
+    other._invited.add(pool)
+    interrupt_once(monkeypatch, Upstream, name, after=True)
+    with pytest.raises(KeyboardInterrupt):
+        executor.shutdown(cancel_futures=True)
+    assert (0, set()) == (service.in_flight, other._invited)
+    executor.shutdown()
+
+
+def test_tidying_up_that_is_interrupted_loses_no_call() -> None:
+    """Wherever cancelled calls are dropped from the queue, the others stay, in their order (F9, G1)."""
+    for k in range(7):
+        schedule = Schedule()
+        calls = [RetryingFuture.__new__(RetryingFuture) for _ in range(6)]
+        queue = schedule.fresh = Interrupted(calls)
+        for call in calls[::2]:
+            schedule.discard(call, retried=False)
+        queue.left = k
+        with suppress(KeyboardInterrupt):
+            schedule.tidy()
+        live = [call for call in schedule.fresh if not schedule.is_gone(call)]
+        assert (calls[1::2], 3) == (live, schedule.count_fresh())
+    assert calls[1::2] == list(schedule.fresh)
+
+
+class Interrupted(deque["RetryingFuture[object]"]):
+    """A queue; when it has given out some calls, the next one is interrupted."""
+
+    left = math.inf
+
+    def popleft(self) -> RetryingFuture[object]:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return super().popleft()

@@ -27,25 +27,26 @@ import math
 import threading
 import time
 import weakref
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from retrying_executor import _log
 from retrying_executor._crew import Crew
 from retrying_executor._ledger import Ledger
-from retrying_executor._stdlib import DONE, HAS_GIL
+from retrying_executor._stdlib import DONE, HAS_GIL, is_held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
 
-    from retrying_executor._crew import Worker
     from retrying_executor._future import Outcome
     from retrying_executor._gate import Permit
     from retrying_executor._monitor import Monitor
     from retrying_executor._schedule import Call
     from retrying_executor._upstream import Upstream
     from retrying_executor._value import Clock
+
+    T = TypeVar("T")
 
 _STANDSTILL_TIMEOUT = 10.0  # seconds; many threads may have their turn before one goes on
 
@@ -123,7 +124,7 @@ class Calls:
         self._leads_until = math.inf
         self._initializing = 0
         self._is_stopped = False  # for a fork
-        self._stopped: list[Worker] = []
+        self._stopped: list[threading.RLock] = []  # the workers' locks, then
         is_limited = self._is_bounded or self._max_pending is not None
         self._is_open = HAS_GIL and self._refusal is None and not is_limited
         """Whether calls are queued without the lock."""
@@ -183,9 +184,12 @@ class Calls:
         if self._max_pending is not None:
             self._room.notify_all()
         if schedule.is_littered:
-            with self._standstill() as is_still:
+
+            def tidy(is_still: bool) -> None:
                 if is_still:  # or the next time
                     schedule.tidy()
+
+            self._at_standstill(tidy)
         return True
 
     def _turn_away(self) -> None:
@@ -229,25 +233,35 @@ class Calls:
         with self._lock:
             pass
 
-    @contextmanager
-    def _standstill(self) -> Iterator[bool]:
-        """Keep all workers from taking calls and from making them done; say whether they all stand still.
+    def _at_standstill(self, look: Callable[[bool], T]) -> T:
+        """Return what *look* returns while no worker takes a call or makes one done.
 
-        The caller holds the lock. One of them does not if a destructor has interrupted it at that very
-        moment, and waits for the lock.
+        It gets whether they all stand still. One does not if a destructor has interrupted it at that very
+        moment, and waits for the lock, which the caller holds.
         """
-        stopped: list[Worker] = []
+        taken: list[threading.RLock] = []
         try:
-            self._stop_workers(stopped)
-            yield len(stopped) == len(self._crew.members)
+            return look(self._stop_workers(taken))
         finally:
-            self._let_go_on(stopped)
+            try:
+                self._let_go_on(taken)
+            except BaseException:  # of a signal handler
+                self._let_go_on(taken)
+                raise
 
-    def _stop_workers(self, stopped: list[Worker]) -> None:
-        for worker in list(self._crew.members):
-            if worker.lock.acquire(timeout=_STANDSTILL_TIMEOUT):
-                stopped.append(worker)  # at once: a signal handler may raise while others are waited for
+    def _stop_workers(self, taken: list[threading.RLock]) -> bool:
+        """Take the locks of all workers, but for those that this thread has; return whether it has all then.
 
-    def _let_go_on(self, workers: list[Worker]) -> None:
-        while workers:
-            workers.pop().lock.release()
+        They are in *taken* before, since a signal handler may raise right after any of them is taken.
+        """
+        taken += [worker.lock for worker in list(self._crew.members) if not is_held(worker.lock)]
+        for lock in taken:
+            lock.acquire(timeout=_STANDSTILL_TIMEOUT)
+        return all(is_held(worker.lock) for worker in list(self._crew.members))
+
+    def _let_go_on(self, taken: list[threading.RLock]) -> None:
+        """Give back those locks that this thread has; after an interruption, the rest of them."""
+        while taken:
+            with suppress(RuntimeError):  # it did not get that one, or has given it back already
+                taken[-1].release()
+            taken.pop()

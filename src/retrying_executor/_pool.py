@@ -156,8 +156,9 @@ class Pool(Workers):
             with self._lock:
                 self._is_mixed = True
                 self._look_ahead()
-                with self._standstill():
-                    pass  # from now on all have seen it: nobody takes a call without the lock
+                self._at_standstill(
+                    bool
+                )  # from now on all have seen it: nobody takes a call without the lock
                 self._upstream = None  # not before, or somebody who goes on asks for no place
 
     # -- the end ---------------------------------------------------------------------------------
@@ -231,8 +232,8 @@ class Pool(Workers):
         """Wait until every call accepted so far is done; return whether they all are."""
         if self.is_own_thread():
             raise RuntimeError("drain() in one of the executor's own threads would wait for itself")
-        with self._lock, self._standstill():
-            calls = [*self._running_calls(), *self._ledger.schedule.waiting()]
+        with self._lock:
+            calls = self._at_standstill(lambda _: [*self._running_calls(), *self._ledger.schedule.waiting()])
         deadline = None if timeout is None else time.monotonic() + timeout
         for call in calls:
             patience = None if deadline is None else min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
@@ -242,8 +243,9 @@ class Pool(Workers):
 
     def untried(self) -> list[Call]:
         """Return the calls that wait for their first attempt."""
-        with self._lock, self._standstill():
-            return [call for call in self._ledger.schedule.waiting() if not call._attempts]
+        with self._lock:
+            waiting = self._ledger.schedule.waiting
+            return self._at_standstill(lambda _: [call for call in waiting() if not call._attempts])
 
     def take_out(self, call: Call) -> bool:
         """Cancel a call if it waits for its first attempt; return whether that is so."""
@@ -301,5 +303,5 @@ class Pool(Workers):
 
     def stats(self) -> Stats:
         """Return a consistent snapshot."""
-        with self._lock, self._standstill():
-            return self._ledger.stats(time.monotonic(), self._crew.members)
+        with self._lock:
+            return self._at_standstill(lambda _: self._ledger.stats(time.monotonic(), self._crew.members))

@@ -208,19 +208,27 @@ class Upstream:
         """
         length = optional_seconds("duration", duration)
         length = math.inf if length is None else length
-        with self._lock:
-            self._gate.hold(self._clock.monotonic() + length)
-            self._look()
-            monitors = list(self._monitors)
-        for monitor in monitors:
-            monitor.upstream_changed(self._name, "upstream_held", length, "paused")
-        self._tell()
+        try:
+            with self._lock:
+                self._gate.hold(self._clock.monotonic() + length)
+                self._look()
+                monitors = list(self._monitors)
+            for monitor in monitors:
+                monitor.upstream_changed(self._name, "upstream_held", length, "paused")
+            self._tell()
+        except BaseException:  # of a signal handler: those who wait may not know yet
+            self._tell()
+            raise
 
     def resume(self) -> None:
         """End the hold, whatever made it: a probe goes out, and the others follow in a ramp."""
-        with self._lock:
-            self._gate.release()
-        self._tell()
+        try:
+            with self._lock:
+                self._gate.release()
+            self._tell()
+        except BaseException:  # of a signal handler: those who wait may not know yet
+            self._tell()
+            raise
 
     def inform(self, monitor: Monitor) -> None:
         """From now on tell *monitor* too when it is held, and when it works again."""
@@ -335,9 +343,10 @@ class Upstream:
         self._tell()
 
     def take_back(self, permit: Permit) -> None:
-        """An attempt was let through, but will not be. Called without a lock."""
-        self.go_on_without(permit.began_at)
-        self.end(permit)
+        """An attempt was let through, but will not be; may be done again. Called without a lock."""
+        if not permit.is_over:
+            self.go_on_without(permit.began_at)
+            self.end(permit)
 
     def _look(self) -> None:
         """Note whether it is calm: called whenever that may have changed, before the lock is free."""
@@ -398,38 +407,40 @@ class Upstream:
     def _tell(self) -> None:
         """Tell those who wait what has changed: that there is room, or when to ask again."""
         while True:
-            with self._lock:
-                now, opens = self._clock.monotonic(), self._gate.open_at()
-                is_open = opens <= now
-                if is_open and self._gate.room() <= len(self._invited):
-                    return
-                # While it is open any will do; else those who would ask too late.
-                waiting = [
-                    pool for pool, asks_at in list(self._waiting.items()) if is_open or asks_at[0] > opens
-                ]
-                pool = waiting[0] if waiting else None
-                if pool is None:
-                    return
-                entry = self._waiting[pool] = [opens]
-                if is_open:
-                    self._waiting.pop(pool, None)
-                    self._invited.add(pool)
-                    self._look()
+            pool = None
             try:
-                is_told = pool.look_again(self, max(opens, now))
-            except BaseException:  # of a signal handler: the pool may not know, and the others wait
                 with self._lock:
-                    self._invited.discard(pool)
-                    self._waiting[pool] = [math.inf]
-                    self._look()
-                self._tell()
-                raise
-            if not is_told:
-                with self._lock:
-                    self._invited.discard(pool)
-                    if self._waiting.get(pool) is entry:  # it has not asked meanwhile
+                    now, opens = self._clock.monotonic(), self._gate.open_at()
+                    is_open = opens <= now
+                    if is_open and self._gate.room() <= len(self._invited):
+                        return
+                    # While it is open any will do; else those who would ask too late.
+                    after = -math.inf if is_open else opens
+                    pool = next(
+                        (one for one, asks_at in list(self._waiting.items()) if asks_at[0] > after), None
+                    )
+                    if pool is None:
+                        return
+                    entry = self._waiting[pool] = [opens]
+                    if is_open:
                         self._waiting.pop(pool, None)
-                    self._look()
+                        self._invited.add(pool)
+                        self._look()
+                is_told = pool.look_again(self, max(opens, now))
+                if not is_told:
+                    with self._lock:
+                        self._invited.discard(pool)
+                        if self._waiting.get(pool) is entry:  # it has not asked meanwhile
+                            self._waiting.pop(pool, None)
+                        self._look()
+            except BaseException:  # of a signal handler: the pool may not know, and the others wait
+                if pool is not None:
+                    with self._lock:
+                        self._invited.discard(pool)
+                        self._waiting[pool] = [math.inf]
+                        self._look()
+                    self._tell()
+                raise
 
     def start_afresh(self, clock: Clock = time, random: Callable[[], float] | None = None) -> None:
         """Forget what is known, and go by this clock and source of jitter from now on."""

@@ -405,8 +405,9 @@ class Workers(Calls):
     def _clear(self) -> None:
         """Make every call done that waits for an attempt that will not be."""
         self._decline_unused(are_all=True)  # their callbacks may wait for who needs the places
-        with self._lock, self._standstill():  # so that all have seen that they may take no more
-            calls = self._ledger.schedule.waiting()
+        with self._lock:
+            # At a standstill, so that all have seen that they may take no more.
+            calls = self._at_standstill(lambda _: self._ledger.schedule.waiting())
         for call in calls:
             if isinstance(self._refusal, BrokenThreadPool):
                 self.settle(call, (None, BrokenThreadPool(_BROKEN)))
@@ -450,8 +451,7 @@ class Workers(Calls):
             worker.permit = permit
             return
         self._acts_at = -math.inf
-        with self._standstill():
-            pass  # from now on all have seen it
+        self._at_standstill(bool)  # from now on all have seen it
 
     def _may_go_on(self, permit: Permit) -> bool:
         """Return whether the worker may keep its place for the next call: where there is one."""
@@ -494,14 +494,25 @@ class Workers(Calls):
 
     def _decline_unused(self, *, are_all: bool = False) -> None:
         """Give back the places that are kept for this pool if there is nobody to use them, or no call."""
-        with self._lock:
-            lane_of = self._ledger.schedule.lane
-            are_all |= self._crew.on_the_way is None and not self._crew.has_resting
-            unused = [one for one in list(self._invitations) if are_all or lane_of(one) is None]
-            for upstream in unused:
-                self._invitations.pop(upstream, None)
-            permits, self._unused = self._unused, []
-        for upstream in unused:
-            upstream.decline(self)
-        for permit in permits:
-            permit.upstream.take_back(permit)
+        unused: list[Upstream] = []
+        permits: list[Permit] = []
+        try:
+            with self._lock:
+                lane_of = self._ledger.schedule.lane
+                are_all |= self._crew.on_the_way is None and not self._crew.has_resting
+                unused += [one for one in list(self._invitations) if are_all or lane_of(one) is None]
+                for upstream in unused:
+                    self._invitations.pop(upstream, None)
+                permits, self._unused = self._unused, []
+            _give_back(self, unused, permits)
+        except BaseException:  # of a signal handler: others wait for these places
+            _give_back(self, unused, permits)
+            raise
+
+
+def _give_back(pool: Workers, invited: list[Upstream], permits: list[Permit]) -> None:
+    """Give back the places that upstreams keep for a pool, and those that it has; may be done again."""
+    for upstream in invited:
+        upstream.decline(pool)
+    for permit in permits:
+        permit.upstream.take_back(permit)

@@ -185,8 +185,8 @@ MUTANTS = [
         "stats_against_a_worker",
         (
             "_pool.py",
-            "        with self._lock, self._standstill():\n            return self._ledger.stats",
-            "        with self._lock:\n            return self._ledger.stats",
+            "            return self._at_standstill(lambda _: self._ledger.stats(time.monotonic(), self._crew.members))\n",
+            "            return self._ledger.stats(time.monotonic(), self._crew.members)\n",
         ),
     ),
     mutant(
@@ -422,15 +422,15 @@ MUTANTS = [
         "resume_against_submit",
         (
             "_upstream.py",
-            "            self._gate.release()\n        self._tell()\n",
-            "            self._gate.release()\n",
+            "                self._gate.release()\n            self._tell()\n",
+            "                self._gate.release()\n",
         ),
     ),
     mutant(
         "a place that nobody uses is not passed on",
         "deadlock",
         "a_place_for_a_call_that_is_cancelled",
-        ("_workers.py", "        for upstream in unused:\n            upstream.decline(self)\n", ""),
+        ("_workers.py", "        upstream.decline(pool)\n", "        pass\n"),
     ),
     mutant(
         "who was refused is told nothing",
@@ -606,8 +606,8 @@ MUTANTS = [
         "cancel_futures_against_a_failing_attempt",
         (
             "_workers.py",
-            "        with self._lock, self._standstill():  # so that",
-            "        with self._lock:  # so that",
+            "calls = self._at_standstill(lambda _: self._ledger.schedule.waiting())\n",
+            "calls = self._ledger.schedule.waiting()\n",
         ),
     ),
     mutant(
@@ -616,8 +616,8 @@ MUTANTS = [
         "drain_against_a_worker_that_takes_the_call",
         (
             "_pool.py",
-            "        with self._lock, self._standstill():\n            calls",
-            "        with self._lock:\n            calls",
+            "self._at_standstill(lambda _: [*self._running_calls(), *self._ledger.schedule.waiting()])\n",
+            "[*self._running_calls(), *self._ledger.schedule.waiting()]\n",
         ),
     ),
     mutant(
@@ -626,8 +626,8 @@ MUTANTS = [
         "many_cancelled_calls_against_a_worker",
         (
             "_calls.py",
-            "            with self._standstill() as is_still:\n                if is_still:",
-            "            if True:\n                if True:",
+            "            self._at_standstill(tidy)\n",
+            "            tidy(True)\n",
         ),
     ),
     mutant(
@@ -657,8 +657,8 @@ MUTANTS = [
         "workers_that_share_a_place",
         (
             "_workers.py",
-            "        with self._standstill():\n            pass  # from now on all have seen it\n\n    def _may",
-            "\n    def _may",
+            "        self._at_standstill(bool)  # from now on all have seen it\n",
+            "",
         ),
     ),
     mutant(
@@ -681,7 +681,7 @@ MUTANTS = [
         "a place that was taken for a call that another worker took uses up a slot",
         "a slot was used for nothing",
         "workers_that_share_slots",
-        ("_upstream.py", "        self.go_on_without(permit.began_at)\n", ""),
+        ("_upstream.py", "            self.go_on_without(permit.began_at)\n", ""),
     ),
     mutant(
         "a worker goes on although its upstream is paused",
@@ -689,8 +689,8 @@ MUTANTS = [
         "pause_against_a_worker_that_goes_on",
         (
             "_upstream.py",
-            "            self._gate.hold(self._clock.monotonic() + length)\n            self._look()\n",
-            "            self._gate.hold(self._clock.monotonic() + length)\n",
+            "                self._gate.hold(self._clock.monotonic() + length)\n                self._look()\n",
+            "                self._gate.hold(self._clock.monotonic() + length)\n",
         ),
     ),
     mutant(
