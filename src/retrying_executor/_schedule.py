@@ -180,16 +180,23 @@ class Schedule:
         self._busy = True
         fresh = self.fresh
         live: list[Call] = []
+        gone: set[Call] = set()
         try:
             for _ in range(len(fresh)):
-                call = fresh.popleft()
-                if call in self._gone_fresh:
-                    self._gone_fresh.discard(call)
+                call = fresh[0]
+                if call in self._gone_fresh:  # noted first: a signal handler may raise in between
+                    gone.add(call)
                 else:
                     live.append(call)
-        finally:
-            fresh.extendleft(reversed(live))
+                fresh.popleft()
+        finally:  # in which one can raise after a call only: there is but the last
+            if fresh and live and live[-1] is fresh[0]:
+                del live[-1]
+            elif fresh:
+                gone -= {fresh[0]}
+            self._gone_fresh -= gone
             self._busy = False
+            fresh.extendleft(live[::-1])
 
     def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
         """Return the call whose turn it is, no longer in the schedule; ``None`` if none is ready.
