@@ -214,7 +214,7 @@ def test_what_a_message_names_is_in_fields_of_its_own(
 def test_messages_tell_calls_of_one_function_apart(
     options: dict[str, str], named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By label and key, in the line and in fields; the executor has its name in a field (B10, G3)."""
+    """By label and key, in the line and in fields; the executor has its name in a field (B13, G3)."""
     caplog.set_level(logging.INFO)
     with RetryingExecutor(
         1, "rows", retry=RetryPolicy(delays=[0.001]), on_event=lambda _: None, warn_after=60

@@ -26,6 +26,7 @@ DEFAULTS = {
     "max_delay": 60.0,
     "jitter": True,
     "max_elapsed": 3600.0,
+    "max_age": None,
     "retry_on": transient,
     "give_up_on": (),
     "retry_result": None,
@@ -68,6 +69,7 @@ def test_durations_may_be_timedeltas() -> None:
         max_delay=timedelta(minutes=1.5),
         max_elapsed=timedelta(hours=2),
     )
+    assert RetryPolicy(max_age=60) == RetryPolicy(max_age=timedelta(minutes=1))
     assert RetryPolicy(delays=[1, 60.0]) == RetryPolicy(delays=(timedelta(seconds=1), timedelta(minutes=1)))
 
 
@@ -94,6 +96,9 @@ def test_durations_may_be_timedeltas() -> None:
             TypeError,
             "initial_delay must be a number of seconds or a timedelta, not None",
         ),
+        ({"max_age": 0}, ValueError, "max_age must be more than 0 seconds, or None, not 0"),
+        ({"max_age": -1}, ValueError, "max_age must be a finite number of seconds, 0 or more, not -1"),
+        ({"max_age": "60"}, TypeError, "max_age must be a number of seconds or a timedelta, not '60'"),
         ({"initial_delay": 61}, ValueError, "max_delay must be 61 (initial_delay) or more, not 60.0"),
         ({"max_delay": 0.25}, ValueError, "max_delay must be 0.5 (initial_delay) or more, not 0.25"),
         (

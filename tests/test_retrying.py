@@ -777,7 +777,7 @@ def test_retries_behind_the_interface_of_the_standard_executor(executor: Retryin
 
 @pytest.mark.parametrize("cls", [RetryingExecutor, VirtualTimeExecutor])
 def test_calls_of_a_view_have_its_label_and_its_key(cls: type[RetryingExecutor]) -> None:
-    """Futures, events and current_call() say so; those of its views too, unless they have others (B10)."""
+    """Futures, events and current_call() say so; those of its views too, unless they have others (B13)."""
     events: list[Any] = []
 
     def ask() -> tuple[str | None, str]:

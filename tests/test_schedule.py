@@ -30,7 +30,7 @@ class Item:
         self.hook: Callable[[], object] | None = None
         # What the model knows of it:
         self.service: Service | None = None
-        self.until = self.due_at = math.inf
+        self.until = self.due_at = self._expires_at = math.inf
         self.number = 0
         self.retried = self.held = False
 

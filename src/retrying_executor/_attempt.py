@@ -12,7 +12,7 @@ from retrying_executor import _log
 from retrying_executor._errors import NotNow
 from retrying_executor._exceptions import class_name, is_a, set_cause, traceback_of
 from retrying_executor._log import UnseenFailure
-from retrying_executor._policy import CUT_SHORT, DONE, TOO_LATE, Attempt, Verdict
+from retrying_executor._policy import CUT_SHORT, DONE, TOO_LATE, TOO_OLD, Attempt, Verdict, no_time_for
 from retrying_executor._transient import close_answers, get
 from retrying_executor._value import in_words, optional_seconds
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from retrying_executor._schedule import Call
 
 _NEVER_TRIED = "never tried: the upstream {} was held for as long as max_elapsed allows"
+_TOO_OLD = "never tried: it was submitted more than {} ago, and that is its max_age"
 _NOTE = "retrying_executor: gave up after "
 
 
@@ -46,6 +47,11 @@ def make(
     """
     previous = outcome = None
     try:
+        if work[4].max_age is not None and call._expires_at < call._pool.clock.monotonic():
+            if call._attempts:
+                return TOO_OLD, call._last
+            call._began_at = call._expires_at - work[4].max_age  # for the note
+            return TOO_OLD, (None, TimeoutError(_TOO_OLD.format(in_words(work[4].max_age))))
         if call._attempts:
             if work[4].is_too_late(call._pool.clock.monotonic() - call._began_at):
                 return TOO_LATE, call._last
@@ -71,12 +77,16 @@ def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> 
     try:
         if terms.policy is None or call._is_last:
             return CUT_SHORT, outcome
-        elapsed = call._pool.clock.monotonic() - call._began_at
+        now = call._pool.clock.monotonic()
+        elapsed = now - call._began_at
         # A probe is free if the service failed: for the policy it is as if there had been none.
         exception = outcome[1]
         is_free = is_probe and is_a(exception, Exception) and terms.evidence_of(exception) == "failed"
         postponed = call._postponed + is_free
         verdict, outcome = judge(terms.policy, terms, call._attempts, elapsed, outcome, postponed=postponed)
+        if verdict.delay is not None and terms.max_age is not None and now + verdict.delay > call._expires_at:
+            age = now + verdict.delay - call._expires_at + terms.max_age
+            verdict.delay, verdict.reason = None, no_time_for(age, "max_age", terms.max_age)
         if verdict.delay is not None:
             call._last = outcome
             if is_free and verdict.counts:
@@ -99,7 +109,7 @@ def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence
     exception = outcome[1]
     if verdict is DONE:
         return "worked", None
-    if verdict is TOO_LATE:
+    if verdict is TOO_LATE or verdict is TOO_OLD:
         return "none", None
     if exception is None:  # a result that the program rejects is an answer
         return "worked", None

@@ -37,7 +37,7 @@ class CurrentCall(Value):
         key: A UUID that stays the same over all attempts of the call, and that no other call has: what
             services take as an ``Idempotency-Key``. Or the *key* given to ``with_options()``.
         time_left: For how many seconds from now on further attempts may start, by the policy's
-            ``max_elapsed``; 0 or more, or ``None`` without such a limit.
+            ``max_elapsed`` and ``max_age``; 0 or more, or ``None`` without such a limit.
         label: The *label* given to ``with_options()``, or ``None``.
     """
 
@@ -59,7 +59,8 @@ def current_call() -> CurrentCall | None:
     work = None if call is None else call._work
     if call is None or work is None or not call._attempts:
         return None
-    left = call._began_at + work[4].max_elapsed - call._pool.clock.monotonic()
+    ends_at = min(call._began_at + work[4].max_elapsed, call._expires_at)
+    left = ends_at - call._pool.clock.monotonic()
     return CurrentCall(
         name=call_name(work[0]),
         attempt=call._attempts,

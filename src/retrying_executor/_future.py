@@ -139,6 +139,7 @@ class RetryingFuture(Future["T"]):
     )
     _story: Story | None = None  # if somebody listens
     _waits_until: float = math.inf  # for that, at most
+    _expires_at: float = math.inf  # by its max_age: no attempt starts later
 
     # Made on first need, see __getattr__.
     _condition: threading.Condition  # in truth the lock that one would have
@@ -330,7 +331,7 @@ class RetryingFuture(Future["T"]):
         """Return whether no attempt may start any more."""
         if self._attempts and terms.is_too_late(now - self._began_at):
             return True
-        return self._waits_until < now
+        return min(self._waits_until, self._expires_at) < now
 
     @property
     def _is_retry(self) -> bool:
@@ -354,7 +355,8 @@ class RetryingFuture(Future["T"]):
         self._worker = worker
         if self._attempts:
             self._due_at = None
-        elif self._waits_until < math.inf and self._work is not None:  # its time began when it was refused
+        elif self._waits_until < self._expires_at and self._work is not None:
+            # Its time began when it was refused.
             self._began_at = self._waits_until - self._work[4].max_elapsed
         else:
             self._began_at = now

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         max_delay: Duration
         jitter: bool
         max_elapsed: Duration | None
+        max_age: Duration | None
         retry_on: RetryOn
         give_up_on: GiveUpOn
         retry_result: Callable[[Any], object] | None
@@ -109,6 +110,9 @@ DONE = Verdict(None)
 TOO_LATE = Verdict(None, reason="no time left for another attempt")
 """There was no time left for the attempt: it was not made."""
 
+TOO_OLD = Verdict(None, reason="max_age has passed since submit()")
+"""The call was too old for the attempt: it was not made."""
+
 CUT_SHORT = Verdict(None, reason="cancelled or shut down while it ran")
 """The attempt was to be the last one, whatever the policy says."""
 
@@ -132,6 +136,10 @@ class RetryPolicy(Value):
             default is ``True``, or ``False`` with *delays*.
         max_elapsed: No attempt starts later than this many seconds after the first one began;
             0 or more, or ``None`` for no limit.
+        max_age: No attempt starts later than this many seconds after ``submit()``, whatever the call waited
+            for: a thread, its upstream, its next attempt. It fails with its last exception, or with a
+            ``TimeoutError`` if it was never tried. More than 0, or ``None`` for no limit. Calls that only a
+            busy executor holds up fail when their turn comes.
         retry_on: Which failures are worth another attempt: a class of exceptions, a tuple of classes, or
             a callable from the exception to a ``bool``, to the seconds to wait before the next
             attempt (exactly; the limits on attempts and time hold; 0 and 1 as floats), or to a `NotNow`.
@@ -167,6 +175,7 @@ class RetryPolicy(Value):
     max_delay: float
     jitter: bool
     max_elapsed: float | None
+    max_age: float | None
     retry_on: RetryOn
     give_up_on: GiveUpOn
     retry_result: Callable[[Any], object] | None
@@ -186,6 +195,7 @@ class RetryPolicy(Value):
         max_delay: Duration = 60.0,
         jitter: bool | EllipsisType = ...,
         max_elapsed: Duration | None = 3600.0,
+        max_age: Duration | None = None,
         retry_on: RetryOn = transient,
         give_up_on: GiveUpOn = (),
         retry_result: Callable[[Any], object] | None = None,
@@ -223,6 +233,7 @@ class RetryPolicy(Value):
             max_attempts=max_attempts,
             jitter=jitter,
             max_elapsed=optional_seconds("max_elapsed", max_elapsed),
+            max_age=_checked_max_age(max_age),
             retry_on=_checked_retry_on(retry_on),
             give_up_on=_checked_classes(give_up_on),
             retry_result=checked_callable("retry_result", retry_result, takes=1),
@@ -367,7 +378,17 @@ class Terms:
         key: The key that they have in common, or ``None``: each has one of its own.
     """
 
-    __slots__ = ("key", "label", "marks_calls", "max_elapsed", "policy", "rejects", "upstream", "verdict")
+    __slots__ = (
+        "key",
+        "label",
+        "marks_calls",
+        "max_age",
+        "max_elapsed",
+        "policy",
+        "rejects",
+        "upstream",
+        "verdict",
+    )
 
     def __init__(
         self,
@@ -381,8 +402,9 @@ class Terms:
         self.upstream = upstream
         self.label = label
         self.key = key
-        self.marks_calls = key is not None  # few do: see `mark`
         own = policy if isinstance(policy, RetryPolicy) else None
+        self.max_age = None if own is None else own.max_age
+        self.marks_calls = key is not None or self.max_age is not None  # few do: see `mark`
         # A subclass may decide in another way.
         decides_itself = own is not None and type(own).__call__ is RetryPolicy.__call__
         self.verdict = own.verdict if own is not None and decides_itself else None
@@ -391,7 +413,10 @@ class Terms:
 
     def mark(self, call: Call) -> None:
         """Note on a call, before it is queued, what it has by these terms."""
-        call.__dict__["_key"] = self.key
+        if self.key is not None:
+            call.__dict__["_key"] = self.key
+        if self.max_age is not None:
+            call._expires_at = call._pool.clock.monotonic() + self.max_age
 
     def asked_by(self, exception: Exception) -> float | None:
         """Return how many seconds an answer asks to wait, as far as that is heeded."""
@@ -428,6 +453,13 @@ def _random() -> float:
     from random import random  # slow to import, and not every program retries
 
     return random()
+
+
+def _checked_max_age(max_age: Duration | None) -> float | None:
+    age = optional_seconds("max_age", max_age)
+    if age == 0.0:
+        raise ValueError(f"max_age must be more than 0 seconds, or None, not {max_age!r}")
+    return age
 
 
 def _checked_multiplier(multiplier: object) -> float:

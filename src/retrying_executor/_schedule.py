@@ -77,7 +77,8 @@ class Lane:
         work = call._work
         if call._attempts or work is None:
             return None
-        call._waits_until = now + work[4].max_elapsed if self.is_down else math.inf
+        until = now + work[4].max_elapsed if self.is_down else math.inf
+        call._waits_until = min(until, call._expires_at)
         return -math.inf if self.is_down else math.inf
 
     def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
@@ -338,8 +339,10 @@ class Schedule:
         lane = self.lane(upstream)
         opens_at = -math.inf if lane is None or call._lane is lane else lane.opens_at
         if call._attempts:
-            return opens_at, max(call._began_at + max_elapsed, now)  # sums may be rounded
-        return opens_at, now + max_elapsed if upstream.is_down else math.inf
+            until = max(call._began_at + max_elapsed, now)  # sums may be rounded
+        else:
+            until = now + max_elapsed if upstream.is_down else math.inf
+        return opens_at, min(until, call._expires_at)
 
     def count_held(self, now: float | None = None) -> int:
         """Return how many calls wait in lanes that are closed at *now*; without it, in all lanes."""

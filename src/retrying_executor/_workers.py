@@ -363,7 +363,7 @@ class Workers(Calls):
             if permit is not None:
                 worker.permit = None
                 permit.upstream.end(permit, *_attempt.evidence(work[4], verdict, outcome), outcome[1])
-                sits_out_until = permit.sits_out_until()
+                sits_out_until = min(permit.sits_out_until(), call._expires_at)
                 permit = None
             if verdict.delay is not None and not (self._halted or call.done()):  # set_result() comes any time
                 # Announced before the next attempt can fail too, so that the lines come in order.

@@ -216,6 +216,7 @@ def policy() -> None:
     assert_type(policy.max_delay, float)
     assert_type(policy.jitter, bool)
     assert_type(policy.max_elapsed, float | None)
+    assert_type(policy.max_age, float | None)
     assert_type(policy.delays, tuple[float, ...] | None)
     assert_type(policy.replace(max_attempts=3), RetryPolicy)
     assert_type(policy == policy, bool)
@@ -256,6 +257,10 @@ def upstream(executor: RetryingExecutor) -> None:
     RetryingExecutor(upstream=upstream)
     assert_type(executor.with_options(upstream=upstream, max_attempts=3), View)
     executor.with_options(upstream=None)
+    executor.with_options(label="invoice 17", key=None, max_age=timedelta(hours=1))
+    executor.with_options(label=17)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executor.with_options(key=b"order-17")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executor.with_options(max_age="60")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     RetryingExecutor(upstream="glue")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Upstream("glue", max_pending=100)
     Upstream("glue", max_concurency=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
