@@ -976,7 +976,9 @@ def test_what_has_not_begun_can_be_taken_out_of_the_queue() -> None:
     assert not executor._pool.take_out(busy)  # it has begun
     assert futures[50].cancel()
     assert (99, False) == (work_queue.qsize(), work_queue.empty())
-    assert 0 == work_queue.get_nowait().args[0]
+    item = work_queue.get_nowait()
+    assert 0 == item.args[0]
+    assert (print, (0,), {"end": ""}) == (item.fn, item.args, item.kwargs) == item.task
     assert futures[1].cancel()
     assert [*range(2, 50), *range(51, 100)] == drop_messages(executor)
     assert (0, True) == (work_queue.qsize(), work_queue.empty())

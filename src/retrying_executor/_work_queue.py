@@ -37,7 +37,8 @@ class WorkQueue:
         """Take the next call out for good: it is cancelled. Never waits, whatever the arguments.
 
         Returns:
-            Its ``future``, ``fn``, ``args`` and ``kwargs``.
+            Its ``future``, ``fn``, ``args`` and ``kwargs``; and these three as its ``task``, as from
+            Python 3.14 on.
 
         Raises:
             Empty: If there is none.
@@ -51,6 +52,7 @@ class WorkQueue:
             work = call._work
             if work is not None and self._pool.take_out(call):
                 fn, args, kwargs, *_ = work
-                return SimpleNamespace(future=call, fn=fn, args=args, kwargs=kwargs)
+                task = (fn, args, kwargs)
+                return SimpleNamespace(future=call, fn=fn, args=args, kwargs=kwargs, task=task)
 
     get_nowait = get
