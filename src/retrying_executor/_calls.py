@@ -97,11 +97,13 @@ class Calls:
         self._abandoned = False  # the executor is gone; set without the lock
         self.monitor = monitor
         self._upstream = upstream  # that of every call, unless they are mixed
+        self._served: weakref.WeakSet[Upstream] = weakref.WeakSet()  # to which calls may go, or have gone
         self._is_bounded = upstream is not None and upstream.is_bounded  # or another that calls may have
         self._is_mixed = False  # calls may have one upstream or another, or none
         self._reset()
         if upstream is not None:
             upstream.enter(monitor)
+            self._served.add(upstream)
 
     def _reset(self) -> None:
         """Start with nothing: no call, no thread, counters at zero."""

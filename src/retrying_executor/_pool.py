@@ -150,6 +150,9 @@ class Pool(Workers):
         """From now on calls may have this upstream, or none."""
         if upstream is not None:
             upstream.enter(self.monitor)
+            if upstream not in self._served:
+                with self._lock:  # others may be listing them
+                    self._served.add(upstream)
             if upstream.is_bounded:
                 self._is_bounded, self._is_open = True, False
         if upstream is not self._upstream and not self._is_mixed:
@@ -300,6 +303,11 @@ class Pool(Workers):
             call._orphan(ForkedFutureError(error))
 
     # -- what can be seen from outside -----------------------------------------------------------
+
+    def upstreams(self) -> list[Upstream]:
+        """Return the upstreams to which calls may go, or have gone."""
+        with self._lock:
+            return list(self._served)
 
     def stats(self) -> Stats:
         """Return a consistent snapshot."""

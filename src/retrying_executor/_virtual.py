@@ -456,6 +456,10 @@ class VirtualPool:
 
     # -- what can be seen from outside -----------------------------------------------------------
 
+    def upstreams(self) -> list[Upstream]:
+        """Return the upstreams to which calls may go, or have gone."""
+        return self._upstreams.copy()
+
     def stats(self) -> Stats:
         """Return a snapshot: a consistent one, unless another thread runs attempts for long."""
         has_turn = self._turn.acquire(timeout=_PATIENCE)  # whoever has it may wait for this thread

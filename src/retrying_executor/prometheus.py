@@ -54,18 +54,21 @@ _COUNTERS = {
 }
 _PREFIX = "retrying_executor_"
 _STATES = ("open", "held", "probing", "ramping")
+_FROM_OPEN_TO_HELD = ("open", "ramping", "probing", "held")
 
 
 class ExecutorCollector(Collector):
     """A collector for a registry of ``prometheus_client``. Calls cost nothing: it asks when it is scraped.
 
-    One collector reports all executors of a process: a second one in the same registry is an error. It
-    keeps neither executors nor upstreams alive; what is gone is not reported any more.
+    One collector reports all executors of a process: a second one in the same registry is an error. What is
+    made later is reported too: the upstreams of executors and views by themselves, and executors with `add`.
+    The collector keeps neither executors nor upstreams alive; what is gone is not reported any more.
 
     Args:
         executors: The executors to report, by name: the value of the label ``executor``. Their views are
-            included.
-        upstreams: The upstreams to report; the label ``upstream`` is their name.
+            included, and so are the upstreams that all of them go to.
+        upstreams: Upstreams to report besides those; the label ``upstream`` is their name. Those with the
+            same name are reported as one, in the state of the one that lets the fewest through.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -83,7 +86,7 @@ class ExecutorCollector(Collector):
                 raise TypeError(f"executors must have strings as keys, not {name!r}")
             if not isinstance(executor, RetryingExecutor):
                 raise TypeError(f"executors[{name!r}] must be a RetryingExecutor, not {executor!r}")
-            self._executors[name] = weakref.ref(executor)
+            self.add(name, executor)
         self._upstreams: dict[str, weakref.ref[Upstream]] = {}
         if not isinstance(upstreams, Iterable):
             raise TypeError(f"upstreams must be an iterable of Upstreams, not {upstreams!r}")
@@ -93,6 +96,22 @@ class ExecutorCollector(Collector):
             if upstream.name in self._upstreams:
                 raise ValueError(f"upstreams must have different names, not {upstream.name!r} twice")
             self._upstreams[upstream.name] = weakref.ref(upstream)
+
+    def add(self, name: str, executor: RetryingExecutor) -> None:
+        """Report one more executor from now on, or another one under a name that there is already.
+
+        Args:
+            name: The value of the label ``executor``.
+            executor: The executor; its views, and the upstreams that it goes to, are included.
+
+        Raises:
+            TypeError: If *name* is not a string, or *executor* not a `RetryingExecutor`.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {name!r}")
+        if not isinstance(executor, RetryingExecutor):
+            raise TypeError(f"executor must be a RetryingExecutor, not {executor!r}")
+        self._executors[name] = weakref.ref(executor)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of this moment; those of one executor are one snapshot."""
@@ -129,9 +148,15 @@ class ExecutorCollector(Collector):
         states = StateSetMetricFamily(
             _PREFIX + "upstream_state", "What the upstream is doing.", labels=["upstream"]
         )
+        named: dict[str, set[Upstream]] = {}
         for name, upstream in _alive(self._upstreams):
-            in_flight.add_metric([name], upstream.in_flight)
-            now_in = upstream.state
+            named.setdefault(name, set()).add(upstream)
+        for _, executor in _alive(self._executors):
+            for upstream in executor._pool.upstreams():
+                named.setdefault(upstream.name, set()).add(upstream)
+        for name, alike in named.items():  # the same series twice would spoil the whole scrape
+            in_flight.add_metric([name], sum(upstream.in_flight for upstream in alike))
+            now_in = max((upstream.state for upstream in alike), key=_FROM_OPEN_TO_HELD.index)
             states.add_metric([name], {state: state == now_in for state in _STATES})
         yield from (in_flight, states)
 
@@ -140,7 +165,7 @@ class ExecutorCollector(Collector):
 
 
 def _alive(references: Mapping[str, weakref.ref[T]]) -> Iterator[tuple[str, T]]:
-    for name, reference in references.items():
+    for name, reference in list(references.items()):  # one may be added meanwhile
         referent = reference()
         if referent is not None:
             yield name, referent

@@ -24,6 +24,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from retrying_executor.prometheus import ExecutorCollector
+from retrying_executor.testing import VirtualTimeExecutor
 
 
 @contextmanager
@@ -125,6 +126,73 @@ def test_upstreams_are_scraped() -> None:
     assert {f"{state} held": 1, f"{state} open": 0, f"{state} probing": 0, f"{state} ramping": 0} == {
         name: value for name, value in numbers.items() if name.startswith(state)
     }
+
+
+def series(collector: ExecutorCollector, name: str) -> dict[tuple[str, ...], float]:
+    """Return what a collector reports in the metric *name*, by the values of the labels."""
+    (metric,) = [metric for metric in collector.collect() if metric.name == f"retrying_executor_{name}"]
+    return {tuple(sample.labels.values()): sample.value for sample in metric.samples}
+
+
+@pytest.mark.parametrize("cls", [RetryingExecutor, VirtualTimeExecutor])
+def test_upstreams_that_are_made_later_are_reported(cls: type[RetryingExecutor]) -> None:
+    """Those of the executors and of their views, as long as anybody has them (U5)."""
+    first = Upstream("first")
+    executor = cls(1, upstream=first)
+    collector = ExecutorCollector({"jobs": executor}, upstreams=[first, Upstream("gone")])
+    assert {("first",): 0} == series(collector, "upstream_in_flight_attempts")
+    for name in ("second", "third"):
+        view = executor.with_options(upstream=Upstream(name)).with_options(max_attempts=1)
+        counts: list[dict[tuple[str, ...], float]] = []
+        view.submit(
+            lambda seen: seen.append(series(collector, "upstream_in_flight_attempts")), counts
+        ).result()
+        assert 1 == counts[0][(name,)]
+        assert {("first",), (name,)} <= set(series(collector, "upstream_in_flight_attempts"))
+    executor.shutdown()
+
+
+def test_upstreams_that_nobody_has_any_more_are_not_reported() -> None:
+    """A program that makes one for each host does not fill the memory (U5)."""
+    executor = RetryingExecutor(1)
+    collector = ExecutorCollector({"jobs": executor})
+    executor.with_options(upstream=Upstream("host")).submit(int).result(TIMEOUT)
+    executor.shutdown()
+    assert eventually(lambda: gc.collect() >= 0 and {} == series(collector, "upstream_in_flight_attempts"))
+
+
+def test_upstreams_of_one_name_are_one_series() -> None:
+    """The same series twice would spoil the whole scrape (U5)."""
+    upstreams = [Upstream("billing") for _ in range(3)]
+    upstreams[1].pause()
+    with (
+        RetryingExecutor(1, upstream=upstreams[0]) as one,
+        RetryingExecutor(1, upstream=upstreams[1]) as other,
+    ):
+        view = one.with_options(upstream=upstreams[2])
+        collector = ExecutorCollector({"one": one, "other": other}, upstreams=[upstreams[2]])
+        with scraped(collector) as url:
+            text = scrape(url, accept=CONTENT_TYPE_LATEST)
+        assert 4 == sum(
+            len(family.samples) for family in parse_openmetrics(text) if family.type == "stateset"
+        )
+        states = series(collector, "upstream_state")
+        assert {("billing", "held")} == {labels for labels, value in states.items() if value}
+        assert 0 == view.submit(int).result(TIMEOUT)
+
+
+def test_executors_that_are_made_later_can_be_added() -> None:
+    """A second collector could not be registered for them (U5)."""
+    collector = ExecutorCollector({})
+    assert {} == series(collector, "threads")
+    with RetryingExecutor(1, upstream=Upstream("billing")) as executor:
+        collector.add("jobs", executor)
+        assert {("jobs",): 0} == series(collector, "threads")
+        assert {("billing",): 0} == series(collector, "upstream_in_flight_attempts")
+    with pytest.raises(TypeError, match=r"^name must be a string, not 1$"):
+        collector.add(1, executor)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^executor must be a RetryingExecutor, not None$"):
+        collector.add("jobs", None)  # type: ignore[arg-type]
 
 
 def test_openmetrics_are_served_too() -> None:
