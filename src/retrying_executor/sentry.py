@@ -38,7 +38,8 @@ class RetryingExecutorIntegration(Integration):
 
     Without it an attempt has the submitter's scopes themselves: it sees tags that were set after
     ``submit()``, and those that it sets show up with the submitter and with other calls. It does for
-    ``RetryingExecutor`` what ``ThreadingIntegration`` does for the standard executor.
+    ``RetryingExecutor`` what ``ThreadingIntegration`` does for the standard executor. The *label* and
+    the *key* given to ``with_options()`` are tags, ``retrying_executor.label`` and ``retrying_executor.key``.
     """
 
     identifier = "retrying_executor"
@@ -54,8 +55,12 @@ class RetryingExecutorIntegration(Integration):
             if sentry_sdk.get_client().get_integration(RetryingExecutorIntegration) is None:
                 return submit(self, fn, *args, **kwargs)
             _report_in_time()
-            with sentry_sdk.isolation_scope():  # what is captured by submit() is a copy
-                return submit(self, _Isolated(fn) if callable(fn) else fn, *args, **kwargs)
+            terms = self._terms
+            given = {"retrying_executor.label": terms.label, "retrying_executor.key": terms.key}
+            tags = {name: value for name, value in given.items() if value is not None}
+            with sentry_sdk.isolation_scope() as scope:  # what is captured by submit() is a copy
+                _set_tags(scope, tags)  # for what is logged about the call
+                return submit(self, _Isolated(fn, tags) if callable(fn) else fn, *args, **kwargs)
 
         _Submitter.submit = submit_isolated  # type: ignore[method-assign]  # as integrations do
 
@@ -69,14 +74,26 @@ def _report_in_time() -> None:
     atexit.register(_log._report_all)
 
 
+def _set_tags(scope: sentry_sdk.Scope, tags: dict[str, str]) -> None:
+    for name, value in tags.items():
+        scope.set_tag(name, value)
+
+
 class _Isolated(Wrapper):
     """The function of a call, of which every attempt has scopes of its own."""
 
-    __slots__ = ()
+    __slots__ = ("tags",)
+
+    def __init__(self, func: Callable[..., Any], tags: dict[str, str]) -> None:
+        super().__init__(func)
+        self.tags = tags
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         try:
-            with sentry_sdk.isolation_scope():
+            with sentry_sdk.isolation_scope() as scope:
+                _set_tags(
+                    scope, self.tags
+                )  # with inherit_context=False those of submit() are not there
                 return self.func(*args, **kwargs)
         finally:
             del self, args, kwargs  # a traceback keeps this frame

@@ -145,6 +145,25 @@ def test_a_failure_that_nobody_looked_at_is_an_event(sentry: Kept) -> None:
     assert ("fail", "3") == (last["function"], last["vars"]["number"])
 
 
+@isolated
+@pytest.mark.parametrize("inherits", [True, False])
+def test_label_and_key_are_tags(sentry: Kept, *, inherits: bool) -> None:
+    """On what attempts report, and on failures that nobody looked at; not on what others report (B13, G3)."""
+    with RetryingExecutor(1, retry=None, inherit_context=inherits) as executor:
+        view = executor.with_options(label="invoice 17", key="order-17")
+        view.submit(sentry_sdk.capture_message, "both").result(TIMEOUT)
+        view.with_options(key=None).submit(sentry_sdk.capture_message, "label").result(TIMEOUT)
+        executor.submit(sentry_sdk.capture_message, "none").result(TIMEOUT)
+        sentry_sdk.capture_message("the submitter")
+        both = {"retrying_executor.label": "invoice 17", "retrying_executor.key": "order-17"}
+        label = {"retrying_executor.label": "invoice 17"}
+        assert {"both": both, "label": label, "none": {}, "the submitter": {}} == sentry.messages()
+        if inherits:
+            view.submit(fail, 3)
+            assert eventually(lambda: 5 == len(sentry.events))
+            assert both == sentry.events[-1]["tags"]
+
+
 PROGRAM = """
 import sentry_sdk
 from sentry_sdk.transport import Transport
