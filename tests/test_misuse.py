@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import pickle
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
-from functools import partial
+from functools import cache, lru_cache, partial
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, MagicMock, Mock
 
 import pytest
 
@@ -95,6 +96,16 @@ class OfClass:
     def __call__(cls, _: object) -> float:
         """Return a delay."""
         return 0.5
+
+
+class Marked:
+    """Its instances say that they are coroutine functions, as some libraries have it."""
+
+    def __init__(self, *_: object, mark: object = object()) -> None:
+        """Say so, or something else."""
+        self._is_coroutine = mark
+
+    __call__ = staticmethod(int)
 
 
 class NoArgument:
@@ -257,8 +268,15 @@ def test_what_the_standard_executor_refuses_is_refused_like_that(use: Callable[[
         Awaited.static,
         vars(Awaited)["static"],
         Around(coroutine),
+        AsyncMock(),
+        partial(AsyncMock(spec=refused), 1),
+        AsyncMock().method,
+        cache(coroutine),
+        lru_cache(maxsize=1)(partial(coroutine, 1)),
+        Marked(),
+        getattr(inspect, "markcoroutinefunction", Marked)(Static()),
     ],
-    ids=range(10),
+    ids=range(17),
 )
 def test_coroutine_functions_are_refused(executor: Any, fn: Callable[..., Awaitable[int]]) -> None:
     """Nobody would await what they return; a plain function may await it (A3)."""
@@ -279,6 +297,11 @@ def test_what_is_submitted_may_be_anything_callable(executor: Any) -> None:
         OfClass.__call__,
         Mock(spec=refused),
         Mock(),
+        MagicMock(),
+        Marked,
+        Marked(mark=False),
+        Marked(mark=True),
+        cache(refused),
         "a".upper,
     ]
     for fn in calls:

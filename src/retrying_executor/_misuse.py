@@ -6,7 +6,7 @@ to import, and no attribute that an object makes up. Where an option belongs is 
 
 from __future__ import annotations
 
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from types import BuiltinFunctionType, FunctionType, MethodType
 
 from retrying_executor._wrapper import Wrapper
@@ -28,6 +28,7 @@ ASYNC = (
 
 _FUNCTIONS = (FunctionType, MethodType, staticmethod)
 _NEVER_ASYNC = frozenset({BuiltinFunctionType, type})
+_MARKS = ("_is_coroutine", "_is_coroutine_marker")  # of `asyncio` and of `inspect`: each an ``object()``
 _ALSO_CALLED: dict[str, str] = dict.fromkeys(("attempts", "max_retries", "retries"), "max_attempts")
 _ALIKE = 0.75  # from 0 to 1
 
@@ -35,6 +36,9 @@ _ALIKE = 0.75  # from 0 to 1
 def refuse_to_copy(self: object) -> NoReturn:
     """Raise `TypeError`: what has threads or is shared is neither pickled nor copied (``__reduce__``)."""
     raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
+
+
+_CACHED = type(cache(refuse_to_copy))
 
 
 # -- callables -------------------------------------------------------------------------------------
@@ -58,13 +62,29 @@ def _function_of(fn: Any) -> tuple[Any, int]:
 
 def is_async(fn: Any) -> bool:
     """Return whether calling *fn* only makes a coroutine, or an asynchronous generator."""
-    while issubclass(type(fn), (partial, Wrapper)):
-        fn = fn.func
+    while issubclass(type(fn), (partial, Wrapper, _CACHED)):
+        fn = fn.__wrapped__ if type(fn) is _CACHED else fn.func
+    if _is_marked(fn):
+        return True
     if type(fn) not in _FUNCTIONS and not issubclass(type(fn), type):
         fn = getattr(type(fn), "__call__", None)  # noqa: B004  # what a call of it runs
     if type(fn) in (MethodType, staticmethod):
         fn = fn.__func__
     return type(fn) is FunctionType and bool(fn.__code__.co_flags & ASYNC)
+
+
+def _is_marked(fn: Any) -> bool:
+    """Return whether an object says that it is a coroutine function: a mock of one, or by `inspect`.
+
+    Only what it has itself counts: a mock of anything else makes up every attribute that is asked for.
+    """
+    if issubclass(type(fn), type):  # what its instances are, says nothing of calling it
+        return False
+    try:
+        own = object.__getattribute__(fn, "__dict__")
+    except AttributeError:
+        return False
+    return any(type(own.get(mark)) is object for mark in _MARKS)
 
 
 def check_call(fn: Any) -> None:

@@ -91,9 +91,7 @@ class _Isolated(Wrapper):
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         try:
             with sentry_sdk.isolation_scope() as scope:
-                _set_tags(
-                    scope, self.tags
-                )  # with inherit_context=False those of submit() are not there
+                _set_tags(scope, self.tags)  # with inherit_context=False those of submit() are not there
                 return self.func(*args, **kwargs)
         finally:
             del self, args, kwargs  # a traceback keeps this frame
