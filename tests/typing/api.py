@@ -56,6 +56,8 @@ def constructor() -> None:
     RetryingExecutor(idle_timeout=None, exit_timeout=None, max_pending=None)
     RetryingExecutor(idle_timeout=timedelta(minutes=1), exit_timeout=30, max_pending=100, when_full="wait")
     RetryingExecutor(when_full="raise")
+    RetryingExecutor(inherit_context=False)
+    RetryingExecutor(inherit_context=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     RetryingExecutor(1, "", None, (), None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     RetryingExecutor(max_worker=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     RetryingExecutor(when_full="drop")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
