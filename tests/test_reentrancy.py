@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
+import os
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
-from contextlib import contextmanager
-from threading import Event
-from typing import Any
+from contextlib import contextmanager, suppress
+from threading import Barrier, Event, Thread
+from typing import Any, NoReturn
 
 import pytest
 
 from calls import Flaky
 from conftest import TIMEOUT
-from observe import eventually, needs_gil, threads_named
-from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
+from forks import check_executor_works, in_child
+from observe import eventually, needs_gil, resting, threads_named
+from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, _crew, _pool
+from retrying_executor._crew import Worker
+from retrying_executor._current import current
+from retrying_executor._stdlib import is_held
 
 LOGGER = logging.getLogger("retrying_executor")
 
@@ -191,3 +198,306 @@ def test_a_callback_of_the_failed_initializer_may_shut_down() -> None:
         assert last.exception(TIMEOUT) is not None
         executor.shutdown()
     assert ["drain() in one of the executor's own threads would wait for itself"] == [str(e) for e in errors]
+
+
+# -- threads are started without a lock of ours, and what that takes (F7, G1, C7) ------------------
+
+
+START = Thread.start
+
+
+def in_another_thread(act: Callable[[], object]) -> Event:
+    """Call *act* in a thread that starts whatever is said of others; return an event that tells its end."""
+    ended = Event()
+    START(Thread(target=lambda: (act(), ended.set())))
+    return ended
+
+
+def in_an_unknown_thread(act: Callable[[], object]) -> Event:
+    """Call *act* in a thread that `threading` does not know, and return an event that tells its end."""
+    ended = Event()
+    _thread.start_new_thread(lambda: (act(), ended.set()), ())
+    return ended
+
+
+def fail(*_: object) -> NoReturn:
+    """Stand for a system that has no more threads."""
+    raise RuntimeError("can't start new thread")
+
+
+def submit_or_not(executor: RetryingExecutor) -> None:
+    """Submit a call which may be refused for want of threads."""
+    with suppress(RuntimeError):
+        executor.submit(int)
+
+
+class Starts:
+    """Stands for `Thread.start` of an executor's threads: the first fails or succeeds when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *results: bool) -> None:
+        self.begun, self.may_end = Event(), Event()
+        self._results = iter(results)
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: self(thread))
+
+    def __call__(self, thread: Thread) -> None:
+        if not self.begun.is_set():
+            self.begun.set()
+            assert self.may_end.wait(TIMEOUT)
+        if not next(self._results, True):
+            fail()
+        START(thread)
+
+
+@pytest.mark.parametrize("operation", ["submit", "cancel"])
+def test_a_destructor_in_a_newborn_thread_may_use_the_executor(
+    monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    """The collector may run it before the thread says that it runs, which its starter waits for (F7, G1)."""
+    set_ident = Thread._set_ident  # type: ignore[attr-defined]  # what it does first
+    acted: list[object] = []
+    todo = iter([OPERATIONS[operation]])  # once
+    executor = RetryingExecutor(2, "newborn", retry=lambda _: 3600)
+    other = executor.submit(Flaky())
+    assert eventually(lambda: other.due_at and resting(executor))
+    monkeypatch.setattr(
+        Thread,
+        "_set_ident",
+        lambda thread: (
+            acted.extend(do([executor], other) for do in (todo if "newborn" in thread.name else ())),
+            set_ident(thread),
+        ),
+    )
+    assert in_another_thread(lambda: [executor.submit(Event().wait, 0.01) for _ in range(2)]).wait(TIMEOUT)
+    assert eventually(lambda: acted)
+    executor.shutdown(cancel_futures=True)
+
+
+def test_a_destructor_under_the_locks_of_threading_may_submit() -> None:
+    """It may interrupt a thread that ends, while another waits for the same lock to start one (F7, G1)."""
+    futures: list[RetryingFuture[int]] = []
+    with RetryingExecutor(2) as executor:
+        with threading._active_limbo_lock:  # type: ignore[attr-defined]  # of which the standard library has several
+            ended = in_an_unknown_thread(lambda: futures.append(executor.submit(int)))
+            assert eventually(lambda: executor._pool._crew.newborns)
+            futures.append(executor.submit(int))
+        assert ended.wait(TIMEOUT)
+        assert [0, 0] == [future.result(TIMEOUT) for future in futures]
+
+
+def test_a_thread_that_is_not_known_to_threading_is_not_made_known_under_a_lock() -> None:
+    """To ask who it is would take a lock of `threading` while it holds that of the pool (F7)."""
+    with RetryingExecutor(1, max_pending=1, when_full="wait") as executor:
+        release = Event()
+        executor.submit(release.wait, TIMEOUT)
+        with threading._active_limbo_lock:  # type: ignore[attr-defined]
+            assert in_an_unknown_thread(lambda: executor.drain(0)).wait(TIMEOUT)
+            ended = in_an_unknown_thread(lambda: executor.submit(int))
+            assert eventually(lambda: executor._pool._room._waiters)  # type: ignore[attr-defined]  # of Condition
+        release.set()
+        assert ended.wait(TIMEOUT)
+
+
+def test_no_thread_is_started_or_looked_at_under_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both may take a lock of `threading`, and to start one may run any destructor (F7, G1)."""
+    held: list[str] = []
+
+    def watched(method: Callable[[Thread], Any]) -> Callable[[Thread], Any]:
+        def watch(thread: Thread) -> Any:
+            holder = current.holder
+            if is_held(pool._lock) or (holder is not None and is_held(holder.lock)):
+                held.append(method.__name__)
+            return method(thread)
+
+        return watch
+
+    for name in ("start", "is_alive"):
+        monkeypatch.setattr(Thread, name, watched(getattr(Thread, name)))
+    executor = RetryingExecutor(3, retry=lambda _: 0.0, idle_timeout=0, initializer=int)
+    pool = executor._pool
+    both = Barrier(2)
+
+    def submit_under_my_lock() -> RetryingFuture[int]:
+        holder = current.holder
+        assert holder is not None
+        with holder.lock:  # as a destructor would that interrupts a worker there
+            return executor.submit(both.wait, TIMEOUT)
+
+    for _ in range(2):
+        with pool._lock:
+            first = executor.submit(both.wait, TIMEOUT)
+        second = executor.submit(submit_under_my_lock).result(TIMEOUT)
+        assert {0, 1} == {first.result(TIMEOUT), second.result(TIMEOUT)}
+        assert 1 == executor.submit(Flaky()).result(TIMEOUT)
+    executor.shutdown()
+    assert [] == held
+
+
+def test_a_destructor_that_submits_under_the_lock_is_refused_if_no_thread_can_be_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It leaves the start to another thread; without that its call never runs, and later ones do (C7, G1)."""
+    with RetryingExecutor(1) as executor:
+        with monkeypatch.context() as patch, executor._pool._lock:
+            patch.setattr(_thread, "start_new_thread", fail)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                executor.submit(int)
+        assert 0 == executor.stats().submitted
+        assert 0 == executor.submit(int).result(TIMEOUT)
+
+
+def test_a_call_is_refused_if_there_is_no_memory_for_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not started, and not even made: submit() raises (C7, G1)."""
+    with RetryingExecutor(1) as executor:
+        with monkeypatch.context() as patch:
+            patch.setattr(_crew, "Worker", fail)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                executor.submit(int)
+        assert 0 == executor.submit(int).result(TIMEOUT)
+
+
+def test_a_destructor_that_holds_what_new_threads_need_may_submit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Python 3.13 no start returns before that lock is free, so who may hold it starts none (F7)."""
+    lock = getattr(threading, "_shutdown_locks_lock", None) or threading.Lock()
+    monkeypatch.setattr(threading, "_shutdown_locks_lock", lock, raising=False)
+    with RetryingExecutor(1) as executor:
+        with lock:
+            future = executor.submit(int)
+        assert 0 == future.result(TIMEOUT)
+
+
+def test_a_call_whose_thread_cannot_be_started_tries_for_one_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A submitter that finds a thread on its way to be started learns that it could not be (C7, G1)."""
+
+    def has_come(helper: Worker, call: RetryingFuture[object]) -> bool:
+        starts.may_end.set()
+        return wait_for(helper, call)
+
+    monkeypatch.setattr(_pool, "_ARRIVAL_TIMEOUT", TIMEOUT)
+    with RetryingExecutor(2) as executor:
+        wait_for = executor._pool._has_come
+        starts = Starts(monkeypatch, False)
+        ended = in_another_thread(lambda: submit_or_not(executor))
+        assert starts.begun.wait(TIMEOUT)
+        monkeypatch.setattr(executor._pool, "_has_come", has_come)
+        assert 0 == executor.submit(int).result(TIMEOUT)
+        assert ended.wait(TIMEOUT)
+        assert executor.stats().submitted in (1, 2)  # the other call too, if the new thread was fast
+
+
+@pytest.mark.parametrize("results", [(False, True), (False, False)])
+def test_a_call_that_could_not_wait_for_a_start_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, results: tuple[bool, bool]
+) -> None:
+    """A destructor may keep the thread from being started: then another is, or the call fails (C7, G1)."""
+    monkeypatch.setattr(_pool, "_ARRIVAL_TIMEOUT", 0.001)
+    with RetryingExecutor(2) as executor:
+        starts = Starts(monkeypatch, *results)
+        ended = in_another_thread(lambda: submit_or_not(executor))
+        assert starts.begun.wait(TIMEOUT)
+        future = executor.submit(bool)
+        starts.may_end.set()
+        assert ended.wait(TIMEOUT)
+        if results[-1]:
+            assert future.result(TIMEOUT) is False
+        else:
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                future.result(TIMEOUT)
+        assert executor.stats().submitted in (1, 1 + results[-1])  # the other call too, if that was fast
+        assert not executor._pool._on_credit
+
+
+def test_a_thread_that_cannot_be_started_leaves_the_calls_to_one_that_came_to_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While a thread is being started, others go on, rest, and are woken as always (C4, C7)."""
+    release = Event()
+    with RetryingExecutor(2, idle_timeout=None) as executor:
+        busy = executor.submit(release.wait, TIMEOUT)
+        starts = Starts(monkeypatch, False)
+        ended = in_another_thread(lambda: executor.submit(int))
+        assert starts.begun.wait(TIMEOUT)
+        release.set()
+        assert busy.result(TIMEOUT)
+        assert eventually(lambda: resting(executor))
+        assert 0 == executor.submit(int).result(TIMEOUT)
+        starts.may_end.set()
+        assert ended.wait(TIMEOUT)
+        assert 1 == executor.stats().threads
+
+
+def test_a_thread_may_be_at_work_before_its_start_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as started then, and is not waited for any more (C1)."""
+    done, start = Event(), Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda one: (start(one), done.wait(TIMEOUT)))
+    with RetryingExecutor(1, idle_timeout=None) as executor:
+        executor.submit(done.set)
+        assert eventually(lambda: resting(executor))
+        assert not executor._pool._crew.newborns
+        assert 0 == executor.submit(int).result(TIMEOUT)
+
+
+@pytest.mark.parametrize("goes_on", ["submit", "shutdown"])
+def test_a_start_that_an_interrupt_prevented_is_made_up_for(
+    monkeypatch: pytest.MonkeyPatch, goes_on: str
+) -> None:
+    """A signal handler may raise between deciding on a thread and starting it: others go on (F9, G1)."""
+
+    def interrupted() -> NoReturn:
+        raise KeyboardInterrupt
+
+    with RetryingExecutor(1) as executor:
+        with monkeypatch.context() as patch:
+            patch.setattr(executor._pool, "_start_newborns", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                executor.submit(int)
+        assert 0 == executor.stats().submitted
+        if goes_on == "submit":
+            assert 0 == executor.submit(int).result(TIMEOUT)
+
+
+def test_an_interrupted_start_leaves_no_thread_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler that raises in `Thread.start` costs that thread only: should it run, it goes (F9)."""
+    start = Thread.start
+
+    def interrupted(thread: Thread) -> NoReturn:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        raise KeyboardInterrupt
+
+    with RetryingExecutor(1) as executor:
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(int)
+        assert (0, 0) == (executor.stats().submitted, executor.stats().threads)
+        assert 0 == executor.submit(int).result(TIMEOUT)
+
+
+def test_shutdown_waits_for_a_thread_that_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes up its call, unless time is up (F1, F3)."""
+    starts = Starts(monkeypatch)
+    executor = RetryingExecutor(1)
+    futures: list[RetryingFuture[int]] = []
+    ended = in_another_thread(lambda: futures.append(executor.submit(int)))
+    assert starts.begun.wait(TIMEOUT)
+    with handling(lambda _: starts.may_end.set()):
+        executor.shutdown(timeout=0.01)
+        executor.shutdown()
+    assert ended.wait(TIMEOUT)
+    assert futures[0].cancelled()
+    assert 0 == executor.stats().threads
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows no fork")
+def test_a_fork_while_a_thread_is_being_started_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child has an executor without it, and the parent goes on (F6)."""
+    futures: list[RetryingFuture[int]] = []
+    with RetryingExecutor(1) as executor:
+        with monkeypatch.context() as patch:
+            starts = Starts(patch)
+            ended = in_another_thread(lambda: futures.append(executor.submit(int)))
+            assert starts.begun.wait(TIMEOUT)
+            in_child(lambda: check_executor_works(executor))
+            starts.may_end.set()
+            assert ended.wait(TIMEOUT)
+        assert 0 == futures[0].result(TIMEOUT)

@@ -15,9 +15,9 @@ own, see `_crew`; how that goes together with those who cancel or observe them s
 everywhere the order is: publish first (a call, that a worker rests, that it left), then look once more
 whether there is something to do.
 
-Lock order: ``_lock``, then those of the workers. No other lock is taken while ``_lock`` is held, but for
-those inside `threading.Thread`; no user code runs, and no waiter is told. All are reentrant for the sake of
-destructors and signal handlers, which may submit or cancel wherever they interrupt. Since that may be
+Lock order: ``_lock``, then those of the workers. No other lock is taken while ``_lock`` is held, no thread is
+started or asked whether it is alive, no user code runs, and no waiter is told. All are reentrant for the sake
+of destructors and signal handlers, which may submit or cancel wherever they interrupt. Since that may be
 where a worker holds its own lock, who has ``_lock`` does not wait for those of the workers for ever.
 """
 
@@ -121,6 +121,7 @@ class Calls:
         )
         self._invitations: dict[Upstream, None] = {}  # places kept for this pool, by whom
         self._unused: list[Permit] = []  # places taken for a call that was cancelled at that very moment
+        self._on_credit: list[Call] = []  # accepted although only a newborn was there to make them
         self._observed: set[weakref.ref[Call]] = set()
         self._forget = self._observed.discard
         self._leads_until = math.inf

@@ -10,6 +10,8 @@ it out. The pool's lock guards all of it; methods that need no lock say so. What
   looks for work once in vain.
 - At most one worker is on its way, woken or started but not arrived: it looks for what there is
   to do, and calls the next before it gets busy.
+- A newborn is a member whose thread is still to be started, or is just being started: without the lock, see
+  `start`. That may fail, so a newborn is not on its way, and nobody relies on it.
 - At most one resting worker leads: it rests until the first retry is due, apart from the others, and is
   the last to be given other work.
 - At most one worker ails: its initializer has failed, and it will try again. It takes no call, and while
@@ -57,6 +59,7 @@ class Worker:
         "failed",
         "gate",
         "index",
+        "is_starting",
         "lock",
         "permit",
         "release",
@@ -78,10 +81,17 @@ class Worker:
         self.succeeded = 0  # of the calls that it made
         self.failed = 0
         self.rests = False
+        self.is_starting = False  # some thread is about to start this one's, or has done so
         self.gate = threading.Lock()  # held until it is opened
         self.gate.acquire()
-        self.arrival: threading.Lock | None = threading.Lock()  # held until it arrives for the first time
+        self.arrival: threading.Lock | None = threading.Lock()  # held until it first arrives, or is withdrawn
         self.arrival.acquire()
+
+    def await_arrival(self, timeout: float) -> None:
+        """Wait until it first arrives or is withdrawn, for *timeout* seconds at most. Needs no lock."""
+        arrival = self.arrival
+        if arrival is not None and arrival.acquire(timeout=timeout):
+            arrival.release()  # others may wait too
 
     def wake(self) -> None:
         """Open the gate: the worker wakes, or does not fall asleep. Needs no lock."""
@@ -104,9 +114,10 @@ class Crew:
     def __init__(self, *, size: int, name: str, daemon: bool, lock: threading.RLock) -> None:
         self.size = size
         self.can_summon = True
-        """Whether somebody rests or may be started, and nobody is on the way."""
+        """Whether somebody rests or may be started or is being started, and nobody is on the way."""
         self._lock = lock
         self.members: dict[Worker, None] = {}  # a set in the order of their start
+        self.newborns: list[Worker] = []
         self.on_the_way: Worker | None = None
         self._name = name
         self._daemon = daemon and has_daemons()
@@ -129,28 +140,26 @@ class Crew:
         """Somebody came, went, or was called."""
         has_room = len(self.members) < self.size and self._ailing is None
         self.can_summon = self.on_the_way is None and (
-            has_room or bool(self._resting) or self._leading is not None
+            has_room or bool(self._resting) or self._leading is not None or bool(self.newborns)
         )
 
     def summon(self, work: Callable[[Worker], None]) -> None:
-        """Wake a resting worker, or start one if none rests.
+        """Wake a resting worker, or have a newborn if none rests: then its thread is to be started.
 
         Args:
             work: What the thread of a new worker runs.
-
-        Raises:
-            RuntimeError: If a thread cannot be started.
         """
         worker = self._resting[-1] if self._resting else self._leading
         if worker is None:
-            self._start(work)
+            if not self.newborns:
+                self._beget(work)
             return
         worker.wake()
         self._take_out(worker)
         self.on_the_way = worker  # not before: were it wrongly set, nobody else would be called
         self.can_summon = False
 
-    def _start(self, work: Callable[[Worker], None]) -> None:
+    def _beget(self, work: Callable[[Worker], None]) -> None:
         taken = {worker.index for worker in list(self.members)}
         index = next(index for index in count() if index not in taken)
         worker = Worker(index, self._lock)
@@ -160,12 +169,54 @@ class Crew:
         try:
             self.members[worker] = None
             if len(self.members) <= self.size:  # else a destructor that submits got in between
-                worker.thread.start()
-                self.on_the_way = worker
+                self.newborns.append(worker)
         finally:
-            if self.on_the_way is not worker:
+            if worker not in self.newborns:
                 self.members.pop(worker, None)
             self._count()
+
+    def start(self, worker: Worker) -> None:
+        """Start the thread of a newborn, unless another thread does. Called without the lock.
+
+        Any thread may do that which finds a newborn, so that none is forgotten where an interruption keeps
+        the one that had it from coming here.
+
+        Raises:
+            Exception: What `threading.Thread.start` raises. Then the worker is no member any more.
+        """
+        is_mine = False
+        self.threads()  # forgets those that have ended
+        try:
+            with self._lock:
+                if worker.is_starting:
+                    return
+                is_mine = worker.is_starting = True
+            worker.thread.start()
+        finally:
+            if is_mine:
+                is_alive = worker.thread.is_alive()
+                with self._lock:
+                    self._end_birth(worker, is_alive=is_alive)
+
+    def withdraw(self, worker: Worker) -> None:
+        """A newborn will not be started after all, unless a thread does so already."""
+        with self._lock:
+            if not worker.is_starting:
+                worker.is_starting = True
+                self._end_birth(worker, is_alive=False)
+
+    def _end_birth(self, worker: Worker, *, is_alive: bool) -> None:
+        """A newborn runs, and is on its way if it has not arrived yet; or it does not, and is withdrawn."""
+        if worker.arrival is None:
+            return
+        if not is_alive:
+            self.members.pop(worker, None)
+            worker.arrival.release()
+            self._departed.append(worker.thread)  # where the start was interrupted it may come to life yet
+        else:
+            self.on_the_way = worker
+        self.newborns.remove(worker)
+        self._count()
 
     def arrive(self, worker: Worker) -> None:
         """Take note that a worker is awake and looks for something to do."""
@@ -179,6 +230,9 @@ class Crew:
         if worker.arrival is not None:
             worker.arrival.release()
             worker.arrival = None
+            if worker in self.newborns:  # the thread that has started it had no time to say so
+                self.newborns.remove(worker)
+                self._count()
 
     def ail(self, worker: Worker) -> bool:
         """A worker's initializer has failed: it will try again, or leaves at once if another will.
@@ -205,10 +259,6 @@ class Crew:
         if self._ailing is worker:
             self._ailing = None
         self._count()
-        self._note_departed(worker)
-
-    def _note_departed(self, worker: Worker) -> None:
-        self._departed = [thread for thread in self._departed if thread.is_alive()]
         self._departed.append(worker.thread)
 
     def rest(self, worker: Worker) -> None:
@@ -241,7 +291,7 @@ class Crew:
             self.members[worker] = None
             self._count()
             return False
-        self._note_departed(worker)
+        self._departed.append(worker.thread)
         return True
 
     def wake_leader(self) -> None:
@@ -269,11 +319,20 @@ class Crew:
             return  # it is out already
 
     def threads(self) -> list[threading.Thread]:
-        """Return the threads that have not ended."""
-        threads = [worker.thread for worker in list(self.members)] + self._departed
-        return [thread for thread in threads if thread.is_alive()]
+        """Return the threads that have been started and have not ended. Called without the lock.
+
+        Before Python 3.13 `Thread.is_alive` may take a lock of `threading`, which another thread may hold
+        while a destructor that has interrupted it waits for the pool's.
+        """
+        with self._lock:
+            threads = [worker.thread for worker in list(self.members)] + self._departed
+        ended = {thread for thread in threads if not thread.is_alive()}
+        for thread in ended:
+            with suppress(ValueError):  # it has not departed, or another thread was faster
+                self._departed.remove(thread)
+        return [thread for thread in threads if thread not in ended]
 
     def includes_current_thread(self) -> bool:
         """Return whether this is called by a worker."""
-        current = threading.current_thread()
-        return any(worker.thread is current for worker in list(self.members))
+        current = threading.get_ident()  # current_thread() takes a lock where it does not know the thread
+        return any(worker.thread.ident == current for worker in list(self.members))

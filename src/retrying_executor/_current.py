@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         """Who has the call that a thread runs, if it runs one: a worker."""
 
         call: Call | None
+        lock: threading.RLock
 
 
 class _Current(threading.local):

@@ -17,6 +17,7 @@ from retrying_executor._workers import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from retrying_executor._crew import Worker
     from retrying_executor._schedule import Call
     from retrying_executor._stats import Stats
     from retrying_executor._upstream import Upstream
@@ -109,24 +110,38 @@ class Pool(Workers):
         So it is with the standard executor, and programs cancel or fork right after ``submit()``. It is
         bounded, since a destructor or a signal handler may get here in a critical section.
         """
-        arrival = error = None
+        error, crew = None, self._crew
         try:
-            with self._lock:
-                if self._refusal is not None:
-                    return type(self._refusal)(*self._refusal.args)
-                if self._crew.can_summon:
-                    error = self._call_for_help(time.monotonic())
-                    if error is not None and not self._crew.members:
+            while True:
+                with self._lock:
+                    if self._refusal is not None:
+                        return type(self._refusal)(*self._refusal.args)
+                    if crew.can_summon and error is None:
+                        error = self._call_for_help(time.monotonic())
+                    if not crew.members:
                         return error  # nobody would run it; all accepted before have had somebody
-                    if self._crew.on_the_way is not None:
-                        arrival = self._crew.on_the_way.arrival
+                    helper = crew.on_the_way or next(iter(crew.newborns), None)
+                error = self._start_newborns() or error
+                if helper is None or helper.arrival is None or self._has_come(helper, call):
+                    break
         finally:
             del error  # its traceback keeps this frame
-        if arrival is not None:
-            arrival.acquire(timeout=_ARRIVAL_TIMEOUT)
         if _log.overdue:
             _log.report_overdue()
         return None
+
+    def _has_come(self, helper: Worker, call: Call) -> bool:
+        """Wait for a moment until a worker arrives that *call* may need.
+
+        Returns:
+            ``False`` if it was withdrawn: its thread could not be started.
+        """
+        helper.await_arrival(_ARRIVAL_TIMEOUT)
+        with self._lock:
+            if helper in self._crew.newborns:  # this may be what keeps it from being started
+                self._on_credit.append(call)
+                return True
+            return helper.arrival is None or helper in self._crew.members
 
     def _make_room(self, limit: int, *, may_wait: bool) -> None:
         """Return when fewer than *limit* calls are pending, or when calls are refused."""
@@ -196,15 +211,8 @@ class Pool(Workers):
     def finish(self, timeout: float | None) -> None:
         """Wait until all threads have ended; past *timeout* seconds, cancel what does not run."""
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        while True:
-            with self._lock:
-                threads = self._crew.threads()
-            if not threads:
-                return
-            patience = deadline - time.monotonic()
-            if patience <= 0:
-                break
-            threads[0].join(None if timeout is None else min(patience, threading.TIMEOUT_MAX))
+        if self._outlast(deadline):
+            return
         cancelled = self._halt()
         with self._lock:
             running = self._running_calls()
@@ -224,12 +232,24 @@ class Pool(Workers):
         with self._lock:
             self._idle_timeout, idle_timeout = 0.0, self._idle_timeout
             self._crew.wake_all()
-            threads = self._crew.threads()
-        deadline = time.monotonic() + timeout
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        are_gone = self._outlast(time.monotonic() + timeout)
         self._idle_timeout = idle_timeout
-        return not any(thread.is_alive() for thread in threads)
+        return are_gone
+
+    def _outlast(self, deadline: float) -> bool:
+        """Wait until all threads have ended, for as long as until *deadline*; return whether they have."""
+        while True:
+            self._start_newborns()
+            newborns, threads = self._crew.newborns.copy(), self._crew.threads()
+            if not newborns and not threads:
+                return True
+            patience = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+            if patience <= 0:
+                return False
+            if threads:
+                threads[0].join(None if deadline == math.inf else patience)
+            else:
+                newborns[0].await_arrival(min(patience, _ARRIVAL_TIMEOUT))
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until every call accepted so far is done; return whether they all are."""
@@ -273,8 +293,7 @@ class Pool(Workers):
         return [call for call in calls if call is not None and call.running()]
 
     def is_own_thread(self) -> bool:
-        with self._lock:
-            return self._crew.includes_current_thread()
+        return self._crew.includes_current_thread()
 
     # -- around a fork ---------------------------------------------------------------------------
 

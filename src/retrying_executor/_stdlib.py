@@ -9,6 +9,8 @@
   start new ones from then on. This hook runs before; it is how the standard executor ends too.
 - ``_daemon_threads_allowed``: not in every subinterpreter, and not there before 3.12.
 - ``RLock._is_owned``: whether this thread holds a lock; what `threading.Condition` asks too.
+- ``_shutdown_locks_lock``: before 3.13 every new thread takes it before `Thread.start` returns. It is not
+  reentrant, so who is interrupted while holding it cannot wait for a start.
 - ``sys._is_gil_enabled``: documented, but not there before 3.13.
 """
 
@@ -50,6 +52,7 @@ __all__ = [
     "RUNNING",
     "STATE_NAMES",
     "AsCompletedWaiter",
+    "can_wait_for_a_start",
     "has_daemons",
     "is_held",
     "register_atexit",
@@ -65,3 +68,9 @@ has_daemons: Callable[[], bool] = getattr(threading, "_daemon_threads_allowed", 
 def is_held(lock: threading.RLock) -> bool:
     """Return whether this thread holds *lock*."""
     return lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # private
+
+
+def can_wait_for_a_start() -> bool:
+    """Return whether `Thread.start` cannot meet a lock that it would wait for for ever."""
+    lock = getattr(threading, "_shutdown_locks_lock", None)
+    return lock is None or not lock.locked()

@@ -10,6 +10,7 @@ calls. Whatever else there may be, it finds in `_next`, under the lock: retries,
 
 from __future__ import annotations
 
+import _thread
 import math
 import threading
 import time
@@ -22,7 +23,7 @@ from retrying_executor._current import current
 from retrying_executor._gate import Permit
 from retrying_executor._policy import CUT_SHORT
 from retrying_executor._policy import DONE as ACCEPTED
-from retrying_executor._stdlib import FINISHED
+from retrying_executor._stdlib import FINISHED, can_wait_for_a_start, is_held
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ class Workers(Calls):
     """The threads that make the calls, and what each of them does next."""
 
     def _call_for_help(self, now: float) -> Exception | None:
-        """Wake or start one more worker, if one can be had, and would find something to do.
+        """Wake one more worker or have a newborn, if one can be had, and would find something to do.
 
-        The caller holds the lock.
+        The caller holds the lock. Having given it back, it calls `_start_newborns`.
 
         Returns:
-            Why a thread could not be started. That is no harm where others are at work.
+            Why there can be no newborn. That is no harm where others are at work.
         """
         crew, schedule = self._crew, self._ledger.schedule
         if self._initializing and not crew.has_resting:
@@ -63,6 +64,59 @@ class Workers(Calls):
             except Exception as error:
                 return error
         return None
+
+    def _start_newborns(self, *, is_repeated: bool = False) -> Exception | None:
+        """Start the threads of newborns, but those that another thread is starting. Called without the lock.
+
+        `Thread.start` takes locks of its own and waits for the new thread, and the collector may run any
+        destructor meanwhile, there or here, which may want a lock of ours. So a thread that holds one, as it
+        can only in a destructor or a signal handler, leaves this to a thread that holds none.
+
+        Args:
+            is_repeated: Whether this is for calls that have relied on a newborn which was withdrawn.
+
+        Returns:
+            Why one could not be started. It has been withdrawn.
+        """
+        crew, holder, error = self._crew, current.holder, None
+        newborns = [worker for worker in crew.newborns.copy() if not worker.is_starting]
+        if not newborns:
+            return None
+        holds = is_held(self._lock) or (holder is not None and is_held(holder.lock))
+        leaves_it = holds or not can_wait_for_a_start()
+        try:
+            if leaves_it:
+                _thread.start_new_thread(self._start_newborns, ())
+            else:
+                for worker in newborns:
+                    crew.start(worker)
+        except Exception as cause:
+            error = cause
+            for worker in newborns:
+                crew.withdraw(worker)
+        finally:
+            if not leaves_it:
+                self._look_after_births(is_repeated=is_repeated)
+        try:
+            return error
+        finally:
+            del error  # its traceback keeps this frame
+
+    def _look_after_births(self, *, is_repeated: bool) -> None:
+        """See to the calls that relied on a newborn, if it was withdrawn: try again, once; then they fail."""
+        with self._lock:
+            if self._crew.has_resting:  # since a moment ago: no other was born for their sake
+                self._call_for_help(time.monotonic())
+            stranded = [] if self._crew.members else self._on_credit
+            if stranded and not is_repeated:
+                self._call_for_help(time.monotonic())
+            is_over = not self._crew.newborns
+            self._on_credit = [] if is_over else self._on_credit
+        if not is_over:
+            self._start_newborns(is_repeated=True)  # unless another thread does
+            return
+        for call in stranded:
+            self.settle(call, (None, RuntimeError("can't start new thread")))
 
     # -- what a worker does ----------------------------------------------------------------------
 
@@ -79,6 +133,8 @@ class Workers(Calls):
                     has_arrived = True
                     if self._invitations or self._unused:
                         self._decline_unused()
+                if self._crew.newborns:
+                    self._start_newborns()
                 if _log.overdue:
                     _log.report_overdue()
                 if call is None:
@@ -102,6 +158,7 @@ class Workers(Calls):
             self._initializing += 1
             if self._crew.can_summon:
                 self._call_for_help(time.monotonic())
+        self._start_newborns()
         self._decline_unused(are_all=True)  # who knows how long this takes
         works, pause = self._run_initializer(self._initializer), _FIRST_PAUSE
         with self._lock:
@@ -487,6 +544,8 @@ class Workers(Calls):
             self._invitations[upstream] = None
             if crew.can_summon:
                 self._call_for_help(now)
+        self._start_newborns()
+        with self._lock:
             if crew.on_the_way is not None:
                 return True
             self._invitations.pop(upstream, None)  # whoever is free first will ask

@@ -236,8 +236,8 @@ MUTANTS = [
         "a_thread_that_cannot_start",
         (
             "_crew.py",
-            "            if self.on_the_way is not worker:\n                self.members.pop(worker, None)\n",
-            "            pass\n",
+            "        if not is_alive:\n            self.members.pop(worker, None)\n",
+            "        if not is_alive:\n",
         ),
     ),
     mutant(
