@@ -20,7 +20,7 @@ from conftest import TIMEOUT
 from forks import check_executor_works, in_child
 from observe import eventually, needs_gil, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, _crew, _pool
-from retrying_executor._crew import Worker
+from retrying_executor._crew import Crew, Worker
 from retrying_executor._current import current
 from retrying_executor._stdlib import is_held
 
@@ -304,8 +304,8 @@ def test_no_thread_is_started_or_looked_at_under_a_lock(monkeypatch: pytest.Monk
     def watched(method: Callable[[Thread], Any]) -> Callable[[Thread], Any]:
         def watch(thread: Thread) -> Any:
             holder = current.holder
-            if is_held(pool._lock) or (holder is not None and is_held(holder.lock)):
-                held.append(method.__name__)
+            is_bad = is_held(pool._lock) or (holder is not None and is_held(holder.lock))
+            held.extend([method.__name__] * is_bad)
             return method(thread)
 
         return watch
@@ -436,6 +436,23 @@ def test_a_thread_may_be_at_work_before_its_start_returns(monkeypatch: pytest.Mo
         assert eventually(lambda: resting(executor))
         assert not executor._pool._crew.newborns
         assert 0 == executor.submit(int).result(TIMEOUT)
+
+
+def test_a_thread_whose_start_has_returned_is_on_its_way() -> None:
+    """Until it arrives no other is called, and nobody was to rely on it before (C1, C7)."""
+    release = Event()
+    crew = Crew(size=2, name="crew", daemon=False, lock=threading.RLock())
+    crew.summon(lambda _: release.wait(TIMEOUT))
+    (worker,) = crew.newborns
+    assert crew.on_the_way is None
+    assert crew.can_summon
+    for _ in range(2):  # the second time as by a thread that has found it too
+        crew.start(worker)
+    assert crew.on_the_way is worker
+    assert not crew.can_summon
+    crew.arrive(worker)
+    assert crew.on_the_way is None
+    release.set()
 
 
 @pytest.mark.parametrize("goes_on", ["submit", "shutdown"])

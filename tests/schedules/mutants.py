@@ -118,7 +118,7 @@ MUTANTS = [
     ),
     mutant(
         "a worker is counted when it runs, not when it is started",
-        "too many threads (C1)",
+        "not done (G1)",
         "two_submitters_and_one_worker",
         ("_crew.py", "            self.members[worker] = None\n            if len", "            if len"),
         ("_crew.py", "self.can_summon = self.on_the_way is None and (", "self.can_summon = ("),
