@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, InvalidStateErro
 from contextlib import suppress
 from unittest import mock
 
-from trial import DELAY, Scenario, Service, Trial, start
+from trial import DELAY, Scenario, Service, Trial, start, starts_that_fail
 
 
 def submit_against_idle_exit() -> Trial:
@@ -184,22 +184,42 @@ def a_done_callback_that_submits() -> Trial:
 def a_thread_that_cannot_start() -> Trial:
     """Whoever gets the error, no accepted call is lost and no refused one runs (C7, G1)."""
     trial = Trial(2, is_starved=True, idle_timeout=0)
-    begin = threading.Thread.start
-    refusals = iter([True])
-
-    def start_or_not(thread: threading.Thread) -> None:
-        if thread.name.startswith("worker") and next(refusals, False):
-            raise RuntimeError("can't start new thread")
-        begin(thread)
-
-    threading.Thread.start = start_or_not  # type: ignore[method-assign]
-    try:
+    with starts_that_fail(1):
         other = start(trial.try_submit)
         trial.try_submit()
         other.join()
-    finally:
-        threading.Thread.start = begin  # type: ignore[method-assign]
     assert len(trial.refused) < 2
+    return trial
+
+
+def threads_that_cannot_start() -> Trial:
+    """Every submitter is refused, or its call becomes done, whoever relied on whose thread (C7, G1)."""
+    trial = Trial(2, is_starved=True, idle_timeout=0)
+    with starts_that_fail(1, 2, 3):
+        other = start(trial.try_submit)
+        trial.try_submit()
+        other.join()
+    return trial
+
+
+def a_second_thread_that_cannot_start() -> Trial:
+    """Calls that come meanwhile are left to the thread that there is, though it rests or leaves (C5, C7)."""
+    trial = Trial(2, is_starved=True, idle_timeout=1)
+    with starts_that_fail(2):
+        trial.try_submit()
+        trial.try_submit()
+        trial.try_submit()
+    return trial
+
+
+def shutdown_against_a_thread_that_cannot_start() -> Trial:
+    """shutdown() waits until it is known whether there is a thread (C7, F1)."""
+    trial = Trial(1, is_starved=True, idle_timeout=0)
+    with starts_that_fail(1):
+        other = start(trial.try_submit)
+        trial.try_submit()
+        trial.shutdown()
+        other.join()
     return trial
 
 
@@ -637,6 +657,8 @@ MANY: list[Scenario] = [
     *LARGE,
     sooner_retry_against_a_parked_leader,
     shutdown_against_cancel_futures,
+    a_second_thread_that_cannot_start,
+    shutdown_against_a_thread_that_cannot_start,
     resume_against_a_worker_on_its_way,
     submit_against_shutdown_with_a_worker,
     drain_against_submit,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from typing import Any
@@ -141,6 +142,8 @@ class Call:
         elif future.exception() is None:
             is_right = future.result() == self.attempts == self.failures + 1
             assert is_right or self.may_end_early, "not its result (B3)"
+        elif self.trial.is_starved and not self.attempts:
+            assert "can't start new thread" == str(future.exception())
         else:
             assert self.may_end_early, "it has another attempt (B3)"
             assert isinstance(future.exception(), RefusedError), "not its own exception (B3)"
@@ -385,6 +388,25 @@ def start(work: Callable[[], object]) -> threading.Thread:
     thread = threading.Thread(target=work, name=getattr(work, "__name__", "program"))
     thread.start()
     return thread
+
+
+@contextmanager
+def starts_that_fail(*which: int) -> Iterator[None]:
+    """Have some starts of workers fail, by their number, after a moment in which others may go on."""
+    begin, numbers = threading.Thread.start, count(1)
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if thread.name.startswith("worker") and next(numbers) in which:
+            assert Run.active is not None
+            Run.active.switch()
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    threading.Thread.start = start_or_not  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        threading.Thread.start = begin  # type: ignore[method-assign]
 
 
 Scenario = Callable[[], Trial]
