@@ -140,6 +140,29 @@ def test_an_interruption_right_after_a_worker_was_locked_leaves_it_unlocked(
     assert not is_held(lock)
 
 
+@pytest.mark.parametrize("has_lock", [False, True])
+def test_an_interrupted_wait_for_room_raises_the_interruption(has_lock: bool) -> None:
+    """Wherever the interruption gets in: as the wait for room begins, the lock is given up (F9, G5)."""
+    go = threading.Event()
+    with RetryingExecutor(1, max_pending=1, when_full="wait") as executor:
+        first = executor.submit(go.wait, TIMEOUT)
+        pool = executor._pool
+
+        def interrupted() -> NoReturn:
+            if not has_lock:
+                pool._lock.release()
+            raise KeyboardInterrupt
+
+        pool._room.wait = interrupted  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(int)
+        assert not is_held(pool._lock)
+        del pool._room.wait
+        go.set()
+        assert first.result(TIMEOUT)
+        assert 0 == executor.submit(int).result(TIMEOUT)
+
+
 @pytest.mark.parametrize("name", ["decline", "take_back"])
 def test_an_interrupted_end_keeps_no_place(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Places are given back even if shutdown() is interrupted while it does so (F9, U4)."""

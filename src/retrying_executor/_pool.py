@@ -147,7 +147,12 @@ class Pool(Workers):
         """Return when fewer than *limit* calls are pending, or when calls are refused."""
         while self._refusal is None and self._count_pending() >= limit:
             self._check_wait(f"{limit} calls are pending, as many as max_pending allows", may_wait=may_wait)
-            self._room.wait()
+            try:
+                self._room.wait()
+            except BaseException:  # of a signal handler, which may have raised when this gave up the lock
+                if not is_held(self._lock):
+                    self._lock.acquire()
+                raise
 
     def _check_wait(self, full: str, *, may_wait: bool, upstream: Upstream | None = None) -> None:
         """Raise if there is no room, and waiting for it is not asked for, or could be for ever."""

@@ -273,8 +273,8 @@ class Upstream:
         and as ``_lock`` it is not waited for for ever; who leaves needs none.
         """
         reference = weakref.ref(call, self._leave)
-        has_door = self._door.acquire(timeout=_LOCK_TIMEOUT)
         try:
+            self._door.acquire(timeout=_LOCK_TIMEOUT)  # in here: a signal handler may raise right after it
             self._pending.add(reference)  # first, since a signal handler may submit in between
             if len(self._pending) > self._max_pending:
                 self._pending.discard(reference)
@@ -282,8 +282,10 @@ class Upstream:
             call._leave = partial(self._leave, reference)
             return True
         finally:
-            if has_door:
+            try:  # noqa: SIM105  # suppress() could be interrupted before it has begun
                 self._door.release()
+            except RuntimeError:
+                pass  # another thread has had it for long
 
     def _leave(self, reference: weakref.ref[Call]) -> None:
         """A call is done: there is room for another. Needs no lock."""

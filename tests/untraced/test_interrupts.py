@@ -291,6 +291,11 @@ def submit_to_a_service(scene: Scene) -> Callable[[], object]:
     return submitting(scene, scene.held)
 
 
+def submit_to_a_full_service(scene: Scene) -> Callable[[], object]:
+    scene.add(scene.held.submit(scene.gate.wait, SOON))
+    return submitting(scene, scene.held)
+
+
 def drain(scene: Scene) -> Callable[[], object]:
     scene.watch(scene.running())
     scene.queued()
@@ -453,3 +458,21 @@ def test_an_interruption_leaves_nothing_behind(
 ) -> None:
     """No lock is held, no place is kept, no call is lost or counted twice, and no other waiter hangs (F9)."""
     assert interrupt_everywhere(interrupter, operation) > 5
+
+
+FULL = [
+    (submit_behind_others, {"max_pending": 3, "when_full": "raise"}),
+    (submit_behind_others, {"max_pending": 2, "when_full": "wait"}),
+    (submit_to_a_service, {"service_max_pending": 1, "max_pending": 99, "when_full": "wait"}),
+    (submit_to_a_full_service, {"service_max_pending": 1, "max_pending": 99, "when_full": "wait"}),
+]
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("operation", "options"), FULL)
+def test_an_interrupted_submit_keeps_no_room(
+    operation: Callable[[Scene], Callable[[], object]], options: dict[str, Any], interrupter: Interrupter
+) -> None:
+    """Where the backlog is limited, an interruption takes nothing from it for good (F9, G5, U6)."""
+    assert interrupt_everywhere(interrupter, operation, **options) > 5
