@@ -140,6 +140,20 @@ def test_an_interruption_right_after_a_worker_was_locked_leaves_it_unlocked(
     assert not is_held(lock)
 
 
+def test_an_interrupted_shutdown_leaves_the_listener_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of a listener stays for as long as before, when shutdown() was interrupted (F9)."""
+    executor = RetryingExecutor(1, on_event=lambda _: None)
+    assert 0 == executor.submit(int).result(TIMEOUT)
+    assert executor._pool.monitor is not None
+    pool = executor._pool.monitor._pool
+    before = pool._idle_timeout
+    interrupt_once(monkeypatch, type(pool._crew), "wake_all")
+    with pytest.raises(KeyboardInterrupt):
+        pool.retire(TIMEOUT)
+    assert before == pool._idle_timeout
+    executor.shutdown()
+
+
 @pytest.mark.parametrize("has_lock", [False, True])
 def test_an_interrupted_wait_for_room_raises_the_interruption(has_lock: bool) -> None:
     """Wherever the interruption gets in: as the wait for room begins, the lock is given up (F9, G5)."""

@@ -234,12 +234,14 @@ class Pool(Workers):
 
     def retire(self, timeout: float) -> bool:
         """Wait until all is done and the threads are gone, for *timeout* seconds; return whether they are."""
-        with self._lock:
-            self._idle_timeout, idle_timeout = 0.0, self._idle_timeout
-            self._crew.wake_all()
-        are_gone = self._outlast(time.monotonic() + timeout)
-        self._idle_timeout = idle_timeout
-        return are_gone
+        idle_timeout = self._idle_timeout
+        try:
+            with self._lock:
+                self._idle_timeout = 0.0
+                self._crew.wake_all()
+            return self._outlast(time.monotonic() + timeout)
+        finally:
+            self._idle_timeout = idle_timeout
 
     def _outlast(self, deadline: float) -> bool:
         """Wait until all threads have ended, for as long as until *deadline*; return whether they have."""
