@@ -462,12 +462,14 @@ class VirtualPool:
 
     def stats(self) -> Stats:
         """Return a snapshot: a consistent one, unless another thread runs attempts for long."""
-        has_turn = self._turn.acquire(timeout=_PATIENCE)  # whoever has it may wait for this thread
         try:
+            self._turn.acquire(timeout=_PATIENCE)  # another thread may have it, and wait for this one
             return self._ledger.stats(self._now, self._hands.copy())
-        finally:
-            if has_turn:
+        finally:  # also if a signal handler raised right after the lock was taken
+            try:  # noqa: SIM105  # suppress() could be interrupted before it has begun
                 self._turn.release()
+            except RuntimeError:
+                pass  # another thread has it
 
 
 def _give_place_back(

@@ -9,12 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 
+from calls import Flaky
 from observe import resting
-from retrying_executor import RetryingExecutor, Upstream
+from retrying_executor import RetryingExecutor, RetryPolicy, Upstream
+from retrying_executor.testing import VirtualTimeExecutor
 
 if not (3, 12) <= sys.version_info < (3, 14):
     pytest.skip("that is known of these versions", allow_module_level=True)
@@ -476,3 +479,76 @@ def test_an_interrupted_submit_keeps_no_room(
 ) -> None:
     """Where the backlog is limited, an interruption takes nothing from it for good (F9, G5, U6)."""
     assert interrupt_everywhere(interrupter, operation, **options) > 5
+
+
+class VirtualScene:
+    """An executor in virtual time with calls of a service, one of which is tried twice."""
+
+    def __init__(self) -> None:
+        self.service = Upstream("service", max_concurrency=1)
+        self.executor = VirtualTimeExecutor(retry=RetryPolicy(delays=(1,)), upstream=self.service)
+        self.futures = [self.executor.submit(call) for call in (Flaky(), Flaky(0), Flaky(0))]
+
+    def check(self) -> str | None:
+        """Return what is wrong, if anything is."""
+        pool = self.executor._virtual
+        if any(lock._is_owned() for lock in (pool._turn, self.service._lock, self.service._door)):
+            return "a lock is held"
+        if pool._hands:
+            return "a call is in a worker's hands"
+        if not self.executor.drain():
+            return "drain() timed out"
+        if not all(future.done() for future in self.futures):
+            return f"pending: {self.futures}"
+        stats = self.executor.stats()
+        if stats.submitted != stats.succeeded + stats.failed + stats.cancelled:
+            return f"it does not add up: {stats}"
+        if not 0 <= stats.submitted - len(self.futures) <= 1:
+            return f"submitted: {len(self.futures)}, but {stats}"
+        if self.service.in_flight:
+            return f"in flight: {self.service.in_flight}"
+        self.executor.shutdown()
+        return None
+
+
+VIRTUAL: dict[str, Callable[[VirtualScene], object]] = {
+    "result": lambda scene: scene.futures[0].result(),
+    "exception": lambda scene: scene.futures[-1].exception(10),
+    "cancel": lambda scene: scene.futures[1].cancel(),
+    "submit": lambda scene: scene.executor.submit(int),
+    "drain": lambda scene: scene.executor.drain(),
+    "advance": lambda scene: scene.executor.advance(10),
+    "stats": lambda scene: scene.executor.stats(),
+    "shutdown": lambda scene: scene.executor.shutdown(),
+    "resume": lambda scene: (scene.service.pause(), scene.service.resume()),
+}
+MENDED = {"submit", "stats", "resume"}
+attempts_run_in_this_thread = pytest.mark.xfail(
+    reason="what a worker does is interrupted too: taking a call, asking its upstream, putting it in backoff"
+)
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    "operation",
+    [pytest.param(name, marks=() if name in MENDED else attempts_run_in_this_thread) for name in VIRTUAL],
+)
+def test_an_interruption_in_virtual_time_leaves_nothing_behind(
+    operation: str, interrupter: Interrupter
+) -> None:
+    """There it should be the same, although attempts run in the thread that is interrupted (F9)."""
+    faults: list[str] = []
+    for k in itertools.count():
+        scene = VirtualScene()
+        interruption = Interruption(k, int)
+        interrupter.interrupt(partial(VIRTUAL[operation], scene), interruption)
+        try:
+            wrong = scene.check()
+        except RuntimeError as error:
+            wrong = str(error)
+        if wrong is not None:
+            faults.append(f"{interruption}: {wrong}")
+        if interruption.at is None or len(faults) == 3:
+            break
+    assert [] == faults, "\n".join(faults)
