@@ -455,6 +455,27 @@ def test_a_thread_whose_start_has_returned_is_on_its_way() -> None:
     release.set()
 
 
+def test_a_thread_that_comes_to_life_after_its_start_was_interrupted_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It runs the initializer, if that is what it finds first, and takes no call (F9, C1)."""
+    threads: list[Thread] = []
+
+    def interrupted(thread: Thread) -> NoReturn:
+        threads.append(thread)
+        raise KeyboardInterrupt
+
+    with RetryingExecutor(1, initializer=int) as executor:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                executor.submit(int)
+        START(threads[0])
+        threads[0].join(TIMEOUT)
+        assert not threads[0].is_alive()
+        assert (0, 0) == (executor.stats().submitted, executor.stats().threads)
+
+
 @pytest.mark.parametrize("goes_on", ["submit", "shutdown"])
 def test_a_start_that_an_interrupt_prevented_is_made_up_for(
     monkeypatch: pytest.MonkeyPatch, goes_on: str

@@ -227,7 +227,7 @@ class Crew:
                 self._take_out(worker)
             worker.rests = False
             self._count()
-        if worker.arrival is not None:
+        if worker.arrival is not None and worker in self.members:  # else its start was interrupted
             worker.arrival.release()
             worker.arrival = None
             if worker in self.newborns:  # the thread that has started it had no time to say so
