@@ -167,13 +167,13 @@ class ScheduleMachine(RuleBasedStateMachine):
     def next(self) -> Item | None:
         """Return the item whose turn it is: the first whose service allows it; the others are held then."""
         for item in self.held:
-            if item.until < self.now:
+            if item.until <= self.now:
                 item.held, item.due_at, item.number = False, item.until, next(self.number)
         due = [item for item in self.retries if item.due_at <= self.now]
         asked = [item for item in self.held if item.service.told <= self.now]
         for item in [*sorted([*due, *asked]), *self.fresh]:
             service = item.service
-            if service is None or service.opens_at <= self.now or item.until < self.now:
+            if service is None or service.opens_at <= self.now or item.until <= self.now:
                 return item
             service.told = service.opens_at
             if not item.held:
@@ -425,19 +425,20 @@ def test_a_call_that_has_been_held_for_too_long_is_offered_again() -> None:
     assert (1, 5.0) == (schedule.count_held(), schedule.first_due_at())
 
 
-def test_a_call_is_not_offered_for_ever_at_the_very_end_of_its_patience() -> None:
-    """A call that may wait until now and is refused once more is not offered again at the same time (G1)."""
+def test_a_call_is_offered_again_at_the_very_end_of_its_patience() -> None:
+    """There is something to do when the schedule says so, not only when the clock has moved on (C3, G1)."""
     schedule: Any = Schedule()
     item = fill_lane(schedule, Service(0.0), 1, until=3.0)[0]
     offered = itertools.count(1)
 
     def refuse(one: Item, now: float) -> Any:
         assert next(offered) < 10
-        return now > one.until or (one.service, 5.0, one.until)
+        return now >= one.until or (one.service, 5.0, one.until)
 
-    assert schedule.take(3.0, refuse) is None
+    assert schedule.take(math.nextafter(3.0, 0.0), refuse) is None
     assert [item] == schedule.waiting()
-    assert item is schedule.take(math.nextafter(3.0, 4.0), refuse)
+    assert 3.0 == schedule.first_due_at()
+    assert item is schedule.take(3.0, refuse)
 
 
 def test_a_call_that_gives_up_comes_before_a_fresh_one_whose_lane_opens() -> None:

@@ -1135,3 +1135,38 @@ def test_the_backlog_of_an_upstream_in_virtual_time() -> None:
         full = executor.submit(lambda: [executor.submit(int) for _ in range(2)])
         with pytest.raises(PendingLimitError, match=f"{FULL}, and calls cannot wait"):
             full.result()
+
+
+class CoarseTime:
+    """The module `time` with a clock that moves in steps, as that of Windows did before Python 3.13."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def monotonic(self) -> float:
+        return time.monotonic() // 0.0625 * 0.0625
+
+
+def test_no_worker_spins_until_a_coarse_clock_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the patience of a held call is over, it gives up right then (B6, C3)."""
+    rounds: list[float] = []
+    take_up, coarse = Pool._take_up, CoarseTime()
+
+    def noted(pool: Pool, worker: Any, now: float) -> bool:
+        rounds.append(now)
+        return take_up(pool, worker, now)
+
+    def call() -> NoReturn:
+        upstream.pause(3600)
+        raise ConnectionError
+
+    monkeypatch.setattr(Pool, "_take_up", noted)
+    monkeypatch.setattr(Pool, "clock", coarse)
+    monkeypatch.setattr("retrying_executor._workers.time", coarse)
+    upstream = Upstream("coarse", hold_after=None)
+    policy = RetryPolicy(max_attempts=None, initial_delay=0.01, jitter=False, max_elapsed=0.25)
+    with RetryingExecutor(1, retry=policy, upstream=upstream) as executor:
+        monkeypatch.setattr(upstream, "_clock", coarse)
+        assert isinstance(executor.submit(call).exception(TIMEOUT), ConnectionError)
+        upstream.resume()
+    assert max(rounds.count(now) for now in rounds) < 10

@@ -53,10 +53,10 @@ def make(
             call._began_at = call._expires_at - work[4].max_age  # for the note
             return TOO_OLD, (None, TimeoutError(_TOO_OLD.format(in_words(work[4].max_age))))
         if call._attempts:
-            if work[4].is_too_late(call._pool.clock.monotonic() - call._began_at):
+            if call._is_too_late(work[4], call._pool.clock.monotonic()):
                 return TOO_LATE, call._last
             previous = call._last[1]
-        elif work[4].upstream is not None and call._waits_until < call._pool.clock.monotonic():
+        elif work[4].upstream is not None and call._is_too_late(work[4], call._pool.clock.monotonic()):
             return TOO_LATE, (None, TimeoutError(_NEVER_TRIED.format(work[4].upstream.name)))
         call._attempts += 1
         if monitor is not None:

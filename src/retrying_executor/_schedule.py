@@ -373,7 +373,7 @@ class Schedule:
     def _first_lane(self, now: float) -> Lane | None:
         """Return the lane whose first call comes before all others, if it is open."""
         for lane in self._lanes.values():
-            if lane.patience < now:
+            if lane.patience <= now:
                 self._give_up(lane, now)
         first = None
         best = self._retries[0][:2] if self._retries and self._retries[0][0] <= now else (math.inf, math.inf)
@@ -386,12 +386,16 @@ class Schedule:
         return first
 
     def _give_up(self, lane: Lane, now: float) -> None:
-        """Let calls that have waited for too long come at once: they need no more than to be told."""
+        """Let calls that have waited for too long come at once: they need no more than to be told.
+
+        Now is too late already: there is something to do whenever `first_due_at` says so, or a worker would
+        look in vain until the clock, which may be coarse, has moved on.
+        """
         calls = lane.calls
         calls._busy = True  # until then the heap is not replaced
         try:
-            late = [entry[2] for entry in calls._retries if entry[2]._waits_until < now]
-            calls._retries = [entry for entry in calls._retries if entry[2]._waits_until >= now]
+            late = [entry[2] for entry in calls._retries if entry[2]._waits_until <= now]
+            calls._retries = [entry for entry in calls._retries if entry[2]._waits_until > now]
             heapify(calls._retries)
             lane.patience = min((entry[2]._waits_until for entry in calls._retries), default=math.inf)
         finally:

@@ -160,8 +160,7 @@ class VirtualPool:
                 if deadline < math.inf:
                     self._now = deadline
                 return False
-            # A call may wait until a time, that included: it gives up right after.
-            self._now = acts_at if acts_at > self._now else math.nextafter(self._now, math.inf)
+            self._now = acts_at  # later than now: what there is to do by now has been done
         return False
 
     # -- calls come in ---------------------------------------------------------------------------
