@@ -215,6 +215,35 @@ def test_no_retry_is_told_of_a_call_whose_outcome_is_set_meanwhile() -> None:
     assert ["accepted", "attempt_started", "done"] == events
 
 
+@pytest.mark.parametrize("kind", ["retry_scheduled", "gave_up"])
+def test_done_is_the_last_event_although_the_outcome_is_set_while_another_is_on_its_way(
+    listener: Listener, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """Even at the very last moment: when what follows the attempt has just been logged (G3)."""
+    caplog.set_level(logging.INFO, "retrying_executor")
+    may_fail = threading.Event()
+
+    class Meddling(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            future.set_result("another")
+
+    def fail_in_time() -> NoReturn:
+        assert may_fail.wait(TIMEOUT)
+        raise OSError
+
+    handler = Meddling()
+    logging.getLogger("retrying_executor").addHandler(handler)
+    try:
+        attempts = 1 if kind == "gave_up" else 2
+        with RetryingExecutor(1, retry=RetryPolicy(max_attempts=attempts), on_event=listener) as executor:
+            future: Any = executor.submit(fail_in_time)
+            may_fail.set()
+    finally:
+        logging.getLogger("retrying_executor").removeHandler(handler)
+    assert [kind] == [record.kind for record in caplog.records]  # type: ignore[attr-defined]
+    assert ["accepted", "attempt_started", "done"] == listener.kinds
+
+
 def test_not_now_is_an_event_of_its_own(listener: Listener) -> None:
     """It uses up no attempt."""
     outcomes = iter([NotNow(after=0)])

@@ -93,7 +93,7 @@ class Event(Value):
 class Story:
     """What has been told of a call, and what is to be told: nothing that the call must let go of."""
 
-    __slots__ = ("accepted_at", "began_at", "ending", "is_announced", "time", "took", "who")
+    __slots__ = ("accepted_at", "began_at", "ending", "is_announced", "is_over", "time", "took", "who")
 
     def __init__(self, call: Call, work: Work, time: float, accepted_at: float) -> None:
         upstream = work[4].upstream
@@ -104,6 +104,7 @@ class Story:
         self.time = time  # at which it was accepted, on the clock of events
         self.accepted_at = accepted_at  # and on that of durations
         self.is_announced = False
+        self.is_over = False  # it has been told that it is done
         self.ending: Event | None = None  # it is done before it was announced
         self.began_at = 0.0  # the latest attempt
         self.took: float | None = None
@@ -276,7 +277,10 @@ class Monitor:
             self._call_listener(ending)
 
     def _tell(self, story: Story, at: float, about: dict[str, Any]) -> None:
+        if story.is_over:  # set_result() may come between a verdict and its announcement
+            return
         event = Event(time=at, **about, **story.who)
+        story.is_over = event.outcome is not None
         if not story.is_announced and event.outcome == "cancelled":
             story.ending = event  # submit() may still raise: then the call was never accepted
             return
