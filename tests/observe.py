@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from conftest import TIMEOUT
-from retrying_executor import RetryingExecutor
+from retrying_executor import RetryingExecutor, _log
 
 needs_gil = pytest.mark.skipif(
     not getattr(sys, "_is_gil_enabled", lambda: True)(),
@@ -26,6 +26,12 @@ def eventually(condition: Callable[[], object]) -> bool:
     while not (met := condition()) and time.monotonic() < deadline:
         _never.wait(0.0002)
     return bool(met)
+
+
+def see_to_reports() -> None:
+    """Return when the failures that nobody looked at are logged, which a thread does a moment later."""
+    _log.report_overdue()
+    assert eventually(lambda: not _log._is_coming)
 
 
 def resting(executor: RetryingExecutor) -> int:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from observe import see_to_reports
 from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, Upstream, _attempt
 from retrying_executor._attempt import add_note, run
 from retrying_executor._log import Subject, UnseenFailure
@@ -172,7 +173,8 @@ def test_a_hostile_failure_that_nobody_looked_at_is_logged(
     exception = type("Hostile", (Exception,), {name: hostile})()
     _, raised = run(work_of(raise_, exception), None)
     assert raised is exception
-    UnseenFailure(Subject(RetryingExecutor(1).submit(int), "call", None), 1, exception).report()
+    UnseenFailure(Subject(RetryingExecutor(1).submit(int), "call", None), 1, exception)
+    see_to_reports()
     [record] = [record for record in caplog.records if "nobody looked" in record.getMessage()]
     text = logging.Formatter().format(record)
     assert "Hostile" in text

@@ -381,6 +381,33 @@ work()
     assert 1 == errors.count("nobody looked at its outcome")
 
 
+def test_an_unseen_failure_is_logged_although_its_future_goes_away_right_before_the_end() -> None:
+    """Once, whether or not the thread that would log it gets that far (G3)."""
+    code, _, errors = run(f"""{FAIL_UNSEEN}
+work()
+kept[0].shutdown()
+kept.clear()
+""")
+    assert 0 == code
+    assert 1 == errors.count("nobody looked at its outcome")
+
+
+def test_a_future_may_go_away_while_a_log_queue_is_locked() -> None:
+    """As when the garbage collector runs in there; that lock is not reentrant (F7, G3)."""
+    code, lines, errors = run(f"""{FAIL_UNSEEN}
+import logging, logging.handlers, queue
+
+records = queue.Queue()
+logging.getLogger().addHandler(logging.handlers.QueueHandler(records))
+work()
+kept[0].shutdown()
+with records.mutex:
+    kept.clear()
+print(records.get(timeout=60).kind)
+""")
+    assert (0, ["unseen_failure"]) == (code, lines), errors
+
+
 def test_a_process_that_has_a_parent_logs_what_is_left_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import subprocess
@@ -19,7 +20,7 @@ from calls import Flaky
 from conftest import TIMEOUT
 from forks import check_executor_works, check_orphaned, held, in_child
 from observe import eventually
-from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, Upstream, _lifecycle
+from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, Upstream, _lifecycle, _log
 from retrying_executor._crew import Worker
 from retrying_executor._pool import Pool
 
@@ -362,3 +363,24 @@ def test_fork_in_the_middle_of_an_import(module: str) -> None:
     environment["PYTHONPATH"] = place
     done = subprocess.run(command, env=environment, capture_output=True, check=False, encoding="utf-8")
     assert 0 == done.returncode, done.stderr
+
+
+def test_a_failure_that_goes_away_in_a_child_is_logged_there_although_the_parent_was_about_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread that would log those of the parent is not there in the child (F6, G3)."""
+    monkeypatch.setattr(_log, "_is_coming", True)  # as it is for a moment after a failure fell due
+
+    def check() -> None:
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                came_out.set()
+
+        came_out = threading.Event()
+        logging.getLogger("retrying_executor").addHandler(Handler())
+        with RetryingExecutor(1, retry=None) as executor:
+            subject = _log.Subject(executor.submit(int), "call", None)
+        _log.UnseenFailure(subject, 1, ValueError())  # no worker is left
+        assert came_out.wait(TIMEOUT)
+
+    in_child(check)

@@ -10,14 +10,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, as_completed, wait
-from threading import Event
+from threading import Event, Lock
 from typing import Any, NoReturn
 
 import pytest
 
 from calls import Flaky
 from conftest import TIMEOUT
-from observe import eventually, needs_gil, resting
+from observe import eventually, needs_gil, see_to_reports
 from retrying_executor import (
     Attempt,
     NotNow,
@@ -89,6 +89,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[int], list[str]]:
 
     def messages(level: int) -> list[str]:
         gc.collect()
+        see_to_reports()
         for record in caplog.records:
             assert record.name in ("retrying_executor", "concurrent.futures", "asyncio")
         return [
@@ -492,28 +493,133 @@ def test_an_unseen_failure_is_logged_once() -> None:
     assert failure._exception is None
 
 
-@pytest.mark.parametrize("in_a_call", [True, False])
-def test_no_failure_is_logged_under_the_lock(logged: Logged, in_a_call: bool) -> None:
-    """A future that goes away in a critical section is logged after it: a log handler may submit (F7, G3).
+class Noting(logging.Handler):
+    """Calls *emit* with each failure that is logged, and says when it has returned."""
 
-    Otherwise one thread could wait in there for the handler, and the handler for the executor.
-    """
-    futures: list[RetryingFuture[Any]] = []
+    def __init__(self, emit: Callable[[logging.LogRecord], object]) -> None:
+        super().__init__(logging.ERROR)
+        self.emit_by = emit
+        self.came_out = Event()
 
-    def drop() -> None:
-        with executor._pool._lock:  # the garbage collector may run while it is held
-            futures.clear()
-            assert [] == logged(logging.ERROR)
+    def __enter__(self) -> Event:
+        LOGGER.addHandler(self)
+        return self.came_out
 
-    with RetryingExecutor(1, retry=None, idle_timeout=None) as executor:
-        futures.append(executor.submit(fail))
-        assert eventually(lambda: futures[0].done() and resting(executor))
-        if in_a_call:
-            assert executor.submit(drop).exception(TIMEOUT) is None
-        else:
-            drop()
-        executor.submit(int)
-        assert [FAILED_ONCE] == logged(logging.ERROR)
+    def __exit__(self, *_: object) -> None:
+        LOGGER.removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.emit_by(record)
+        self.came_out.set()
+
+
+@pytest.mark.parametrize("how", ["dropped", "collected"])
+def test_a_future_may_go_away_under_a_lock_that_a_log_handler_wants(
+    executor: RetryingExecutor, how: str
+) -> None:
+    """Its failure is logged soon, in a process that does nothing else, and nobody waits for ever (F7, G3)."""
+    futures: list[Any] = [run_to_the_end(executor, fail)]
+    if how == "collected":
+        futures.append(futures)
+    lock, taken = Lock(), []
+
+    def emit(_: logging.LogRecord) -> None:
+        taken.append(lock.acquire(timeout=TIMEOUT))
+        lock.release()
+
+    with Noting(emit) as came_out:
+        with lock:
+            del futures
+            gc.collect()
+            assert not came_out.is_set()
+        assert came_out.wait(TIMEOUT)
+    assert [True] == taken
+
+
+def test_a_future_may_go_away_in_a_log_handler(executor: RetryingExecutor) -> None:
+    """That is not entered again: its failure is logged afterwards (F7, G3)."""
+    futures = [run_to_the_end(executor, fail)]
+    inside: list[object] = []
+    nested: list[bool] = []
+    told = Event()
+
+    def emit(record: logging.LogRecord) -> None:
+        nested.append(bool(inside))
+        inside.append(record)
+        futures.clear()
+        gc.collect()
+        inside.clear()
+        if len(nested) == 2:
+            told.set()
+
+    with Noting(emit):
+        LOGGER.error("something else")
+        assert told.wait(TIMEOUT)
+    assert [False, False] == nested
+
+
+def test_many_futures_that_go_away_need_one_thread(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many failures fall due, one thread at a time waits to see to them (C2, G3)."""
+    started: list[Callable[[], object]] = []
+    subject = Subject(RetryingExecutor(1).submit(int), "call", None)
+    with monkeypatch.context() as patched:
+        patched.setattr(_log, "start_new_thread", lambda target, _: started.append(target))
+        for _ in range(100):
+            UnseenFailure(subject, 1, ValueError())
+    [report_later] = started
+    report_later()
+    assert 5 == len(logged(logging.ERROR))  # the others are for debugging
+    report_later()  # there is nothing left to do
+    assert [report_later] == started
+
+
+@pytest.mark.parametrize("at", ["_log.start_new_thread", "_log.threading.Thread.start"])
+def test_where_no_thread_can_be_started_a_worker_logs_what_went_away(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """Or the end of the interpreter (G3)."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    with RetryingExecutor(1, retry=None) as executor:
+        assert executor.submit(int).result(TIMEOUT) == 0
+        monkeypatch.setattr(f"retrying_executor.{at}", refuse)
+        UnseenFailure(Subject(executor.submit(int), "call", None), 1, ValueError())
+    assert ["call failed after 1 attempt, and nobody looked at its outcome"] == logged(logging.ERROR)
+
+
+def test_an_interruption_keeps_no_failure_from_being_logged(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C may come when the thread that logs it is about to be started: the next is started (F9, G3)."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    see_to_reports()  # or one may be coming already
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(_log, "start_new_thread", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            _log._report_soon()
+    UnseenFailure(Subject(RetryingExecutor(1).submit(int), "call", None), 1, ValueError())
+    assert eventually(lambda: 1 == len(logged(logging.ERROR)))
+
+
+@needs_gil
+def test_a_worker_rests_after_it_has_logged_what_is_overdue(logged: Logged) -> None:
+    """What is not kept is logged by the worker itself, in a thread that need not be started (G3)."""
+    names: list[str | None] = []
+    release = Event()
+    with (
+        RetryingExecutor(1, "worker", retry=None, idle_timeout=None) as executor,
+        Noting(lambda record: names.append(record.threadName)) as came_out,
+    ):
+        executor.submit(release.wait, TIMEOUT)
+        executor.submit(fail)
+        release.set()
+        assert came_out.wait(TIMEOUT)
+    assert ["worker_0"] == names
 
 
 # -- what goes wrong in the executor's own threads -----------------------------------------------

@@ -47,7 +47,7 @@ def make(
     """
     previous = outcome = None
     try:
-        if work[4].max_age is not None and call._expires_at < call._pool.clock.monotonic():
+        if work[4].max_age is not None and call._expires_at <= call._pool.clock.monotonic():
             if call._attempts:
                 return TOO_OLD, call._last
             call._began_at = call._expires_at - work[4].max_age  # for the note
@@ -84,7 +84,7 @@ def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> 
         is_free = is_probe and is_a(exception, Exception) and terms.evidence_of(exception) == "failed"
         postponed = call._postponed + is_free
         verdict, outcome = judge(terms.policy, terms, call._attempts, elapsed, outcome, postponed=postponed)
-        if verdict.delay is not None and terms.max_age is not None and now + verdict.delay > call._expires_at:
+        if verdict.delay is not None and terms.max_age is not None and now + verdict.delay >= call._expires_at:
             age = now + verdict.delay - call._expires_at + terms.max_age
             verdict.delay, verdict.reason = None, no_time_for(age, "max_age", terms.max_age)
         if verdict.delay is not None:

@@ -108,7 +108,6 @@ class Calls:
     def _reset(self) -> None:
         """Start with nothing: no call, no thread, counters at zero."""
         self._lock = threading.RLock()
-        _log.never_log_under(self._lock)
         self._in_line: set[threading.Lock] = set()  # where submitters wait for room in an upstream
         self._room = threading.Condition(self._lock)  # notified when a call becomes done, or is to be refused
         self._ledger = Ledger()

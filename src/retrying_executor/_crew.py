@@ -31,7 +31,6 @@ import threading
 from contextlib import suppress
 from itertools import count
 
-from retrying_executor._log import never_log_under
 from retrying_executor._stdlib import HAS_GIL, has_daemons
 
 TYPE_CHECKING = False
@@ -73,7 +72,6 @@ class Worker:
     def __init__(self, index: int, lock: threading.RLock) -> None:
         self.index = index
         self.lock = threading.RLock() if HAS_GIL else lock  # reentrant for the sake of destructors
-        never_log_under(self.lock)
         self.acquire, self.release = self.lock.acquire, self.lock.release  # three times as fast as ``with``
         self.call: RetryingFuture[Any] | None = None
         self.ending: Ending | None = None

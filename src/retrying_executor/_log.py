@@ -16,13 +16,14 @@ import threading
 import time
 import traceback
 import weakref
+from _thread import start_new_thread
 from collections import deque
 from contextlib import suppress
 from functools import partial
 from itertools import count
 
 from retrying_executor._exceptions import class_name, traceback_of
-from retrying_executor._stdlib import LOGGER, is_held
+from retrying_executor._stdlib import LOGGER
 from retrying_executor._value import in_words
 from retrying_executor._wrapper import Wrapper
 
@@ -253,9 +254,12 @@ def _is_power_of_ten(count: int) -> bool:
 
 
 class UnseenFailure:
-    """Kept by a failed future alone: when that goes away before somebody looked, it is logged.
+    """Kept by a failed future alone: when that goes away before somebody looked, it is logged soon after.
 
-    At the end of the interpreter it is logged while logging still works.
+    A future may go away anywhere: where its last user holds a lock, or the garbage collector runs, in the
+    middle of a log handler too. To log there could wait for ever, or recurse. So it is only noted, and logged
+    by who holds no lock: a worker between two calls, or else a thread of its own. At the end of the
+    interpreter it is logged while logging still works.
     """
 
     __slots__ = ("__weakref__", "_attempts", "_context", "_exception", "_subject")
@@ -273,38 +277,66 @@ class UnseenFailure:
         """Somebody looked."""
         self._exception = self._context = None
 
-    def report(self) -> None:
-        """Log the failure, unless it was seen or logged."""
+    def fall_due(self) -> None:
+        """Note the failure as one to be logged, unless it was seen or noted."""
         exception, context = self._exception, self._context
         self.seen()
         if exception is not None:
             overdue.append((self._subject, self._attempts, exception, context))
-            report_overdue()
 
-    __del__ = report
+    def __del__(self) -> None:
+        self.fall_due()
+        if overdue:
+            _report_soon()
 
 
 overdue: deque[tuple[Subject, int, BaseException, Context | None]] = deque()
 """Unseen failures whose futures are gone: which call, attempts, exception, context of the submitter."""
 
 _unseen: set[weakref.ref[UnseenFailure]] = set()
-_guards: set[weakref.ref[threading.RLock]] = set()
+_SOON = 0.05  # seconds: workers come first, and of many failures one thread sees to all
+_is_coming = False  # a thread that will look what is overdue: one at a time, however long handlers take
 
 
-def never_log_under(lock: threading.RLock) -> None:
-    """From now on, log no unseen failure in a thread that holds *lock*."""
-    _guards.add(weakref.ref(lock, _guards.discard))
+def _report_soon() -> None:
+    """Have a thread log what is overdue. Takes no lock and waits for nobody, wherever it interrupts."""
+    global _is_coming
+    if _is_coming:
+        return
+    try:
+        _is_coming = True
+        start_new_thread(_report_later, ())  # a `threading.Thread` takes locks when it is started
+    except BaseException as error:  # an interruption too
+        _is_coming = False
+        if not isinstance(error, RuntimeError):  # none can be started: the next worker sees to it, or the end
+            raise
+
+
+def _report_later() -> None:
+    """Have what is overdue logged, if no worker has done so between two calls meanwhile."""
+    time.sleep(_SOON)
+    if overdue:
+        with suppress(RuntimeError):  # none can be started, or the interpreter ends
+            # Not in this thread: log records have the name of theirs, and `threading` does not know it.
+            threading.Thread(target=_report_now, name=f"{__package__}-log", daemon=False).start()
+            return
+    _look_once_more()
+
+
+def _report_now() -> None:
+    report_overdue()
+    _look_once_more()
+
+
+def _look_once_more() -> None:
+    global _is_coming
+    _is_coming = False  # publish first, then look
+    if overdue:
+        _report_soon()
 
 
 def report_overdue() -> None:
-    """Log the failures that are overdue; later, if this thread holds a pool's lock.
-
-    A future may go away anywhere: the garbage collector runs when it likes, in the middle of a
-    critical section too. There, logging could wait for a handler's lock, and whoever has that for
-    the pool's, because the handler submits. So workers and ``submit()`` look here afterwards.
-    """
-    if any(is_held(lock) for ref in _guards.copy() if (lock := ref()) is not None):
-        return
+    """Log the failures that are overdue. Called where no lock is held."""
     with suppress(IndexError):  # until there is none left
         while True:
             subject, attempts, exception, context = overdue.popleft()
@@ -323,6 +355,8 @@ def all_unseen() -> list[UnseenFailure]:
 
 def forget_unseen() -> None:
     """In a forked child: leave to the parent what was not reported yet."""
+    global _is_coming
+    _is_coming = False
     overdue.clear()
     for failure in all_unseen():
         failure.seen()
@@ -330,9 +364,9 @@ def forget_unseen() -> None:
 
 @atexit.register
 def _report_all() -> None:
-    report_overdue()
     for failure in all_unseen():
-        failure.report()
+        failure.fall_due()
+    report_overdue()
 
 
 def report_in_time() -> None:

@@ -138,7 +138,6 @@ class Monitor:
     def restart(self) -> None:
         """Start with nothing, as in a forked child."""
         self._lock = threading.RLock()  # guards _is_telling; reentrant for the sake of destructors
-        _log.never_log_under(self._lock)
         self._untold: deque[Callable[[], None]] = deque()
         self._is_telling = False
         self._drop = count(1).__next__

@@ -126,8 +126,6 @@ class Pool(Workers):
                     break
         finally:
             del error  # its traceback keeps this frame
-        if _log.overdue:
-            _log.report_overdue()
         return None
 
     def _has_come(self, helper: Worker, call: Call) -> bool:

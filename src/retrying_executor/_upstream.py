@@ -156,7 +156,6 @@ class Upstream:
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
         self._is_stopped = False  # for a fork
         self._look()
-        _log.never_log_under(self._lock)
         _lifecycle.register_upstream(self)
 
     def __repr__(self) -> str:
@@ -481,7 +480,6 @@ class Upstream:
         self._pending.clear()
         self._line.clear()
         self._is_stopped = False
-        _log.never_log_under(self._lock)
         self._waiting.clear()
         self._invited.clear()
         self._gate.forget_flights()

@@ -40,7 +40,6 @@ class Watchdog:
     def restart(self) -> None:
         """Start with nothing, as in a forked child."""
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
-        _log.never_log_under(self._lock)
         self._look = threading.Event()
         self._running: dict[Call, Run] = {}
         self._is_idle = False

@@ -339,6 +339,8 @@ class Workers(Calls):
                     continue
             if self._invitations or self._unused:
                 self._decline_unused()
+            if _log.overdue:
+                _log.report_overdue()
             timed_out = not worker.gate.acquire(True, patience)
 
     def _finish(self, worker: Worker) -> None:
