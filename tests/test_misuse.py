@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import inspect
 import pickle
 import re
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +21,7 @@ import pytest
 
 import retrying_executor
 from conftest import TIMEOUT
+from observe import needs_gil
 from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, Upstream, retry_after, transient
 from retrying_executor._wrapper import Wrapper
 from retrying_executor.testing import VirtualTimeExecutor
@@ -285,6 +288,24 @@ def test_coroutine_functions_are_refused(executor: Any, fn: Callable[..., Awaita
     assert message.endswith("submit(lambda: asyncio.run(fn(...))) runs one")
     assert message == refused(lambda: list(executor.map(fn, [1])))
     assert 42 == executor.submit(lambda: asyncio.run(Awaited()())).result(TIMEOUT)
+
+
+@needs_gil
+def test_of_the_function_that_was_checked_last_nothing_is_kept(executor: Any) -> None:
+    """And where it was, ``None`` is no function either (A1, G2)."""
+
+    def call() -> None:
+        """Do nothing."""
+
+    gone = weakref.ref(call)
+    for _ in range(2):
+        assert executor.submit(call).result(TIMEOUT) is None
+    del call
+    executor.shutdown()
+    gc.collect()
+    assert gone() is executor._terms.latest() is None
+    with pytest.raises(TypeError, match="fn is not callable: None"):
+        executor.submit(None)
 
 
 def test_what_is_submitted_may_be_anything_callable(executor: Any) -> None:

@@ -69,6 +69,10 @@ class Calls:
 
     clock: Clock = time
 
+    # Not set on every pool: CPython finds the attributes of an object sooner where they are 30 or fewer.
+    _is_initialized = False  # the initializer has worked once
+    _abandoned = False  # the executor is gone; set without the lock
+
     def __init__(
         self,
         *,
@@ -87,14 +91,12 @@ class Calls:
         self._thread_name_prefix = thread_name_prefix
         self._initializer = initializer
         self._initargs = initargs
-        self._is_initialized = False  # the initializer has worked once
         self._idle_timeout = -1.0 if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
         self.exit_timeout = exit_timeout
         self._max_pending = max_pending
         self._wait_when_full = wait_when_full
         self._refusal: Exception | None = None  # what submit() raises, once it does
         self._halted = False  # no attempt starts any more
-        self._abandoned = False  # the executor is gone; set without the lock
         self.monitor = monitor
         self._upstream = upstream  # that of every call, unless they are mixed
         self._served: weakref.WeakSet[Upstream] = weakref.WeakSet()  # to which calls may go, or have gone
@@ -122,7 +124,6 @@ class Calls:
         self._unused: list[Permit] = []  # places taken for a call that was cancelled at that very moment
         self._on_credit: list[Call] = []  # accepted although only a newborn was there to make them
         self._observed: set[weakref.ref[Call]] = set()
-        self._forget = self._observed.discard
         self._leads_until = math.inf
         self._initializing = 0
         self._is_stopped = False  # for a fork
@@ -208,7 +209,7 @@ class Calls:
     def observe(self, call: Call) -> None:
         """Give a call what its observers need; see `RetryingFuture`."""
         condition = threading.RLock()
-        self._observed.add(weakref.ref(call, self._forget))
+        self._observed.add(weakref.ref(call, self._observed.discard))
         if call._state not in DONE:
             try:
                 if HAS_GIL:

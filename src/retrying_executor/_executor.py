@@ -73,9 +73,12 @@ class _Submitter(Executor):
                 upstream as that allows; with ``when_full="wait"``, only where waiting for room could be
                 for ever.
         """
-        if type(fn) is not FunctionType or fn.__code__.co_flags & ASYNC:
-            check_call(fn)
         terms = self._terms
+        if terms.latest() is not fn or fn is None:  # None: that one is gone
+            if type(fn) is not FunctionType or fn.__code__.co_flags & ASYNC:
+                check_call(fn)
+            else:
+                terms.latest = weakref.ref(fn)
         work = (fn, args, kwargs or _NO_KEYWORDS, self._new_context(), terms)
         pool = self._pool
         future: RetryingFuture[T] = RetryingFuture(pool, work)

@@ -381,6 +381,7 @@ class Terms:
     __slots__ = (
         "key",
         "label",
+        "latest",
         "marks_calls",
         "max_age",
         "max_elapsed",
@@ -402,6 +403,8 @@ class Terms:
         self.upstream = upstream
         self.label = label
         self.key = key
+        self.latest: Callable[[], object] = _nothing
+        """Returns the function that was checked last: most calls are of that one, and checks take time."""
         own = policy if isinstance(policy, RetryPolicy) else None
         self.max_age = None if own is None else own.max_age
         self.marks_calls = key is not None or self.max_age is not None  # few do: see `mark`
@@ -447,6 +450,10 @@ def checked_policy(retry: object) -> Policy | None:
         raise TypeError(f"retry must be a policy, not {retry!r}: that takes exceptions, as retry_on does")
     policy: Policy | None = checked_callable("retry", retry, takes=1, what="a RetryPolicy, a callable")
     return policy
+
+
+def _nothing() -> None:
+    """Stand for the reference to a function where there is none yet."""
 
 
 def _random() -> float:
