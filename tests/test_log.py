@@ -82,6 +82,12 @@ def _nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     assert ("", "") == capfd.readouterr()
 
 
+@pytest.fixture(autouse=True)
+def _tracebacks_have_notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are the same on every Python."""
+    monkeypatch.setattr(_log, "_SHOWS_NOTES", True)
+
+
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Callable[[int], list[str]]:
     """Return a function that returns the messages of a level that were logged so far."""
@@ -483,6 +489,22 @@ def test_an_unseen_failure_may_be_hostile(
     text = logging.Formatter().format(caplog.records[-1])
     assert exception.__qualname__ in text
     assert f'File "{__file__}", line' in text
+
+
+@pytest.mark.parametrize(("notes", "end"), [(["one", "two"], " (one) (two)"), (5, "")])
+def test_an_unseen_failure_says_why_where_tracebacks_do_not(
+    executor: RetryingExecutor, logged: Logged, monkeypatch: pytest.MonkeyPatch, notes: Any, end: str
+) -> None:
+    """Before Python 3.11 they have no notes: the line itself says why the call gave up (B3, G3)."""
+    monkeypatch.setattr(_log, "_SHOWS_NOTES", False)
+    exception: Any = ValueError("no")
+    run_to_the_end(executor, fail, exception)
+    [line] = logged(logging.ERROR)
+    assert line == f"{FAILED} ({exception.__notes__[0]})"
+    assert "gave up after 5 attempts" in line
+    exception.__notes__ = notes
+    UnseenFailure(Subject(RetryingExecutor(1).submit(int), "call", None), 1, exception)
+    assert logged(logging.ERROR)[1].endswith(f"nobody looked at its outcome{end}")
 
 
 def test_an_unseen_failure_is_logged_once() -> None:

@@ -701,5 +701,5 @@ def test_a_worker_too_many_is_not_started() -> None:
 
 
 def test_attributes_of_a_pool_are_found_soon(executor: RetryingExecutor) -> None:
-    """Of an object with more than 30 of them CPython finds none as fast: each ``submit()`` took 3 % longer."""
+    """Of an object with more than 30 of them CPython finds none as fast, and all calls take longer."""
     assert len(vars(executor._pool)) <= 30

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("retrying_executor")
 
+_SHOWS_NOTES = sys.version_info >= (3, 11)  # in tracebacks
 _MOST_TEXT = 1_000  # characters of what an exception says of itself; a service may have said it
 
 
@@ -340,11 +341,11 @@ def report_overdue() -> None:
     with suppress(IndexError):  # until there is none left
         while True:
             subject, attempts, exception, context = overdue.popleft()
-            message = "%s failed after %d attempt%s, and nobody looked at its outcome%s"
+            message = "%s failed after %d attempt%s, and nobody looked at its outcome%s%s"
             plural = "" if attempts == 1 else "s"
             level, times = _repeats.level("unseen", subject.name, id(type(exception)))
             extra = {"kind": "unseen_failure", **subject.fields(), "attempt": attempts}
-            details = subject, attempts, plural, times
+            details = subject, attempts, plural, times, "" if _SHOWS_NOTES else _notes(exception)
             _log(level, message, *details, exc_info=exception, extra=extra, context=context)
 
 
@@ -380,6 +381,14 @@ def report_in_time() -> None:
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         _report_all()
+
+
+def _notes(exception: BaseException) -> str:
+    """Return what has been noted on an exception, such as why its call gave up, for the end of a log line."""
+    try:
+        return "".join(f" ({note})" for note in getattr(exception, "__notes__", ()))
+    except BaseException:  # whatever a hostile one raises
+        return ""
 
 
 def _printable(
