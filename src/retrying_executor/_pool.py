@@ -54,12 +54,11 @@ class Pool(Workers):
             if is_queued or not isinstance(error_or_interrupt, RuntimeError):  # of a signal handler
                 self._change(call, self._ledger.refuse)
             raise
-        if error is not None:
-            try:
-                if self._change(call, self._ledger.refuse):  # or it was taken up meanwhile
-                    raise error
-            finally:
-                del error  # its traceback keeps this frame
+        try:
+            if error is not None and self._change(call, self._ledger.refuse):  # or it was taken up meanwhile
+                raise error
+        finally:
+            del error  # its traceback keeps this frame
 
     def _admit(self, call: Call) -> None:
         """Queue a call if it may be accepted: where there is a limit, or no GIL, or after shutdown."""
