@@ -12,10 +12,8 @@ sentry_sdk.init(integrations=[RetryingExecutorIntegration()])
 
 from __future__ import annotations
 
-import atexit
-from functools import cache, wraps
+from functools import wraps
 
-from retrying_executor import _log
 from retrying_executor._executor import _Submitter
 from retrying_executor._wrapper import Wrapper
 
@@ -54,7 +52,6 @@ class RetryingExecutorIntegration(Integration):
             # Integrations stay for good: whether this one is wanted is up to the client of the moment.
             if sentry_sdk.get_client().get_integration(RetryingExecutorIntegration) is None:
                 return submit(self, fn, *args, **kwargs)
-            _report_in_time()
             terms = self._terms
             given = {"retrying_executor.label": terms.label, "retrying_executor.key": terms.key}
             tags = {name: value for name, value in given.items() if value is not None}
@@ -63,15 +60,6 @@ class RetryingExecutorIntegration(Integration):
                 return submit(self, _Isolated(fn, tags) if callable(fn) else fn, *args, **kwargs)
 
         _Submitter.submit = submit_isolated  # type: ignore[method-assign]  # as integrations do
-
-
-@cache
-def _report_in_time() -> None:
-    """At the end of the interpreter, log unseen failures before the client closes.
-
-    What is registered last is called first, and the client was there before the first call.
-    """
-    atexit.register(_log._report_all)
 
 
 def _set_tags(scope: sentry_sdk.Scope, tags: dict[str, str]) -> None:
