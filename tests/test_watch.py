@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from threading import Event
 from typing import Any
@@ -26,7 +26,8 @@ import retrying_executor
 from calls import Flaky
 from conftest import TIMEOUT
 from observe import eventually, needs_gil, threads_named
-from retrying_executor import RetryingExecutor, RetryPolicy, Stats, Upstream, _watch, watch
+from retrying_executor import RetryingExecutor, RetryPolicy, Stats, Upstream, _lifecycle, _watch, watch
+from retrying_executor.testing import VirtualTimeExecutor
 
 NOTHING = Stats(
     threads=0,
@@ -399,14 +400,118 @@ def test_the_executor_may_be_shut_down_in_the_block_or_before(policy: RetryPolic
     assert (0, 0, 0, 0, 0, 0) == numbers(LAST_LINE, file.getvalue().splitlines()[1])
 
 
-def test_the_end_does_not_wait_for_calls(executor: RetryingExecutor) -> None:
-    """It says how many are done, out of all."""
+# -- how it ends -----------------------------------------------------------------------------------
+
+
+def last_numbers(file: io.StringIO) -> tuple[int, ...]:
+    """Return the numbers of the last line, before which no line says that it is the last."""
+    *lines, last = file.getvalue().splitlines()
+    assert [] == [line for line in lines if "ended" in line]
+    return numbers(LAST_LINE, last)
+
+
+def test_a_view_outlives_its_block_until_no_call_is_pending(executor: RetryingExecutor) -> None:
+    """The end of the block does not wait for calls, and the last line comes when they are done."""
     file = io.StringIO()
     release = Event()
-    with watch(executor, file=file):
-        executor.submit(release.wait, TIMEOUT)
+    with watch(executor, interval=0.001, file=file):
+        future = executor.submit(release.wait, TIMEOUT)
+    executor.submit(int)
+    assert eventually(lambda: "done 1/2" in file.getvalue())
+    assert "ended" not in file.getvalue()
     release.set()
-    assert (0, 1, 0, 0, 0, 0) == numbers(LAST_LINE, file.getvalue()[:-1])
+    assert future.result(TIMEOUT)
+    assert eventually(lambda: not threads_named("retrying_executor.watch"))
+    assert (2, 2, 2, 0, 0, 0) == last_numbers(file)
+
+
+@pytest.mark.parametrize("is_virtual", [False, True])
+@pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("is_first", [False, True])
+def test_the_last_line_tells_how_it_ended_in_either_order(
+    is_first: bool, error: type[BaseException] | None, is_virtual: bool
+) -> None:
+    """Whatever comes first in the ``with`` line, it comes last, and counts what Ctrl-C cancelled (F8)."""
+    file = io.StringIO()
+    executor = VirtualTimeExecutor(1, retry=None) if is_virtual else RetryingExecutor(1, retry=None)
+    view = watch(executor, interval=60, file=file)
+    release = Event()
+    with suppress(ValueError, KeyboardInterrupt), ExitStack() as stack:
+        for block in (view, executor) if is_first else (executor, view):
+            stack.enter_context(block)
+        running = executor.submit(lambda: is_virtual or release.wait(TIMEOUT))
+        assert is_virtual or eventually(running.running)
+        waiting = executor.submit(int)
+        (waiting if error is KeyboardInterrupt and not is_virtual else running).add_done_callback(
+            lambda _: release.set()
+        )
+        stack.callback(release.set if error is not KeyboardInterrupt else int)
+        if error is not None:
+            raise error
+    cancelled = 0 if error is not KeyboardInterrupt else 1 + is_virtual
+    assert (2, 2, 2 - cancelled, 0, cancelled, 0) == last_numbers(file)
+    assert [] == threads_named("retrying_executor.watch")
+
+
+def test_a_view_goes_on_if_the_executor_stops_waiting() -> None:
+    """An attempt that is left running is told as running, and the last line comes when it has ended (F3)."""
+    file = io.StringIO()
+    release = Event()
+    executor = RetryingExecutor(1)
+    with watch(executor, interval=0.001, file=file):
+        running, waiting = executor.submit(release.wait, TIMEOUT), executor.submit(int)
+        assert eventually(running.running)
+    executor.shutdown(timeout=0)
+    assert waiting.cancelled()
+    assert eventually(lambda: "done 1/2, failed 0, ready 0, running 1" in file.getvalue())
+    assert "ended" not in file.getvalue()
+    release.set()
+    executor.shutdown()
+    assert (2, 2, 1, 0, 1, 0) == last_numbers(file)
+
+
+def test_a_shutdown_in_the_block_does_not_end_the_view(executor: RetryingExecutor) -> None:
+    """It ends with the block, and another executor's end does not concern it (F1)."""
+    file = io.StringIO()
+    with watch(executor, file=file):
+        executor.shutdown()
+        assert threads_named("retrying_executor.watch")
+    other = RetryingExecutor(1)
+    release = Event()
+    with watch(other, file=file):
+        other.submit(release.wait, TIMEOUT)
+    executor.shutdown()
+    assert threads_named("retrying_executor.watch")
+    release.set()
+    other.shutdown()
+    assert [] == threads_named("retrying_executor.watch")
+
+
+def test_a_view_is_entered_once(executor: RetryingExecutor) -> None:
+    """Another block needs another view; the first is not affected."""
+    file = io.StringIO()
+    view = watch(executor, file=file)
+    with view, pytest.raises(RuntimeError, match="a view can be entered only once: call watch"):
+        view.__enter__()
+    assert (0, 0, 0, 0, 0, 0) == last_numbers(file)
+
+
+def test_a_view_without_a_pause_ends(executor: RetryingExecutor) -> None:
+    """However short the interval is."""
+    with watch(executor, interval=1e-12, file=io.StringIO()):
+        assert 0 == executor.submit(int).result(TIMEOUT)
+    assert [] == threads_named("retrying_executor.watch")
+
+
+def test_a_view_that_begins_when_the_interpreter_ends_is_over(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would end it later (F4)."""
+    file = io.StringIO()
+    monkeypatch.setattr(_lifecycle, "_exiting", True)
+    with watch(executor, file=file):
+        assert (0, 0, 0, 0, 0, 0) == last_numbers(file)
+        assert [] == threads_named("retrying_executor.watch")
 
 
 @needs_gil
@@ -443,17 +548,39 @@ def run(source: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+NEVER_LEFT = """
+import threading
+from retrying_executor import RetryingExecutor, watch
+executor, other = RetryingExecutor(1, exit_timeout={}), RetryingExecutor(1)
+block = watch(executor, interval=0.01)
+block.__enter__()
+running = threading.Event()
+def call():
+    running.set()
+    try:
+        while True:
+            other.submit(int).result()
+    except RuntimeError:  # the end of the interpreter has begun
+        {}
+executor.submit(call)
+running.wait()
+"""
+
+
 def test_a_block_that_is_never_left_keeps_no_process_alive() -> None:
-    """The end of the program is the end of the view; calls get their outcome first (F4)."""
-    status, out, err = run(
-        "from retrying_executor import RetryingExecutor, watch\n"
-        "executor = RetryingExecutor(1)\n"
-        "block = watch(executor, interval=0.01)\n"
-        "block.__enter__()\n"
-        "executor.submit(print, 'done')\n"
-    )
+    """The end of the program is the end of the view; calls get their outcome before (F4)."""
+    status, out, err = run(NEVER_LEFT.format(None, "print('done')"))
     assert (0, "done\n") == (status, out)
-    assert (1, 1, 1, 0, 0, 0) == numbers(LAST_LINE, err.splitlines()[-1])
+    assert (1, 1, 1, 0, 0, 0) == last_numbers(io.StringIO(err))
+
+
+def test_the_last_line_does_not_count_what_the_end_cuts_off() -> None:
+    """A call that still runs when `exit_timeout` is over is not done (F4)."""
+    status, _, err = run(NEVER_LEFT.format(0, "threading.Event().wait()"))
+    assert 0 == status
+    *log, last = err.splitlines()
+    assert (0, 1, 0, 0, 0, 0) == numbers(LAST_LINE, last)
+    assert "shutdown timed out after 0 s: no" not in log
 
 
 def test_what_is_not_used_is_not_imported() -> None:

@@ -381,6 +381,8 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         self._pool.shutdown(
             wait=wait, cancel_futures=cancel_futures, timeout=optional_seconds("timeout", timeout)
         )
+        if wait:
+            _lifecycle.settle_views(self._pool)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from retrying_executor._monitor import Monitor
     from retrying_executor._pool import Pool
     from retrying_executor._upstream import Upstream
+    from retrying_executor._watch import _Watcher as Watcher
 
 _LOCK_TIMEOUT = 0.5  # seconds; most are free at once
 LISTENER_TIMEOUT = 5.0
@@ -35,6 +36,7 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _exiting = False
 _upstreams: weakref.WeakSet[Upstream] = weakref.WeakSet()
 _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
+_views: weakref.WeakSet[Watcher] = weakref.WeakSet()
 _undo: list[Callable[[], None]] = []  # what gives back what a fork has locked
 
 
@@ -64,6 +66,24 @@ def register_monitor(monitor: Monitor) -> None:
         _monitors.add(monitor)
 
 
+def register_view(view: Watcher) -> bool:
+    """See that the view ends with its pool and with the interpreter, unless that is ending already."""
+    with _guard:
+        _views.add(view)
+        return not _exiting
+
+
+def settle_views(pool: Pool) -> None:
+    """Have the views of a pool that was waited for show how it has ended, if all is done."""
+    for view in _all_views():
+        view.settle(pool)
+
+
+def _all_views() -> list[Watcher]:
+    with _guard:
+        return list(_views)
+
+
 def _finish_all() -> None:
     """Give every accepted call its outcome before the interpreter ends."""
     global _exiting
@@ -71,11 +91,15 @@ def _finish_all() -> None:
     with _guard:
         _exiting = True
         pools = sorted(_pools, key=lambda pool: math.inf if pool.exit_timeout is None else pool.exit_timeout)
-    for pool in pools:
-        pool.close()
-    for pool in pools:  # those that wait for ever come last: the others must stop in time
-        left = None if pool.exit_timeout is None else began_at + pool.exit_timeout - time.monotonic()
-        pool.finish(left)
+    try:
+        for pool in pools:
+            pool.close()
+        for pool in pools:  # those that wait for ever come last: the others must stop in time
+            left = None if pool.exit_timeout is None else began_at + pool.exit_timeout - time.monotonic()
+            pool.finish(left)
+    finally:  # after Ctrl-C too
+        for view in _all_views():
+            view.end()
     ended_at = time.monotonic()
     for monitor in list(_monitors):
         left = ended_at + LISTENER_TIMEOUT - time.monotonic()  # for all of them together
@@ -141,6 +165,7 @@ def _after_fork_in_child() -> None:
         pool.restart_in_child()
     for monitor in list(_monitors):
         monitor.restart()
+    _views.clear()  # their threads are the parent's
     forget_unseen()
 
 

@@ -1,7 +1,8 @@
 """A live view of an executor, for scripts: a bar on a terminal, lines anywhere else.
 
 What is shown is computed from two snapshots and the time, by functions that look at nothing else. One
-thread for each block takes the snapshots and writes. It ends with the block, or with the main thread.
+thread for each block takes the snapshots and writes. It ends when the block has been left and no call is
+pending, or with the interpreter, once that has waited for the calls.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 
+from retrying_executor import _lifecycle
 from retrying_executor._executor import RetryingExecutor, View
 from retrying_executor._value import Value, checked_bool, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from contextlib import AbstractContextManager
+    from types import TracebackType
     from typing import Protocol, TextIO
 
+    from retrying_executor._pool import Pool
     from retrying_executor._stats import Stats
     from retrying_executor._value import Duration
 
@@ -45,7 +48,7 @@ BROKEN = (OSError, ValueError)
 _WINDOW = 30.0  # seconds that the rate is taken over ...
 _FEW = 10  # ... or as long as it took to carry out so many calls, if that is longer
 _DAY = 86400.0  # seconds
-_LONGEST_WAIT = 0.5  # seconds, in which nobody looks whether the main thread has ended
+_LONGEST_WAIT = 0.5  # seconds, in which nobody looks whether the last call is done
 
 
 class Progress(Value):
@@ -224,32 +227,54 @@ class Lines:
 
 
 class _Watcher:
-    """Looks at an executor now and then, in a thread of its own, and has it shown."""
+    """Looks at an executor now and then, in a thread of its own, and has it shown; a block for ``with``.
+
+    The view outlives its block while calls are pending, since the end of the executor may come after it.
+    """
 
     def __init__(self, executor: RetryingExecutor | View, display: Display) -> None:
-        self._executor = executor
+        self._pool = executor._pool  # not the executor: that may be dropped
         self._display = display
+        self._is_left = False
         self._over = threading.Event()
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name="retrying_executor.watch")
 
-    def start(self) -> None:
+    def __enter__(self) -> None:
+        if self._thread.ident is not None:
+            raise RuntimeError("a view can be entered only once: call watch() again")
         self._began_at = time.monotonic()
         self._pace = Pace(self._began_at)
-        self._first = self._executor.stats()
-        with suppress(*BROKEN):
-            self._display.begin(self._look())
-            self._thread.start()
-
-    def stop(self) -> None:
+        self._first = self._pool.stats()
         try:
-            if os.getpid() != self._pid:
-                return  # the thread is the parent's, and may have had any lock at the fork
-            self._over.set()
-            if self._thread.is_alive():  # else it was not started, or ended with the main thread
-                self._thread.join()
-        finally:
+            with suppress(*BROKEN):
+                self._display.begin(self._look())
+                self._thread.start()
+                if not _lifecycle.register_view(self):
+                    self.end()
+        except BaseException:
+            self._over.set()  # if it has been started
             self._display.close()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if os.getpid() == self._pid:  # else the thread is the parent's, and may have had any lock at the fork
+            self._is_left = True
+            self.settle(self._pool)
+
+    def settle(self, pool: Pool) -> None:
+        """End, if the block has been left, and no call of *pool* is pending."""
+        if pool is self._pool and self._is_finished():
+            self.end()
+
+    def end(self) -> None:
+        """Show how it is now, as the last; whatever is pending."""
+        self._over.set()
+        if self._thread.is_alive():  # else it was not started, or has ended
+            self._thread.join()
+        self._display.close()
 
     def _run(self) -> None:
         display = self._display
@@ -263,29 +288,26 @@ class _Watcher:
             display.close()
 
     def _goes_on(self, interval: float) -> bool:
-        """Wait until the next look is due; return ``False`` if the block has ended, or the main thread."""
+        """Wait until the next look is due; return ``False`` if there is none."""
         due_at = time.monotonic() + interval
-        while (left := due_at - time.monotonic()) > 0:
-            # A block that is never left does not keep the process alive.
-            if self._over.wait(min(left, _LONGEST_WAIT)) or not threading.main_thread().is_alive():
+        while True:
+            left = due_at - time.monotonic()
+            if self._over.wait(max(0.0, min(left, _LONGEST_WAIT))) or self._is_finished():
                 return False
-        return True
+            if left <= 0:
+                return True
+
+    def _is_finished(self) -> bool:
+        if not self._is_left:
+            return False
+        now = self._pool.stats()
+        return not now.ready + now.running + now.in_backoff + now.held
 
     def _look(self) -> Progress:
-        first, last, now = self._first, self._executor.stats(), time.monotonic()
+        first, last, now = self._first, self._pool.stats(), time.monotonic()
         rate = self._pace.rate(now, last.succeeded + last.failed - first.succeeded - first.failed)
-        its_now = self._executor._pool.clock.monotonic()  # for those in virtual time
+        its_now = self._pool.clock.monotonic()  # for those in virtual time
         return progress(first, last, elapsed=now - self._began_at, now=its_now, rate=rate)
-
-
-@contextmanager
-def _watching(executor: RetryingExecutor | View, display: Display) -> Iterator[None]:
-    watcher = _Watcher(executor, display)
-    try:
-        watcher.start()
-        yield
-    finally:
-        watcher.stop()
 
 
 def _display_on(file: TextIO, interval: float) -> Display:
@@ -309,24 +331,25 @@ def watch(
     file: TextIO | None = None,
     quiet: bool = False,
 ) -> AbstractContextManager[None]:
-    """Show what *executor* is doing for as long as a ``with`` block runs.
+    """Show what *executor* is doing while a ``with`` block runs, and until its calls are done.
 
     On a terminal that is a progress bar, if `rich <https://rich.readthedocs.io>`_ is installed (the extra
     ``rich``). Anywhere else it is a line now and then, if anything has changed. What is shown in the end
     stays: how many calls succeeded, failed and were cancelled, and how long it took.
 
-    Calls count that were pending when the block began, and those submitted since, through all views.
-    The end of the block does not wait for them: in ``with executor, watch(executor):`` the last line comes
-    before the executor has finished. Write ``with watch(executor), executor:`` to see it through, after an
-    exception or Ctrl-C too. The rate is that of the last half a minute, or of
-    the last ten calls if they took longer.
+    Calls count that were pending when the block began, and those submitted since, through all views. The
+    end of the block does not wait for them. If some are pending then, the view goes on until none is: so
+    ``with executor, watch(executor):`` and ``with watch(executor), executor:`` both show how it ends, after
+    an exception or Ctrl-C too. When ``shutdown()`` has waited for the last call, the last line has been
+    written; at the end of the interpreter it comes when that waits no longer. The rate is that of the last
+    half a minute, or of the last ten calls if they took longer.
 
     Args:
         executor: The executor, or a view of it.
         interval: How long it is from one line to the next, at least, in seconds; more than 0. A bar
             moves several times a second.
         file: The text file to write to; ``None``: standard error. If it cannot be written to, or
-            cannot any more, nothing else is affected.
+            cannot any more, nothing else is affected. To have the last line, close it after the executor.
         quiet: Whether to show nothing at all.
 
     Raises:
@@ -343,7 +366,7 @@ def watch(
         return nullcontext()
     try:
         file.write("")
-        return _watching(executor, _display_on(file, length))
+        return _Watcher(executor, _display_on(file, length))
     except BROKEN:
         return nullcontext()
     except (AttributeError, TypeError):

@@ -184,7 +184,7 @@ def test_ctrl_c_leaves_a_terminal_that_works(terminal: tuple[int, int]) -> None:
         text = shown.to_the_end()
         process.communicate(timeout=TIMEOUT)
     assert process.returncode in (-signal.SIGINT, 1)
-    assert re.search(r"succeeded \d, failed \d, cancelled 0, retried 0, took ", text)
+    assert re.search(r"5/5 100 % .*\nsucceeded \d, failed \d, cancelled \d, retried 0, took ", text)
     assert "\nKeyboardInterrupt\n" in text
     assert shown.raw.rindex("\x1b[?25l") < shown.raw.rindex("\x1b[?25h")
 
