@@ -210,6 +210,29 @@ def test_exit_is_bounded_although_a_call_hangs() -> None:
     )
 
 
+@pytest.mark.parametrize("listener", ["", "on_event=lambda event: never.wait()"])
+def test_a_block_and_the_exit_share_one_timeout(listener: str) -> None:
+    """What a block has waited for in vain, the end of the interpreter does not wait for again (F4, F8)."""
+    code, output, errors = run(
+        f"""
+        import atexit
+        never = threading.Event()
+        executor = RetryingExecutor(1, exit_timeout=2, {listener})
+        try:
+            with executor:
+                executor.submit(never.wait)
+                raise ValueError
+        except ValueError:
+            left_at = time.monotonic()
+        atexit.register(lambda: say("in time", time.monotonic() - left_at < 2))
+        """
+    )
+    assert (0, ["in time True"]) == (code, output)
+    timed_out = {line for line in errors.splitlines() if line.startswith("shutdown")}
+    reason = "shutdown timed out after 2 s: 0 waiting calls cancelled, still running: threading.Event.wait"
+    assert {reason} == timed_out
+
+
 def test_the_exit_timeout_of_one_executor_does_not_bound_another() -> None:
     """Each executor has its own bound; without one the interpreter waits as long as it takes (F4)."""
     script = """

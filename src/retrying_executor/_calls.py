@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from retrying_executor._future import Outcome
     from retrying_executor._gate import Permit
+    from retrying_executor._lifecycle import ExitTimeout
     from retrying_executor._monitor import Monitor
     from retrying_executor._schedule import Call
     from retrying_executor._upstream import Upstream
@@ -60,7 +61,7 @@ class Calls:
         initializer: Called by every thread before its first call, or ``None``.
         initargs: The arguments of *initializer*.
         idle_timeout: How long a thread with nothing to do stays, in seconds; ``None``: for ever.
-        exit_timeout: How long the end of the interpreter waits, in seconds; ``None``: for ever.
+        exit_timeout: How long the end of the interpreter waits.
         max_pending: How many calls may be accepted and not done; ``None``: no limit.
         wait_when_full: Whether ``submit()`` waits for room instead of raising.
         upstream: The service that the calls go to, or ``None``; see `Pool.serve`.
@@ -81,7 +82,7 @@ class Calls:
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
         idle_timeout: float | None,
-        exit_timeout: float | None,
+        exit_timeout: ExitTimeout,
         max_pending: int | None,
         wait_when_full: bool,
         upstream: Upstream | None,
@@ -117,7 +118,7 @@ class Calls:
         self._crew = Crew(
             size=self._max_workers,
             name=self._thread_name_prefix,
-            daemon=self.exit_timeout is not None,  # the interpreter joins the others, however long it takes
+            daemon=self.exit_timeout.duration is not None,  # it joins the others, however long it takes
             lock=self._lock,
         )
         self._invitations: dict[Upstream, None] = {}  # places kept for this pool, by whom

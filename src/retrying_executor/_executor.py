@@ -283,7 +283,8 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         exit_timeout: How long the end of the interpreter waits for the calls, in seconds; 0 or
             more, or ``None`` for as long as it takes. Past it, calls that are not running are
             cancelled, and those that are running are cut off. A ``with`` block that is left by an exception
-            waits no longer either; one that is left by Ctrl-C cancels what is not running at once.
+            waits no longer either, and the end of the interpreter does not begin anew then; left by
+            Ctrl-C, it cancels what is not running at once.
         max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no
             limit.
         when_full: What ``submit()`` does when there are as many, or as many of an upstream: ``"raise"`` a
@@ -332,6 +333,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         self._new_context = contextvars.copy_context if is_inherited else contextvars.Context
         self._terms = Terms(checked_policy(retry), checked_upstream(upstream))
         waits_when_full = check_when_full(when_full, max_pending, upstream)
+        limit = _lifecycle.ExitTimeout(optional_seconds("exit_timeout", exit_timeout))
         thread_name_prefix = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
         self._pool = Pool(
             max_workers=self._max_workers,
@@ -339,13 +341,11 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             initializer=initializer,
             initargs=initargs,
             idle_timeout=optional_seconds("idle_timeout", idle_timeout),
-            exit_timeout=optional_seconds("exit_timeout", exit_timeout),
+            exit_timeout=limit,
             max_pending=None if max_pending is None else positive_int("max_pending", max_pending),
             wait_when_full=waits_when_full,
             upstream=upstream,
-            monitor=_monitor(
-                on_event, warn_after, thread_name_prefix, optional_seconds("exit_timeout", exit_timeout)
-            ),
+            monitor=_monitor(on_event, warn_after, thread_name_prefix, limit),
         )
         self._work_queue = WorkQueue(self._pool)  # type: ignore[assignment]  # some clients look into it
         _lifecycle.register(self._pool)
@@ -390,8 +390,8 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         """Shut down; wait for *exit_timeout* after an exception, and after Ctrl-C for what is running."""
         pool = self._pool
         limit: dict[str, Any] = {}
-        if kind is not None and pool.exit_timeout is not None:
-            limit["timeout"] = pool.exit_timeout
+        if kind is not None and pool.exit_timeout.duration is not None:
+            limit["timeout"] = pool.exit_timeout.left()
         try:
             if kind is not None and issubclass(kind, KeyboardInterrupt):
                 pool.interrupt()
@@ -444,7 +444,7 @@ def _monitor(
     on_event: Callable[[Event], object] | None,
     warn_after: Duration | None,
     thread_name: str,
-    exit_timeout: float | None,
+    exit_timeout: _lifecycle.ExitTimeout,
 ) -> Monitor | None:
     """Return who looks on for an executor, if anybody is to; errors as in `check_monitoring`."""
     patience = check_monitoring(on_event, warn_after)

@@ -21,11 +21,18 @@ from retrying_executor._transient import timestamp_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from retrying_executor._monitor import Monitor
     from retrying_executor._pool import Pool
     from retrying_executor._upstream import Upstream
     from retrying_executor._watch import _Watcher as Watcher
+
+    class Clock(Protocol):
+        """The module `time`, or what stands in for it."""
+
+        def monotonic(self) -> float: ...
+
 
 _LOCK_TIMEOUT = 0.5  # seconds; most are free at once
 LISTENER_TIMEOUT = 5.0
@@ -38,6 +45,30 @@ _upstreams: weakref.WeakSet[Upstream] = weakref.WeakSet()
 _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
 _views: weakref.WeakSet[Watcher] = weakref.WeakSet()
 _undo: list[Callable[[], None]] = []  # what gives back what a fork has locked
+
+
+class ExitTimeout:
+    """How long the ends of one executor may take together: a block, its listener, the interpreter.
+
+    Args:
+        duration: In seconds; ``None``: as long as it takes.
+        clock: What tells the time; see `time.monotonic`.
+    """
+
+    def __init__(self, duration: float | None, clock: Clock = time) -> None:
+        self.duration = duration
+        self._clock = clock
+        self._ends_at: float | None = None
+
+    def left(self) -> float | None:
+        """Return what is left of it, in seconds; it begins when this is called first."""
+        if self.duration is None:
+            return None
+        now = self._clock.monotonic()
+        if self._ends_at is None:
+            self._ends_at = now + self.duration
+            return self.duration
+        return max(0.0, self._ends_at - now)
 
 
 def register(pool: Pool) -> None:
@@ -87,25 +118,26 @@ def _all_views() -> list[Watcher]:
 def _finish_all() -> None:
     """Give every accepted call its outcome before the interpreter ends."""
     global _exiting
-    began_at = time.monotonic()
     with _guard:
         _exiting = True
-        pools = sorted(_pools, key=lambda pool: math.inf if pool.exit_timeout is None else pool.exit_timeout)
+        pools, monitors = list(_pools), list(_monitors)
+    for limit in [*(pool.exit_timeout for pool in pools), *(monitor.exit_timeout for monitor in monitors)]:
+        limit.left()  # it begins, for all of them now
+    # Those that wait for ever come last: the others must stop in time.
+    pools.sort(key=lambda pool: math.inf if (left := pool.exit_timeout.left()) is None else left)
     try:
         for pool in pools:
             pool.close()
-        for pool in pools:  # those that wait for ever come last: the others must stop in time
-            left = None if pool.exit_timeout is None else began_at + pool.exit_timeout - time.monotonic()
-            pool.finish(left)
+        for pool in pools:
+            pool.finish(pool.exit_timeout.left(), granted=pool.exit_timeout.duration)
     finally:  # after Ctrl-C too
         for view in _all_views():
             view.end()
     ended_at = time.monotonic()
     for monitor in list(_monitors):
         left = ended_at + LISTENER_TIMEOUT - time.monotonic()  # for all of them together
-        if monitor.exit_timeout is not None:
-            left = min(left, began_at + monitor.exit_timeout - time.monotonic())
-        monitor.finish(max(0.0, left))
+        limit_left = monitor.exit_timeout.left()
+        monitor.finish(max(0.0, left if limit_left is None else min(left, limit_left)))
     report_in_time()
 
 

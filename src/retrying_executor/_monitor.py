@@ -21,7 +21,7 @@ from itertools import count
 from retrying_executor import _lifecycle, _log
 from retrying_executor._current import current
 from retrying_executor._future import RetryingFuture
-from retrying_executor._lifecycle import LISTENER_TIMEOUT
+from retrying_executor._lifecycle import LISTENER_TIMEOUT, ExitTimeout
 from retrying_executor._policy import Terms
 from retrying_executor._pool import Pool
 from retrying_executor._value import Value
@@ -117,7 +117,7 @@ class Monitor:
         on_event: Called with each `Event`, or ``None``.
         warn_after: For how many seconds an attempt may run before that is logged; ``None``: for ever.
         thread_name: What the names of the listener's thread and of the watchdog's begin with.
-        exit_timeout: How long the end of the interpreter waits, in seconds; ``None``: as long as it takes.
+        exit_timeout: How long the end of the interpreter waits.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Monitor:
         on_event: Callable[[Event], object] | None,
         warn_after: float | None,
         thread_name: str,
-        exit_timeout: float | None,
+        exit_timeout: ExitTimeout,
     ) -> None:
         self._on_event = on_event
         self.exit_timeout = exit_timeout
@@ -151,7 +151,7 @@ class Monitor:
             initializer=None,
             initargs=(),
             idle_timeout=_GRACE,
-            exit_timeout=LISTENER_TIMEOUT,
+            exit_timeout=ExitTimeout(LISTENER_TIMEOUT),
             max_pending=None,
             wait_when_full=False,
             upstream=None,

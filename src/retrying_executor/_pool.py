@@ -211,8 +211,11 @@ class Pool(Workers):
         self._abandoned = True
         self._crew.wake_all()
 
-    def finish(self, timeout: float | None) -> None:
-        """Wait until all threads have ended; past *timeout* seconds, cancel what does not run."""
+    def finish(self, timeout: float | None, *, granted: float | None = None) -> None:
+        """Wait until all threads have ended; past *timeout* seconds, cancel what does not run.
+
+        If that is the rest of a longer one, *granted*, the log names the latter.
+        """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         if self._outlast(deadline):
             return
@@ -220,7 +223,7 @@ class Pool(Workers):
         with self._lock:
             running = self._running_calls()
         assert timeout is not None  # there is nothing to run out of otherwise
-        _log.time_is_up(cancelled, running, timeout)
+        _log.time_is_up(cancelled, running, timeout if granted is None else granted)
 
     def interrupt(self) -> None:
         """Ctrl-C: refuse calls, cancel those that wait, and say so; attempts that run go on."""

@@ -27,6 +27,7 @@ from retrying_executor._current import current
 from retrying_executor._errors import PendingLimitError
 from retrying_executor._gate import Permit
 from retrying_executor._ledger import Ledger
+from retrying_executor._lifecycle import ExitTimeout
 from retrying_executor._monitor import Event, Monitor
 from retrying_executor._policy import CUT_SHORT, RetryPolicy, Terms
 from retrying_executor._policy import DONE as ACCEPTED
@@ -80,7 +81,7 @@ class VirtualPool:
         self.monitor = None if on_event is None else _Monitor(self, on_event)
         self._initializer = initializer
         self._initargs = initargs
-        self.exit_timeout = exit_timeout
+        self.exit_timeout = ExitTimeout(exit_timeout, self)
         self._max_pending = max_pending
         self._wait_when_full = wait_when_full
         self._turn = threading.RLock()
