@@ -1,0 +1,168 @@
+"""How scripts end: the examples of the page on that, as processes of their own that get real signals."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+import pages
+import retrying_executor
+from conftest import TIMEOUT
+from observe import eventually
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process on Windows")
+
+BLOCK, NO_BLOCK, AS_CTRL_C, AS_EXIT, WORKER, RESUMING = pages.python_on(pages.HOW_TO / "scripts.md")
+INTERRUPTED = re.compile(r"^interrupted: \d+ waiting calls cancelled, ", re.MULTILINE)
+
+
+@contextmanager
+def started(script: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a script, in which SIGINT is not ignored, and see that it is gone in the end."""
+    source = str(Path(retrying_executor.__file__).parent.parent)
+    not_ignored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", not_ignored + script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def stopped(script: str, directory: Path, number: int) -> tuple[int, str, str]:
+    """Run a script, and send it a signal when it has printed a line.
+
+    Returns:
+        Its exit code, and the rest of what it wrote to stdout and stderr.
+    """
+    with started(script, directory) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=TIMEOUT)
+    return process.returncode, output, errors
+
+
+def interrupted_after(script: str, directory: Path, *patterns: str) -> None:
+    """Run a script, and press Ctrl-C when it has printed a line, and after each pattern on stderr."""
+    seen = ""
+    with started(script, directory) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline()
+        for pattern in patterns:
+            process.send_signal(signal.SIGINT)
+            while not re.search(pattern, seen, re.DOTALL):
+                line = process.stderr.readline()
+                assert line, seen
+                seen += line
+
+        def ends() -> bool:  # after Ctrl-C once more, should one have come while the traceback was written
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=2)
+            return process.returncode is not None
+
+        assert eventually(ends)
+    assert process.returncode
+
+
+@pytest.mark.parametrize(
+    ("handler", "number"),
+    [("", signal.SIGINT), (AS_CTRL_C, signal.SIGTERM)],
+    ids=["Ctrl-C", "SIGTERM as Ctrl-C"],
+)
+def test_an_interrupt_in_a_block_cancels_what_waits(handler: str, number: int, tmp_path: Path) -> None:
+    """What waits is cancelled and counted in the log, and the process ends by Ctrl-C (F8)."""
+    code, _, errors = stopped(handler + BLOCK, tmp_path, number)
+    assert -signal.SIGINT == code
+    assert INTERRUPTED.search(errors)
+    assert errors.endswith("KeyboardInterrupt\n")
+
+
+def test_sigterm_without_a_handler_ends_the_process_at_once(tmp_path: Path) -> None:
+    """Nothing is logged, and no exception is raised."""
+    code, _, errors = stopped(BLOCK, tmp_path, signal.SIGTERM)
+    assert (-signal.SIGTERM, "") == (code, errors)
+
+
+def test_an_exit_on_sigterm_grants_the_calls_the_timeout(tmp_path: Path) -> None:
+    """The exit code is the one that the handler chose; what waits is cancelled when the time is up (F8)."""
+    script = AS_EXIT + BLOCK.replace("exit_timeout=8", "exit_timeout=0.5")
+    code, _, errors = stopped(script, tmp_path, signal.SIGTERM)
+    assert 143 == code
+    assert re.search(r"^shutdown timed out after 0.5 s: \d+ waiting calls cancelled, ", errors)
+
+
+def test_a_second_interrupt_leaves_the_block_and_a_third_ends_the_process(tmp_path: Path) -> None:
+    """They do not wait for attempts that hang, however long `exit_timeout` is (F4, F8)."""
+    script = BLOCK.replace("time.sleep(0.1)", "time.sleep(0.1 if number < 4 else 3600)")
+    script = script.replace("exit_timeout=8", "exit_timeout=3600")
+    interrupted_after(script, tmp_path, "interrupted: ", "KeyboardInterrupt\n.*KeyboardInterrupt\n")
+
+
+def test_without_a_block_the_end_waits_for_all_calls(tmp_path: Path) -> None:
+    """Ctrl-C cancels nothing then: all calls are carried out (F4)."""
+    script = NO_BLOCK.replace("time.sleep, 0.1", "time.sleep, 0.001")
+    script = script.replace(
+        "print(", "import atexit; atexit.register(lambda: print(executor.stats()))\nprint("
+    )
+    code, output, errors = stopped(script, tmp_path, signal.SIGINT)
+    assert -signal.SIGINT == code
+    assert "succeeded=1000" in output
+    assert errors.endswith("KeyboardInterrupt\n")
+
+
+def test_without_a_block_ctrl_c_once_more_ends_the_process(tmp_path: Path) -> None:
+    """The second comes while the end of the interpreter waits; calls that wait are lost (F4)."""
+    interrupted_after(NO_BLOCK.replace("time.sleep, 0.1", "time.sleep, 3600"), tmp_path, "KeyboardInterrupt")
+
+
+def test_a_worker_ends_by_itself_when_another_thread_cancels(tmp_path: Path) -> None:
+    """The main thread is not interrupted; it counts what is left, and tells that in its exit code (F2)."""
+    code, output, errors = stopped(WORKER, tmp_path, signal.SIGTERM)
+    assert (143, "") == (code, errors)
+    *fetched, cancelled = output.splitlines()
+    assert 999 == len(fetched) + int(cancelled.removeprefix("cancelled "))
+
+
+def test_a_worker_that_nobody_stops_ends_well(tmp_path: Path) -> None:
+    """The thread that waits to be told does not keep the process alive (F4)."""
+    with started(WORKER.replace("time.sleep(0.1)", "time.sleep(0)"), tmp_path) as process:
+        output, errors = process.communicate(timeout=TIMEOUT)
+    assert (0, "") == (process.returncode, errors)
+    assert "cancelled 0" == output.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_script_that_was_stopped_goes_on_at_the_next_start(number: int, tmp_path: Path) -> None:
+    """What is written down is not done again, and in the end everything is (F8)."""
+    code, _, errors = stopped(RESUMING, tmp_path, number)
+    assert -(signal.SIGKILL if number == signal.SIGKILL else signal.SIGINT) == code
+    assert (number != signal.SIGKILL) == bool(INTERRUPTED.search(errors))
+    with closing(sqlite3.connect(tmp_path / "done.db")) as database:
+        done = {row for (row,) in database.execute("SELECT number FROM done")}
+    assert len(done) < 200
+    if number != signal.SIGKILL:
+        assert re.search(rf"ended: done (\d+)/\1, succeeded {len(done)}, failed 0, cancelled \d+, ", errors)
+    with started(RESUMING.replace("time.sleep(0.1)", "time.sleep(0)"), tmp_path) as process:
+        output, errors = process.communicate(timeout=TIMEOUT)
+    assert 0 == process.returncode, errors
+    fetched = [int(line.removeprefix("fetched ")) for line in output.splitlines()]
+    assert sorted({*range(200)} - done) == sorted(fetched)
