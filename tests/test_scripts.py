@@ -45,6 +45,13 @@ def started(script: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def read_line(process: subprocess.Popen[str]) -> None:
+    """Wait for a line on stdout, and read no further: ``communicate()`` does not see what is in a buffer."""
+    assert process.stdout is not None
+    while (read := os.read(process.stdout.fileno(), 1)) != b"\n":
+        assert read
+
+
 def stopped(script: str, directory: Path, number: int) -> tuple[int, str, str]:
     """Run a script, and send it a signal when it has printed a line.
 
@@ -52,8 +59,7 @@ def stopped(script: str, directory: Path, number: int) -> tuple[int, str, str]:
         Its exit code, and the rest of what it wrote to stdout and stderr.
     """
     with started(script, directory) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline()
+        read_line(process)
         process.send_signal(number)
         output, errors = process.communicate(timeout=TIMEOUT)
     return process.returncode, output, errors
@@ -63,15 +69,14 @@ def interrupted_after(script: str, directory: Path, *patterns: str) -> None:
     """Run a script, and press Ctrl-C when it has printed a line, and after each pattern on stderr."""
     seen = ""
     with started(script, directory) as process:
-        assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stdout.readline()
+        read_line(process)
         for pattern in patterns:
             process.send_signal(signal.SIGINT)
             while not re.search(pattern, seen, re.DOTALL):
-                line = process.stderr.readline()
-                assert line, seen
-                seen += line
+                read = os.read(process.stderr.fileno(), 4096)
+                assert read, seen
+                seen += read.decode()
 
         def ends() -> bool:  # after Ctrl-C once more, should one have come while the traceback was written
             process.send_signal(signal.SIGINT)
