@@ -164,7 +164,7 @@ def test_a_script_that_was_stopped_goes_on_at_the_next_start(number: int, tmp_pa
     with closing(sqlite3.connect(tmp_path / "done.db")) as database:
         done = {row for (row,) in database.execute("SELECT number FROM done")}
     assert len(done) < 200
-    if number != signal.SIGKILL:
+    if number != signal.SIGKILL and sys.version_info >= (3, 13):  # before, an interrupted join() is the last
         assert re.search(rf"ended: done (\d+)/\1, succeeded {len(done)}, failed 0, cancelled \d+, ", errors)
     with started(RESUMING.replace("time.sleep(0.1)", "time.sleep(0)"), tmp_path) as process:
         output, errors = process.communicate(timeout=TIMEOUT)
