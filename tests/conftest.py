@@ -76,13 +76,17 @@ def quiet() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many schedules the scenarios have, where they were run."""
-    passed = terminalreporter.getreports("passed")
-    terminalreporter.write(
-        "".join(
-            f"{value:6} {name}: {report.nodeid}\n"
-            for report in passed
-            for name, value in report.user_properties
-            if name == "schedules"
-        )
-    )
+    """Say how many schedules of scenarios and programs were run, and how long that took, if any were."""
+    counts = [
+        (name, int(value), report)
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name in ("schedules", "programs")
+    ]
+    lines = [
+        f"{value:12,} {name} in {report.duration:.1f} s: {report.nodeid}\n" for name, value, report in counts
+    ]
+    totals = {name: sum(value for other, value, _ in counts if other == name) for name, _, _ in counts}
+    seconds = sum(report.duration for name, _, report in counts if name == "schedules")
+    lines += [f"{total:12,} {name} in all, in {seconds:.0f} s\n" for name, total in totals.items()]
+    terminalreporter.write("".join(lines))

@@ -22,7 +22,7 @@ from unittest import mock
 
 from controlled import RLock, Run
 
-from retrying_executor import RetryingFuture, _calls, _crew, _schedule
+from retrying_executor import RetryingFuture, _calls, _crew, _current, _schedule
 
 FIELDS: list[tuple[type, str]] = [
     (RetryingFuture, "_worker"),
@@ -84,6 +84,17 @@ class Field:
         self._slot.__delete__(instance)
 
 
+class Holder:
+    """Stands for an attribute of which each thread has its own: tasks may share a thread."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return None if Run.active is None else Run.active.current.holder
+
+    def __set__(self, instance: object, value: object) -> None:
+        assert Run.active is not None
+        Run.active.current.holder = value
+
+
 class OwnLock(RLock):
     """Stands for the lock of a worker."""
 
@@ -128,6 +139,7 @@ def announcements() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(_schedule, "deque", Queue))
         stack.enter_context(mock.patch.object(_crew, "threading", Threading()))
+        stack.enter_context(mock.patch.object(type(_current.current), "holder", Holder()))
         stack.enter_context(mock.patch.object(_calls, "_STANDSTILL_TIMEOUT", -1))
         for owner, name in FIELDS:
             stack.enter_context(mock.patch.object(owner, name, Field(owner, name), create=True))

@@ -20,14 +20,11 @@ makes no difference to the choices.
 from __future__ import annotations
 
 import _thread
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, TypeVar
-from unittest import mock
 
 from strategies import CLOCK, Strategy
 
@@ -106,6 +103,7 @@ class Task:
         self.name = name
         self.carrier = carrier(work)
         self.thread: object = None  # what the program knows it as
+        self.holder: object = None  # see `announced`
         self.ready: Callable[[], bool] | None = None
         self.waits_for = ""
         self.deadline: float | None = None
@@ -123,13 +121,14 @@ class Run:
     Args:
         strategy: Makes the choices.
         greenlets: Whether to use greenlets; the default is whether they are installed.
-        trace: A trace function for all tasks, such as one that switches at every instruction.
 
     Attributes:
         now: What time it is.
         choices: The choices made so far; `strategies.Recorded` makes them again.
         log: Who got the baton at each step; "clock" where time passed.
         rushed: How much time passed although somebody could go on.
+        stride: How many steps of `accesses` to pass by before somebody else may go on.
+        may_start: Called with the name of a thread: whether it can be started.
         on_idle: Called with the time that comes next when nobody can go on before.
     """
 
@@ -140,13 +139,13 @@ class Run:
         strategy: Strategy,
         *,
         greenlets: bool = greenlet is not None,
-        trace: Callable[[FrameType, str, object], Any] | None = None,
     ) -> None:
         self._strategy = strategy
-        self.trace = trace
         self._carrier = GreenletCarrier if greenlets else ThreadCarrier
         self.now = 1000.0
         self.rushed = 0.0
+        self.stride = 0
+        self.may_start: Callable[[str], bool] = lambda name: True
         self.choices: list[int] = []
         self.log: list[str] = []  # which task or the clock got the baton, in the order of the steps
         self.steps = 0
@@ -164,19 +163,13 @@ class Run:
             RunError: If that went wrong; its cause says how.
         """
         with self._in_control():
-            before = sys.gettrace()
             try:
-                if self.trace is not None:
-                    sys.settrace(self.trace)
                 program()
                 self.join_all()
             except Abort:
                 pass
             except BaseException as error:
                 self.fail(error)
-            finally:
-                if self.trace is not None:
-                    sys.settrace(before)
             self._unwind()
         if self._failure is not None:
             raise RunError(f"{type(self._failure).__name__}: {self._failure}") from self._failure
@@ -184,24 +177,15 @@ class Run:
     @contextmanager
     def _in_control(self) -> Iterator[None]:
         assert Run.active is None
+        before = [(owner, name, getattr(owner, name)) for owner, name, _ in REPLACED]
         Run.active = self
         try:
-            with (
-                mock.patch.multiple(
-                    threading,
-                    Lock=Lock,
-                    RLock=RLock,
-                    _allocate_lock=Lock,
-                    Thread=Thread,
-                    _CRLock=RLock,
-                    current_thread=current_thread,
-                    get_ident=get_ident,
-                    _time=monotonic,  # what Condition.wait_for() and joins ask
-                ),
-                mock.patch.multiple(time, monotonic=monotonic, sleep=sleep),
-            ):
-                yield
+            for owner, name, controlled in REPLACED:
+                setattr(owner, name, controlled)
+            yield
         finally:
+            for owner, name, real in before:
+                setattr(owner, name, real)
             Run.active = None
 
     # -- for the controlled objects --------------------------------------------------------------
@@ -212,8 +196,6 @@ class Run:
         def carried(*_: object) -> None:  # a greenlet that begins when another ends gets what that returns
             try:
                 if not task.aborted:
-                    if self.trace is not None:
-                        sys.settrace(self.trace)
                     work()
             except Abort:
                 pass
@@ -239,6 +221,13 @@ class Run:
     def switch(self) -> None:
         """Let others go first, or not."""
         if not self._is_looking:
+            self.wait_until(None)
+
+    def stop_over(self) -> None:
+        """Let others go first, or not, in the middle of what no lock divides, and not again for a while."""
+        if not self._is_looking and self._failure is None:
+            self.stride = self._try(self._strategy.stride) or 0
+            self.choices.append(self.stride)
             self.wait_until(None)
 
     def wait_until(
@@ -500,6 +489,8 @@ class Thread:
     def start(self) -> None:
         run = _run()
         run.switch()
+        if not run.may_start(self.name):
+            raise RuntimeError("can't start new thread")
         self._task = run.spawn(self.name, self.run)
         self._task.thread = self
         run.switch()
@@ -537,3 +528,17 @@ def monotonic() -> float:
 
 def sleep(seconds: float) -> None:
     _run().wait_until(lambda: False, seconds, "the end of a sleep")
+
+
+REPLACED = [
+    (threading, "Lock", Lock),
+    (threading, "RLock", RLock),
+    (threading, "_allocate_lock", Lock),
+    (threading, "Thread", Thread),
+    (threading, "_CRLock", RLock),
+    (threading, "current_thread", current_thread),
+    (threading, "get_ident", get_ident),
+    (threading, "_time", monotonic),  # what Condition.wait_for() and joins ask
+    (time, "monotonic", monotonic),
+    (time, "sleep", sleep),
+]

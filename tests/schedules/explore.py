@@ -19,16 +19,15 @@ import os
 import shlex
 import sys
 from ast import literal_eval
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import groupby, repeat
-from typing import Any
 from unittest import mock
 
 import scenarios
+from accesses import every_access
 from announced import announcements
 from controlled import Run, RunError
-from instructions import every_instruction
 from programs import Program
 from strategies import DepthFirst, Priorities, Random, Recorded, Strategy
 from trial import Scenario, Trial
@@ -43,7 +42,7 @@ def run(scenario: Scenario, strategy: Strategy, *, fine: bool = False) -> Run:
     Args:
         scenario: What to run.
         strategy: Makes the choices.
-        fine: Whether to switch between any two instructions of the library.
+        fine: Whether to switch before every access to what threads share.
 
     Raises:
         RunError: If it breaks a promise. The message ends with the command that runs it again.
@@ -57,14 +56,11 @@ def run(scenario: Scenario, strategy: Strategy, *, fine: bool = False) -> Run:
     def logged(*_: object) -> None:
         this.fail(sys.exc_info()[1] or RuntimeError("an error was logged"))
 
-    with _undisturbed(), announcements(), _fine_steps() if fine else nullcontext({}) as options:
-        this = Run(strategy, **options)
+    with prepared(fine=fine):
+        this = Run(strategy)
+        _on_error.append(logged)
         try:
-            with (
-                mock.patch.object(_log, "worker_interrupted", logged),
-                mock.patch.object(LOGGER, "exception", logged),
-            ):
-                this(program)
+            this(program)
         except RunError as failure:
             _lifecycle._pools.clear()  # what is left of it cannot be finished when the interpreter ends
             name = shlex.quote(getattr(scenario, "__name__", f"--program={scenario}"))
@@ -74,6 +70,8 @@ def run(scenario: Scenario, strategy: Strategy, *, fine: bool = False) -> Run:
             raise RunError(
                 f"{name}: {failure}\nschedule: {schedule}\nagain: {command}"
             ) from failure.__cause__
+        finally:
+            _on_error.remove(logged)
     return this
 
 
@@ -94,21 +92,23 @@ def explore(scenario: Scenario, *, preemptions: int) -> int:
     """Run a scenario under every schedule with at most so many *preemptions*; return how many there are."""
     strategy = DepthFirst(preemptions)
     schedules = 1
-    run(scenario, strategy)
-    while strategy.advance():
+    with prepared():
         run(scenario, strategy)
-        schedules += 1
-        if schedules % 500 == 0:
-            gc.collect()
+        while strategy.advance():
+            run(scenario, strategy)
+            schedules += 1
+            if schedules % 500 == 0:
+                gc.collect()
     return schedules
 
 
 def sample(scenario: Scenario, *, runs: int, seed: int, fine: bool = False) -> None:
     """Run a scenario under *runs* schedules made at random: half of them walks, half by priorities."""
-    for number in range(runs):
-        steps = 2000 if fine else 100
-        strategy = Random(seed + number) if number % 2 else Priorities(seed + number, steps=steps)
-        run(scenario, strategy, fine=fine)
+    with prepared(fine=fine):
+        for number in range(runs):
+            run(scenario, (Random if number % 2 else Priorities)(seed + number), fine=fine)
+            if number % 500 == 499:
+                gc.collect()
 
 
 IS_NIGHTLY = os.environ.get("SCHEDULES") == "nightly"
@@ -116,28 +116,42 @@ IS_BRIEF = os.environ.get("SCHEDULES") == "brief"
 """Whether to search for hours rather than for a minute."""
 
 
-@contextmanager
-def _fine_steps() -> Iterator[dict[str, Any]]:
-    """Yield the options for runs with a switch before every instruction.
+_on_error: list[Callable[..., None]] = []
+"""Told of what the library logs as an error; where there are several, the last one is."""
 
-    There, who finds the lock of an upstream taken waits for it: an unfair scheduler could have somebody
-    ask again and again, for ever.
+_is_prepared = False
+
+
+@contextmanager
+def prepared(*, fine: bool = False) -> Iterator[None]:
+    """Prepare for runs, which takes as long as one of them; in there it may be done again, to no effect.
+
+    It keeps out what would make two runs differ: the collector, and log handlers with locks of their own.
+
+    In *fine* runs, who finds the lock of an upstream taken waits for it: an unfair scheduler could have
+    somebody ask again and again, for ever.
     """
-    with mock.patch.object(_upstream, "_LOCK_TIMEOUT", -1), every_instruction() as options:
-        yield options
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keep out what would make two runs differ: the collector, and log handlers with locks of their own."""
-    gc.disable()
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
+    global _is_prepared
+    if _is_prepared:
         yield
-    finally:
-        logging.disable(level)
-        gc.enable()
+        return
+    level = logging.root.manager.disable
+    with ExitStack() as stack:
+        stack.callback(gc.enable)
+        gc.disable()
+        stack.callback(logging.disable, level)
+        logging.disable(logging.CRITICAL)
+        stack.enter_context(announcements())
+        for owner, name in ((_log, "worker_interrupted"), (LOGGER, "exception")):
+            stack.enter_context(mock.patch.object(owner, name, lambda *args: _on_error[-1](*args)))
+        if fine:
+            stack.enter_context(mock.patch.object(_upstream, "_LOCK_TIMEOUT", -1))
+            stack.enter_context(every_access())
+        _is_prepared = True
+        try:
+            yield
+        finally:
+            _is_prepared = False
 
 
 def main() -> int:
@@ -152,7 +166,7 @@ def main() -> int:
     parser.add_argument("--preemptions", type=int, default=2, help="how many, at most; default 2")
     parser.add_argument("--runs", type=int, default=0, help="how many schedules at random instead of all")
     parser.add_argument("--seed", type=int, default=0, help="for those at random; default 0")
-    parser.add_argument("--fine", action="store_true", help="switch between any two instructions")
+    parser.add_argument("--fine", action="store_true", help="switch before every access to shared state")
     options = parser.parse_args()
     if (options.scenario is None) == (options.program is None):
         parser.error("either a scenario or a --program")

@@ -8,6 +8,11 @@ from typing import Protocol
 
 CLOCK = -1
 
+NEVER = 10**9
+
+ACCESSES = 300
+"""About how many of them a run has."""
+
 
 class Strategy(Protocol):
     """Makes the choices of a run."""
@@ -20,6 +25,10 @@ class Strategy(Protocol):
             current: Whether the first of them is the task that has the baton, so that any other
                 would be a preemption.
         """
+        ...
+
+    def stride(self) -> int:
+        """Return how many accesses to pass by before the next choice, where there is one before each."""
         ...
 
 
@@ -49,6 +58,9 @@ class DepthFirst:
         self._spent += current and choice > 0
         return choice
 
+    def stride(self) -> int:
+        return NEVER  # there are too many to enumerate
+
     def advance(self) -> bool:
         """Prepare the next run; return ``False`` if there is none left."""
         self._depth = self._spent = 0
@@ -61,11 +73,16 @@ class DepthFirst:
 
 
 class Random:
-    """A random walk: another task goes on with a probability of *switching*."""
+    """A random walk: others go on with a probability of *switching*; strides differ from run to run."""
 
     def __init__(self, seed: int, switching: float = 0.3) -> None:
         self._random = random.Random(seed)
         self._switching = switching
+        self._stride = 0.0
+
+    def stride(self) -> int:
+        self._stride = self._stride or self._random.choice([1.0, 5.0, 20.0, 80.0])
+        return int(self._random.expovariate(1.0 / self._stride))
 
     def choose(self, options: Sequence[int], *, current: bool) -> int:
         if current and self._random.random() >= self._switching:
@@ -86,12 +103,19 @@ class Priorities:
         self._changes = [self._random.randrange(steps) for _ in range(changes)]
         self._priorities: dict[int, float] = {}
         self._step = 0
+        self._strides = [self._random.randrange(ACCESSES) for _ in range(changes)]
+        self._is_due = False
+
+    def stride(self) -> int:
+        self._is_due = self._step > 0  # but before the first of all
+        return self._strides.pop() if self._strides else NEVER
 
     def choose(self, options: Sequence[int], *, current: bool) -> int:
         for option in options:
             self._priorities.setdefault(option, self._random.random())
         best = max(options, key=self._priorities.__getitem__)
-        if self._step in self._changes:
+        if self._step in self._changes or self._is_due:
+            self._is_due = False
             self._priorities[best] = -self._random.random() - self._step
             best = max(options, key=self._priorities.__getitem__)
         self._step += 1
@@ -103,6 +127,9 @@ class Recorded:
 
     def __init__(self, choices: Iterable[int]) -> None:
         self._choices = iter(choices)
+
+    def stride(self) -> int:
+        return next(self._choices, NEVER)
 
     def choose(self, options: Sequence[int], *, current: bool) -> int:
         choice = next(self._choices, 0)

@@ -1,6 +1,6 @@
 """Every schedule of every scenario with at most two preemptions, or one, keeps the contract.
 
-In a brief run it is one preemption, or some schedules at random: see `test_instructions`.
+In a brief run it is one preemption, or some schedules at random: see `test_accesses`.
 """
 
 from __future__ import annotations

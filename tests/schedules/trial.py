@@ -9,11 +9,20 @@ from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
+from types import EllipsisType
 from typing import Any
 
 from controlled import Run
 
-from retrying_executor import PendingLimitError, RetryingExecutor, RetryingFuture, Upstream
+from retrying_executor import (
+    Event,
+    NotNow,
+    PendingLimitError,
+    RetryingExecutor,
+    RetryingFuture,
+    RetryPolicy,
+    Upstream,
+)
 
 ROUNDING = 1e-6
 """How far sums of times may be off, in seconds."""
@@ -33,17 +42,46 @@ class Service(Upstream):
     """An upstream that counts the attempts that are running, and whose holds are as long every time."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__("service", **options)
+        super().__init__("service", record_exceptions=RefusedError, **options)
         self._gate._random = lambda: 0.0
         self.limit = options.get("max_concurrency") or math.inf
+        self.rate = options.get("rate") or (math.inf, 0.0)
+        self.max_pending = options.get("max_pending") or math.inf
         self.running = 0
         self.attempts = 0
+        self.starts: list[float] = []  # when slots were taken
+        self._take, self._return = self._gate.take_slot, self._gate.return_slot
+        self._gate.take_slot, self._gate.return_slot = self.take, self.give_back  # type: ignore[method-assign]
+
+    def take(self, now: float) -> bool:
+        """Take note of each slot that is taken."""
+        is_free = self._take(now)
+        if is_free:
+            self.starts.append(now)
+        return is_free
+
+    def give_back(self, now: float) -> None:
+        self._return(now)
+        self.starts.remove(now)
+
+    def begin(self) -> str:
+        """An attempt begins: return which promise is broken, if one is."""
+        self.running += 1
+        self.attempts += 1
+        if self.running > self.limit:
+            return "more attempts than allowed (U4)"
+        return "an attempt that was not let through (U4, U5)" if self.running > self.in_flight else ""
 
     def check(self) -> None:
         """When all threads have ended: nothing is in flight, and every attempt has used one slot."""
         assert not self.in_flight, "an attempt is still counted (U4)"
-        if self._gate._slots is not None and self._gate._window >= 1000.0:  # else they are used again
-            assert self.attempts == len(self._gate._starts), "a slot was used for nothing (U4)"
+        assert not self._pending, "a call is still counted (U6)"
+        assert self.attempts == len(self.starts), "a slot was used for nothing (U4)"
+        self.starts.sort()
+        most, window = self.rate
+        for index, time in enumerate(self.starts):
+            recent = [one for one in self.starts[:index] if one > time - window + ROUNDING]
+            assert len(recent) < most, "more attempts in a window than allowed (U4)"
 
     def lets_through(self, now: float) -> bool:
         """Return whether another attempt could start at *now*, or before."""
@@ -59,6 +97,7 @@ class Call:
         act: What each attempt does, if anything.
         delay: What it waits between its attempts.
         service: Its upstream, if it has one.
+        refusals: What its first attempts raise, which do not count.
     """
 
     def __init__(
@@ -68,8 +107,10 @@ class Call:
         act: Callable[[], object] | None,
         delay: float,
         service: Service | None,
+        refusals: list[NotNow] = [],  # noqa: B006  # it stays empty
     ) -> None:
         self.trial = trial
+        self.refusals = refusals
         self.service = service
         self.failures = failures
         self.act = act
@@ -78,10 +119,11 @@ class Call:
         self.running = False
         self.number = trial.next_number()
         self.submitter = threading.current_thread()
-        self.limit = failures + 1  # attempts that may start
+        self.needed = failures + len(refusals) + 1
+        self.limit: float = self.needed  # attempts that may start
         self.may_end_early = False  # somebody meddled: cancelled it, or set its outcome
         self.must_stand = False  # the outcome of the attempt that runs
-        self.is_observed = False
+        self.observers = 0
         self.earliest = 0.0
         self.future: RetryingFuture[int] | None = None
 
@@ -99,17 +141,19 @@ class Call:
         trial.running += 1
         trial.expect(trial.running <= trial.max_workers, "more attempts than workers (C1)")
         if self.service is not None:
-            self.service.running += 1
-            self.service.attempts += 1
-            trial.expect(self.service.running <= self.service.limit, "more attempts than allowed (U4)")
+            broken = self.service.begin()
+            trial.expect(not broken, broken)
         try:
             if self.act is not None:
                 self.act()
-            if self.attempts <= self.failures:
+            if self.attempts <= len(self.refusals):
+                raise self.refusals[self.attempts - 1]
+            if self.attempts < self.needed:
                 raise RefusedError
             return self.attempts
         finally:
-            self.earliest = Run.active.now + self.delay
+            refused = self.refusals[self.attempts - 1 : self.attempts]
+            self.earliest = Run.active.now + (refused[0].after or 0.0 if refused else self.delay)
             trial.free_at = Run.active.now
             trial.running -= 1
             self.running = False
@@ -135,18 +179,18 @@ class Call:
         assert not self.running, "an attempt has not ended (F1)"
         assert self.attempts == future.attempts, "attempts are not counted (B10)"
         told = self.trial.done.count(future)
-        assert self.is_observed == told, f"a done callback ran {told} times (A3)"
+        assert self.observers == told, f"a done callback ran {told} times (A3)"
         if future.cancelled() or isinstance(future.exception(), BrokenExecutor):
             assert self.may_end_early or self.trial.is_broken, "nobody cancelled it (G1)"
             assert not self.must_stand, "cancelled although an attempt was running (E2, F2)"
         elif future.exception() is None:
-            is_right = future.result() == self.attempts == self.failures + 1
+            is_right = future.result() == self.attempts == self.needed
             assert is_right or self.may_end_early, "not its result (B3)"
         elif self.trial.is_starved and not self.attempts:
             assert "can't start new thread" == str(future.exception())
         else:
             assert self.may_end_early, "it has another attempt (B3)"
-            assert isinstance(future.exception(), RefusedError), "not its own exception (B3)"
+            assert isinstance(future.exception(), (RefusedError, NotNow)), "not its own exception (B3)"
 
 
 class Trial:
@@ -158,6 +202,7 @@ class Trial:
         is_starved: Whether threads may fail to start.
         beside: Another one in the same scenario, which is checked together with this one.
         upstream: That of all its calls, if they have the same one.
+        listens: Whether it is told of events.
         options: More options of the executor.
     """
 
@@ -169,8 +214,13 @@ class Trial:
         is_starved: bool = False,
         beside: Trial | None = None,
         upstream: Service | None = None,
+        listens: bool = False,
         **options: Any,
     ) -> None:
+        self.events: list[Event] = []
+        self.listens = listens
+        if listens:
+            options["on_event"] = self.events.append
         self.max_workers = max_workers
         self.upstream = upstream
         self.max_pending = options.get("max_pending")
@@ -192,6 +242,7 @@ class Trial:
         )
         self.pool = self.executor._pool
         self.others: list[Trial] = []
+        self.services: list[Service] = []
         assert Run.active is not None
         if beside is None:
             Run.active.on_idle = self.check_nobody_is_late
@@ -205,7 +256,7 @@ class Trial:
         *,
         delay: float = DELAY,
         observed: bool = False,
-        service: Service | None = None,
+        service: Service | EllipsisType | None = ...,
     ) -> RetryingFuture[int]:
         """Submit a call that must be accepted."""
         call = self.try_submit(failures, act, delay=delay, observed=observed, service=service)
@@ -220,14 +271,18 @@ class Trial:
         delay: float = DELAY,
         observed: bool = False,
         then: Callable[[], object] | None = None,
-        service: Service | None = None,
+        service: Service | EllipsisType | None = ...,
+        refusals: list[NotNow] = [],  # noqa: B006  # it stays empty
     ) -> Call:
         """Submit a call that may be refused; an *observed* one has a done callback, which may do more."""
-        call = Call(self, failures, act, delay, service or self.upstream)
+        call = Call(self, failures, act, delay, self.upstream if service is ... else service, refusals)
         submitter: Any = self.executor
-        if delay != DELAY:
+        if refusals:  # which do not count
+            policy = RetryPolicy(delays=[delay] * failures, max_elapsed=None)
+            submitter = submitter.with_options(retry=policy)
+        elif delay != DELAY:
             submitter = submitter.with_options(retry=lambda _: delay)
-        if service is not None:
+        if service is not ...:
             submitter = submitter.with_options(upstream=service)
         must_refuse = self.is_closed
         pending = [one for one in self.calls if one.is_pending()]
@@ -238,7 +293,7 @@ class Trial:
         except RuntimeError as error:
             self.refused.append(call)
             pending += self.calls[begun + 1 :]
-            self.expect(self.may_refuse(error, len(pending)), f"a call is refused: {error} (G1, G5)")
+            self.expect(self.may_refuse(error, call, pending), f"a call is refused: {error} (G1, G5)")
         else:
             self.accepted.append(call)
             self.expect(not must_refuse, "a call is accepted after shutdown() (F4)")
@@ -246,16 +301,23 @@ class Trial:
                 pending = [one for one in self.accepted if one.is_pending()]
                 self.expect(len(pending) <= self.max_pending, "more calls than max_pending (G5)")
             if observed:
-                call.is_observed = True
-                call.future.add_done_callback(partial(self.note, then=then))
+                self.observe(call, then)
         return call
 
-    def may_refuse(self, error: RuntimeError, pending: int) -> bool:
+    def observe(self, call: Call, then: Callable[[], object] | None = None) -> None:
+        """Add a done callback."""
+        assert call.future is not None
+        call.observers += 1
+        call.future.add_done_callback(partial(self.note, then=then))
+
+    def may_refuse(self, error: RuntimeError, call: Call, pending: list[Call]) -> bool:
         """Return whether there is a reason for what ``submit()`` raised."""
         if isinstance(error, BrokenExecutor):
             return self.is_broken
         if isinstance(error, PendingLimitError):
-            return self.max_pending is not None and pending >= self.max_pending
+            is_full = self.max_pending is not None and len(pending) >= self.max_pending
+            rivals = sum(one.service is call.service for one in pending)
+            return is_full or (call.service is not None and rivals >= call.service.max_pending)
         return self.is_closing or self.is_starved
 
     def note(self, future: RetryingFuture[int], then: Callable[[], object] | None) -> None:
@@ -311,7 +373,7 @@ class Trial:
 
     def is_own_thread(self) -> bool:
         """Return whether this is called by one of the executor's threads."""
-        return threading.current_thread().name.startswith("worker")
+        return threading.current_thread().name.startswith("worker_")
 
     def check_order(self, call: Call) -> None:
         """With one worker, the first attempt of a call comes after those of earlier calls and due retries.
@@ -327,12 +389,26 @@ class Trial:
             due_at = future.due_at
             if other.service is not call.service:
                 continue  # what it waits for may come sooner or later
-            is_due = due_at is not None and due_at <= self.free_at and not future.done()
+            is_due = call.service is None or not call.service._gate.era  # else those that failed come last
+            is_due &= due_at is not None and due_at <= self.free_at and not future.done()
             self.expect(
                 self.max_workers > 1 or not is_due, "a first attempt before a retry that was due (D2)"
             )
             if other.number > call.number and other.submitter is call.submitter:
                 self.expect(not other.attempts, "a first attempt before that of an earlier call (D1)")
+
+    def check_events(self, call: Call) -> None:
+        """When all has been told: what has happened to a call was told in order, and once."""
+        told = [] if call.future is None else [one for one in self.events if one.key == call.future.key]
+        kinds = [one.kind for one in told]
+        if not self.listens or call.future is None:
+            assert not kinds, "a refused call was told of (G1)"
+            return
+        assert ["accepted", "done"] == [kinds[0], kinds[-1]], f"not the first, or the last: {kinds} (G3)"
+        counts = [kinds.count(one) for one in ("accepted", "done", "attempt_started")]
+        assert [1, 1, call.attempts] == counts, f"events are told twice, or not at all: {kinds} (G3)"
+        numbers = [one.attempt for one in told[:-1]]
+        assert sorted(numbers) == numbers, f"events in the wrong order: {kinds} (G3)"
 
     def expect(self, condition: bool, promise: str) -> None:
         """Take note if a promise is broken, where raising would only be another failed attempt."""
@@ -350,6 +426,8 @@ class Trial:
             return
         for call in self.accepted:
             if call.future is None or call.future.done() or self.running == self.max_workers:
+                continue
+            if self.is_starved and self.running:
                 continue
             is_soon = now - Run.active.now < SOON
             if call.service is not None and (is_soon or not call.service.lets_through(now - rushed)):
@@ -376,9 +454,10 @@ class Trial:
         outcomes = (len(futures) - failed - cancelled, failed, cancelled)
         counted = (stats.succeeded, stats.failed, stats.cancelled)
         assert outcomes == counted, f"outcomes are not counted (G4): {stats}"
-        for call in self.accepted:
+        for call in self.calls:
             if call.service is not None:
                 call.service.check()
+            self.check_events(call)
         for other in self.others:
             other.check()
 
