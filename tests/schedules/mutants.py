@@ -701,4 +701,70 @@ MUTANTS = [
             "            if False:\n",
         ),
     ),
+    mutant(
+        "calls become mixed before all workers have seen that they may take none without the lock",
+        "(U4",
+        "calls_become_mixed_against_a_worker_that_goes_on",
+        (
+            "_pool.py",
+            "                self._is_mixed = True\n                self._look_ahead()\n",
+            "                self._is_mixed = True\n                self._upstream = None\n                self._look_ahead()\n",
+        ),
+        fine=True,
+    ),
+    mutant(
+        "slots are counted instead of being taken in one step",
+        "(U4)",
+        "workers_that_share_few_slots",
+        (
+            "_gate.py",
+            "                self._slots.pop()\n            except",
+            "                self._slots = [None] * (len(self._slots) - 1 if self._slots else [].pop())\n            except",
+        ),
+        fine=True,
+    ),
+    mutant(
+        "who waits for room in an upstream does not look once more",
+        "deadlock",
+        "room_in_an_upstream_against_cancel",
+        (
+            "_pool.py",
+            "                        upstream.line_up(latch)\n                        continue\n",
+            "                        upstream.line_up(latch)\n",
+        ),
+        fine=True,
+    ),
+    mutant(
+        "a call that is done leaves no room in its upstream",
+        "deadlock",
+        "room_in_an_upstream_against_cancel",
+        (
+            "_upstream.py",
+            "            call._leave = partial(self._leave, reference)\n",
+            "",
+        ),
+    ),
+    mutant(
+        "who tells a listener does not look once more",
+        "(G3)",
+        "events_against_a_listener_that_falls_asleep",
+        ("_monitor.py", "        self._start_telling()  # look once more\n", ""),
+    ),
+    mutant(
+        "whoever has something to tell looks whether somebody tells before it queues that",
+        "(G3)",
+        "events_against_a_listener_that_falls_asleep",
+        (
+            "_monitor.py",
+            "        self._untold.append(tell)  # publish first,\n        if not self._is_telling:",
+            "        is_telling = self._is_telling\n        self._untold.append(tell)\n        if not is_telling:",
+        ),
+        fine=True,
+    ),
+    mutant(
+        "not now uses up an attempt",
+        "(B3)",
+        "not_now_and_a_failure",
+        ("_attempt.py", "            if is_free or not verdict.counts:\n", "            if is_free:\n"),
+    ),
 ]

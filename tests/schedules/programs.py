@@ -104,7 +104,7 @@ class Program:
 
     def set_result(self, trial: Trial, index: int) -> None:
         for call in trial.accepted[index : index + 1]:
-            call.may_end_early = True
+            call.may_end_early = call.is_settled = True
             self.with_future(trial, index, lambda future: future.set_result(0))
             call.stop()
 

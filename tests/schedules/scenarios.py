@@ -10,6 +10,8 @@ from unittest import mock
 
 from trial import DELAY, Scenario, Service, Trial, start, starts_that_fail
 
+from retrying_executor import NotNow
+
 
 def submit_against_idle_exit() -> Trial:
     """A worker's time to leave comes when a call is submitted (C2, C5)."""
@@ -637,6 +639,47 @@ def a_leader_that_knows_of_a_later_time() -> Trial:
     return trial
 
 
+def calls_become_mixed_against_a_worker_that_goes_on() -> Trial:
+    """A view with another upstream: from now on a worker asks for each call, and not too late (U4, U5)."""
+    trial = Trial(upstream=Service(max_concurrency=1), idle_timeout=0)
+    trial.submit()
+    trial.submit()
+    assert trial.executor is not None
+    trial.executor.with_options(upstream=None)
+    return trial
+
+
+def workers_that_share_few_slots() -> Trial:
+    """Two who go on with their calls do not take the same slot (U4)."""
+    trial = Trial(2, upstream=Service(rate=(2, 1000.0)), idle_timeout=0)
+    for _ in range(4):
+        trial.submit()
+    return trial
+
+
+def room_in_an_upstream_against_cancel() -> Trial:
+    """Whoever waits for room in an upstream gets it when a call is cancelled, or done (U6)."""
+    trial = Trial(upstream=Service(max_pending=1), idle_timeout=0, when_full="wait")
+    future = trial.submit()
+    start(trial.try_submit)
+    trial.cancel(future)
+    return trial
+
+
+def events_against_a_listener_that_falls_asleep() -> Trial:
+    """Whoever listens is told of everything, in order (G3)."""
+    trial = Trial(idle_timeout=0, listens=True)
+    trial.submit()
+    return trial
+
+
+def not_now_and_a_failure() -> Trial:
+    """ "Not now" uses up no attempt (U3)."""
+    trial = Trial(idle_timeout=0)
+    trial.try_submit(1, refusals=[NotNow(after=1.0)])
+    return trial
+
+
 SAMPLED: list[Scenario] = [as_completed_against_finishing]
 """Where the order depends on addresses in memory, so that not all schedules can be enumerated."""
 
@@ -650,6 +693,8 @@ LARGE: list[Scenario] = [
     cancel_futures_against_a_hold,
     executors_that_share_a_place,
     a_leader_that_knows_of_a_later_time,
+    workers_that_share_few_slots,
+    events_against_a_listener_that_falls_asleep,
 ]
 """Of which so many schedules have two preemptions that those take too long but by night."""
 
@@ -666,6 +711,7 @@ MANY: list[Scenario] = [
     workers_that_share_a_place,
     workers_that_share_slots,
     a_done_callback_that_waits_for_a_place,
+    room_in_an_upstream_against_cancel,
 ]
 """Of which those with one preemption are explored, but by night."""
 

