@@ -10,7 +10,7 @@ from explore import IS_BRIEF, IS_NIGHTLY, sample
 from scenarios import MANY, SAMPLED, SCENARIOS
 from trial import Scenario
 
-RUNS = 50_000 if IS_NIGHTLY else 20 if IS_BRIEF else 200
+RUNS = 50_000 if IS_NIGHTLY else 20 if IS_BRIEF else 100
 """For each scenario."""
 
 
