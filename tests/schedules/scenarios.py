@@ -674,7 +674,7 @@ def events_against_a_listener_that_falls_asleep() -> Trial:
 
 
 def not_now_and_a_failure() -> Trial:
-    """ "Not now" uses up no attempt (U3)."""
+    """An answer of "not now" uses up no attempt (U3)."""
     trial = Trial(idle_timeout=0)
     trial.try_submit(1, refusals=[NotNow(after=1.0)])
     return trial
