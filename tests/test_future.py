@@ -528,7 +528,7 @@ class Door:
 
     def __init__(self, lock: Any, come: Callable[[], object]) -> None:
         self._come = come
-        self.acquire, self.release = lock.acquire, lock.release
+        self.acquire, self.release, self._is_owned = lock.acquire, lock.release, lock._is_owned
 
     def __enter__(self) -> None:
         self._come()

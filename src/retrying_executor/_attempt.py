@@ -47,17 +47,12 @@ def make(
     """
     previous = outcome = None
     try:
-        if work[4].max_age is not None and call._expires_at <= call._pool.clock.monotonic():
-            if call._attempts:
-                return TOO_OLD, call._last
-            call._began_at = call._expires_at - work[4].max_age  # for the note
-            return TOO_OLD, (None, TimeoutError(_TOO_OLD.format(in_words(work[4].max_age))))
-        if call._attempts:
-            if call._is_too_late(work[4], call._pool.clock.monotonic()):
-                return TOO_LATE, call._last
+        terms = work[4]
+        if call._attempts or terms.upstream is not None or terms.max_age is not None:
+            now = call._pool.clock.monotonic()
+            if call._is_too_late(terms, now):
+                return _give_up(call, terms, now)
             previous = call._last[1]
-        elif work[4].upstream is not None and call._is_too_late(work[4], call._pool.clock.monotonic()):
-            return TOO_LATE, (None, TimeoutError(_NEVER_TRIED.format(work[4].upstream.name)))
         call._attempts += 1
         if monitor is not None:
             monitor.started(call, work)
@@ -69,6 +64,19 @@ def make(
         return follow_up(call, work[4], outcome, is_probe=permit is not None and permit.is_probe)
     finally:
         del call, work, outcome, previous  # a traceback keeps this frame
+
+
+def _give_up(call: Call, terms: Terms, now: float) -> tuple[Verdict, Outcome]:
+    """Return what follows where no attempt may start any more; see `make`."""
+    age = terms.max_age if call._expires_at <= now else None
+    verdict = TOO_LATE if age is None else TOO_OLD
+    if call._attempts:
+        return verdict, call._last
+    if age is not None:
+        call._began_at = call._expires_at - age  # for the note
+        return verdict, (None, TimeoutError(_TOO_OLD.format(in_words(age))))
+    assert terms.upstream is not None  # what it has waited for all the time
+    return verdict, (None, TimeoutError(_NEVER_TRIED.format(terms.upstream.name)))
 
 
 def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> tuple[Verdict, Outcome]:
@@ -84,7 +92,7 @@ def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> 
         is_free = is_probe and is_a(exception, Exception) and terms.evidence_of(exception) == "failed"
         postponed = call._postponed + is_free
         verdict, outcome = judge(terms.policy, terms, call._attempts, elapsed, outcome, postponed=postponed)
-        if verdict.delay is not None and terms.max_age is not None and now + verdict.delay >= call._expires_at:
+        if verdict.delay is not None and terms.max_age is not None and now + verdict.delay > call._expires_at:
             age = now + verdict.delay - call._expires_at + terms.max_age
             verdict.delay, verdict.reason = None, no_time_for(age, "max_age", terms.max_age)
         if verdict.delay is not None:

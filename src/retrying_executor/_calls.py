@@ -127,8 +127,7 @@ class Calls:
         self._observed: set[weakref.ref[Call]] = set()
         self._leads_until = math.inf
         self._initializing = 0
-        self._is_stopped = False  # for a fork
-        self._stopped: list[threading.RLock] = []  # the workers' locks, then
+        self._stopped: list[threading.RLock] | None = None  # for a fork: the workers' locks
         is_limited = self._is_bounded or self._max_pending is not None
         self._is_open = HAS_GIL and self._refusal is None and not is_limited
         """Whether calls are queued without the lock."""

@@ -331,7 +331,7 @@ class RetryingFuture(Future["T"]):
         """Return whether no attempt may start any more."""
         if self._attempts and terms.is_too_late(now - self._began_at):
             return True
-        return min(self._waits_until, self._expires_at) <= now
+        return self._waits_until <= now or self._expires_at < now
 
     @property
     def _is_retry(self) -> bool:

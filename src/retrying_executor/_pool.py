@@ -307,18 +307,20 @@ class Pool(Workers):
 
     def lock_for_fork(self, timeout: float) -> bool:
         """Before: no other thread is in the middle of anything here, unless that takes too long."""
+        self._stopped = []  # first: an interruption may come right after the lock is taken
         if not self._lock.acquire(timeout=timeout):
+            self._stopped = None
             return False
-        self._is_stopped = True
         self._stop_workers(self._stopped)
         return True
 
     def unlock_after_fork(self) -> None:
         """After, in the parent: go on, however far `lock_for_fork` has come."""
-        self._let_go_on(self._stopped)
-        if self._is_stopped:
-            self._is_stopped = False
-            self._lock.release()
+        if self._stopped is not None:
+            self._let_go_on(self._stopped)
+            if is_held(self._lock):
+                self._lock.release()
+            self._stopped = None
 
     def restart_in_child(self) -> None:
         """After, in the child: start empty. The calls are the parent's, and so are the threads."""

@@ -29,6 +29,7 @@ from retrying_executor import _lifecycle, _log
 from retrying_executor._evidence import service_failed
 from retrying_executor._gate import Gate, Permit
 from retrying_executor._misuse import refuse_to_copy, says_where
+from retrying_executor._stdlib import is_held
 from retrying_executor._value import in_words, optional_seconds, positive_int, seconds
 
 TYPE_CHECKING = False
@@ -462,16 +463,18 @@ class Upstream:
 
     def lock_for_fork(self, timeout: float) -> bool:
         """Before: no other thread is in the middle of anything here, unless that takes too long."""
+        self._is_stopped = True  # first: an interruption may come right after the lock is taken
         if not self._lock.acquire(timeout=timeout):
+            self._is_stopped = False
             return False
-        self._is_stopped = True
         return True
 
     def unlock_after_fork(self) -> None:
         """After, in the parent: go on, however far `lock_for_fork` has come."""
         if self._is_stopped:
+            if is_held(self._lock):
+                self._lock.release()
             self._is_stopped = False
-            self._lock.release()
 
     def restart_in_child(self) -> None:
         """After, in the child: nothing is in flight or pending, and nobody waits."""

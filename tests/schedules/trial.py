@@ -172,7 +172,8 @@ class Call:
         """From now on no attempt may start; but a worker may have it in its hands already."""
         assert self.future is not None
         self.may_end_early = True
-        self.limit = self.attempts + (self.future.running() and not self.running)
+        is_in_hand = self.future.running() or self.is_settled  # one that was settled runs as before
+        self.limit = self.attempts + (is_in_hand and not self.running)
         self.must_stand = self.running
 
     def check(self) -> None:
