@@ -116,6 +116,7 @@ class Crew:
         self._lock = lock
         self.members: dict[Worker, None] = {}  # a set in the order of their start
         self.newborns: list[Worker] = []
+        self.is_starved = False  # the last start has failed
         self.on_the_way: Worker | None = None
         self._name = name
         self._daemon = daemon and has_daemons()
@@ -207,6 +208,7 @@ class Crew:
         """A newborn runs, and is on its way if it has not arrived yet; or it does not, and is withdrawn."""
         if worker.arrival is None:
             return
+        self.is_starved = not is_alive
         if not is_alive:
             self.members.pop(worker, None)
             worker.arrival.release()

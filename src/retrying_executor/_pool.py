@@ -121,6 +121,11 @@ class Pool(Workers):
                     if not crew.members:
                         return error  # nobody would run it; all accepted before have had somebody
                     helper = crew.on_the_way or next(iter(crew.newborns), None)
+                    if helper is not None and helper.is_starting and not crew.is_starved:
+                        # Another thread starts it. Were all to wait for that, each with one call, it would
+                        # have left by the time that they go on.
+                        self._on_credit.extend([call] * (helper in crew.newborns))
+                        break
                 error = self._start_newborns() or error
                 if helper is None or helper.arrival is None or self._has_come(helper, call):
                     break
