@@ -61,8 +61,10 @@ def claim(item: Item, now: float) -> bool:
 
 def discard(schedule: Any, item: Item, *, retried: bool) -> None:
     """Tell the schedule, make an item done, and tell it again, as the ledger does."""
-    place = schedule.discard(item, retried=retried)
+    place, gone = schedule.place_of(item, retried=retried)
     item.gone = True
+    item._lane = None
+    gone.add(item)
     place.drop_gone()
     if schedule.is_littered:
         schedule.tidy()

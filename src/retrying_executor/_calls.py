@@ -164,7 +164,9 @@ class Calls:
         try:
             with call._condition:
                 with self._lock:
-                    changed = change(call, *args) and self._make_way()
+                    changed = change(call, *args)
+                    if changed:
+                        self._make_way()
                 if changed:
                     call._tell_waiters()
             del kept
@@ -174,13 +176,15 @@ class Calls:
         except BaseException:  # an interruption: what has been told is not told again
             if call.done() and not was_done:
                 with call._condition:
+                    with self._lock:
+                        self._make_way()
                     call._tell_waiters()
                 call._open()
                 call._invoke_callbacks()
             raise
         return changed
 
-    def _make_way(self) -> bool:
+    def _make_way(self) -> None:
         """A call that waited became done: nobody waits for its due time or its place any more."""
         schedule = self._ledger.schedule
         self._release_leader()
@@ -193,7 +197,6 @@ class Calls:
                     schedule.tidy()
 
             self._at_standstill(tidy)
-        return True
 
     def _turn_away(self) -> None:
         """Calls are refused from now on: tell those who wait for room in an upstream."""

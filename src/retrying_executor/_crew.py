@@ -325,7 +325,8 @@ class Crew:
         while a destructor that has interrupted it waits for the pool's.
         """
         with self._lock:
-            threads = [worker.thread for worker in list(self.members)] + self._departed
+            members, departed = list(self.members), self._departed.copy()
+        threads = [*(worker.thread for worker in members), *departed]
         ended = {thread for thread in threads if not thread.is_alive()}
         for thread in ended:
             with suppress(ValueError):  # it has not departed, or another thread was faster

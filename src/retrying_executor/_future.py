@@ -374,12 +374,14 @@ class RetryingFuture(Future["T"]):
             if unseen is not None:
                 unseen.seen()
             return False
-        self._result, exception = outcome  # type: ignore[assignment]  # what fn returned
-        if exception is not None:
-            self._exception = exception
-            self._unseen = unseen
-        self._release()
-        self._state = FINISHED  # last: whoever sees it sees the rest
+        try:
+            self._release()
+        finally:  # an interruption does not stop it half-way
+            self._result, exception = outcome  # type: ignore[assignment]  # what fn returned
+            if exception is not None:
+                self._exception = exception
+                self._unseen = unseen
+            self._state = FINISHED  # last: whoever sees it sees the rest
         return True
 
     def _release(self) -> None:

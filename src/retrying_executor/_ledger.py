@@ -19,7 +19,7 @@ import math
 
 from retrying_executor._schedule import Schedule
 from retrying_executor._stats import Stats
-from retrying_executor._stdlib import CANCELLED_AND_NOTIFIED
+from retrying_executor._stdlib import CANCELLED_AND_NOTIFIED, DONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,16 +62,19 @@ class Ledger:
 
     def _withdraw(self, call: Call, counts: int = 1) -> bool:
         """Cancel a call that waits, and return whether it did; an interruption does not stop it half-way."""
+        place, gone = self.schedule.place_of(call, retried=call._is_retry)
         try:
             del call._waits
         except AttributeError:  # it is in a worker's hands, or done
             return False
         try:
             call._release()
-        finally:
+        finally:  # where an interruption can come after the last step only
             call._state = CANCELLED_AND_NOTIFIED
             self._cancelled += counts
-            self.schedule.discard(call, retried=call._is_retry).drop_gone()
+            call._lane = None
+            gone.add(call)
+        place.drop_gone()
         return True
 
     def back_off(self, call: Call, due_at: float) -> bool:
@@ -82,16 +85,22 @@ class Ledger:
 
     def settle(self, call: Call, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
         """Make a call done from outside, wherever it is; return ``False`` if it is done already."""
-        waits = call._claim()
-        if not call._finish(outcome, unseen):
-            return False
-        if outcome[1] is None:
-            self._succeeded += 1
-        else:
-            self._failed += 1
+        place, gone = self.schedule.place_of(call, retried=call._is_retry)
+        was_done, waits = call.done(), call._claim()
+        try:
+            finished = call._finish(outcome, unseen)
+        finally:  # where an interruption can come after the last step only
+            if call._state in DONE:
+                self._succeeded += not was_done and outcome[1] is None
+                self._failed += not was_done and outcome[1] is not None
+                if waits:
+                    call._lane = None
+                    gone.add(call)
+            elif waits:
+                call._waits = True
         if waits:
-            self.schedule.discard(call, retried=call._is_retry).drop_gone()
-        return True
+            place.drop_gone()
+        return finished
 
     def take_over(self, worker: Worker) -> None:
         """A worker leaves: keep what it has counted."""

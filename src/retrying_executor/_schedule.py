@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import count, islice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,21 +145,19 @@ class Schedule:
         finally:
             self._busy = False
 
-    def discard(self, call: Call, *, retried: bool) -> Schedule:
-        """Take note that a call which waits has become done.
+    def place_of(self, call: Call, *, retried: bool) -> tuple[Schedule, set[Call]]:
+        """Return where a call is that waits, and in which set to note it when it has become done.
 
         Args:
             call: A call in the schedule.
             retried: Whether it came by `add_retry`.
 
         Returns:
-            Where it is: to be told by `drop_gone`, when there is time.
+            A schedule, whose `drop_gone` is to be called afterwards; and the set.
         """
         if call._lane is not None:
-            lane, call._lane = call._lane, None
-            return lane.calls.discard(call, retried=True)
-        (self._gone_retries if retried else self._gone_fresh).add(call)
-        return self
+            return call._lane.calls, call._lane.calls._gone_retries
+        return self, self._gone_retries if retried else self._gone_fresh
 
     def drop(self, call: Call) -> None:
         """A call that was taken from the front of ``fresh`` turned out to be done."""
@@ -179,25 +177,16 @@ class Schedule:
         if self._busy:
             return
         self._busy = True
-        fresh = self.fresh
-        live: list[Call] = []
-        gone: set[Call] = set()
+        fresh, calls = self.fresh, list(self.fresh)  # others may append meanwhile: these stay the first
         try:
-            for _ in range(len(fresh)):
-                call = fresh[0]
-                if call in self._gone_fresh:  # noted first: a signal handler may raise in between
-                    gone.add(call)
-                else:
-                    live.append(call)
-                fresh.popleft()
-        finally:  # in which one can raise after a call only: there is but the last
-            if fresh and live and live[-1] is fresh[0]:
-                del live[-1]
-            elif fresh:
-                gone -= {fresh[0]}
-            self._gone_fresh -= gone
+            gone = self._gone_fresh.intersection(calls)
+            live = [call for call in reversed(calls) if call not in gone]
+            deque(islice(iter(fresh.popleft, None), len(calls)), maxlen=0)  # in one step, as to interruptions
+        finally:
             self._busy = False
-            fresh.extendleft(live[::-1])
+            if calls and not (fresh and fresh[0] is calls[0]):
+                self._gone_fresh -= gone
+                fresh.extendleft(live)
 
     def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
         """Return the call whose turn it is, no longer in the schedule; ``None`` if none is ready.
@@ -420,6 +409,10 @@ class Schedule:
                 self._retries = live
                 self._gone_retries -= gone
             while self._retries and self._retries[0][2] in self._gone_retries:
-                self._gone_retries.discard(heappop(self._retries)[2])
+                call = self._retries[0][2]
+                try:
+                    heappop(self._retries)
+                finally:  # a signal handler may raise in between
+                    self._gone_retries.discard(call)
         finally:
             self._busy = False

@@ -17,6 +17,7 @@ import pytest
 from calls import Flaky
 from observe import resting
 from retrying_executor import RetryingExecutor, RetryPolicy, Upstream
+from retrying_executor._lifecycle import ExitTimeout
 from retrying_executor.testing import VirtualTimeExecutor
 
 if not (3, 12) <= sys.version_info < (3, 14):
@@ -329,8 +330,9 @@ def shutdown(scene: Scene) -> Callable[[], object]:
 
 
 def shutdown_that_cancels(scene: Scene) -> Callable[[], object]:
+    scene.watch(scene.in_lane())
     scene.busy()
-    scene.watch(scene.queued(), scene.in_lane())
+    scene.watch(scene.queued())
     return lambda: scene.executor.shutdown(cancel_futures=True)
 
 
@@ -349,7 +351,7 @@ def leave_the_block(scene: Scene) -> Callable[[], object]:
 def leave_the_block_by_an_interrupt(scene: Scene) -> Callable[[], object]:
     scene.busy()
     scene.queued()
-    scene.executor._pool.exit_timeout = None
+    scene.executor._pool.exit_timeout = ExitTimeout(None)
     return lambda: scene.executor.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
 
 
@@ -379,10 +381,6 @@ def with_options(scene: Scene) -> Callable[[], object]:
     scene.queued()
     return lambda: scene.executor.with_options(upstream=Upstream("other"))
 
-
-not_yet = pytest.mark.xfail(
-    reason="a call that is withdrawn or settled by others passes through several steps"
-)
 
 OPERATIONS = [
     result,
@@ -522,7 +520,7 @@ VIRTUAL: dict[str, Callable[[VirtualScene], object]] = {
     "shutdown": lambda scene: scene.executor.shutdown(),
     "resume": lambda scene: (scene.service.pause(), scene.service.resume()),
 }
-MENDED = {"submit", "stats", "resume"}
+MENDED = {"cancel", "submit", "stats", "resume"}
 attempts_run_in_this_thread = pytest.mark.xfail(
     reason="what a worker does is interrupted too: taking a call, asking its upstream, putting it in backoff"
 )
