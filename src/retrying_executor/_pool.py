@@ -254,15 +254,19 @@ class Pool(Workers):
         while True:
             self._start_newborns()
             newborns, threads = self._crew.newborns.copy(), self._crew.threads()
-            if not newborns and not threads:
+            # Last: after a start that failed they get one more try.
+            on_credit = [call for call in self._on_credit.copy() if not call.done()]
+            if not newborns and not threads and not on_credit:
                 return True
             patience = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
             if patience <= 0:
                 return False
             if threads:
                 threads[0].join(None if deadline == math.inf else patience)
+            elif newborns:
+                newborns[0].await_arrival(-1.0 if deadline == math.inf else patience)
             else:
-                newborns[0].await_arrival(min(patience, _ARRIVAL_TIMEOUT))
+                on_credit[0]._wait(None if deadline == math.inf else patience)
 
     def drain(self, timeout: float | None) -> bool:
         """Wait until every call accepted so far is done; return whether they all are."""

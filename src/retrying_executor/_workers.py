@@ -111,12 +111,14 @@ class Workers(Calls):
             if stranded and not is_repeated:
                 self._call_for_help(time.monotonic())
             is_over = not self._crew.newborns
-            self._on_credit = [] if is_over else self._on_credit
+            if is_over and not stranded:
+                self._on_credit.clear()
         if not is_over:
             self._start_newborns(is_repeated=True)  # unless another thread does
             return
-        for call in stranded:
+        for call in stranded.copy():
             self.settle(call, (None, RuntimeError("can't start new thread")))
+            stranded.remove(call)  # not before, since shutdown() waits for them
 
     # -- what a worker does ----------------------------------------------------------------------
 
