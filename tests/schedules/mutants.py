@@ -162,7 +162,7 @@ MUTANTS = [
     ),
     mutant(
         "submit() looks whether to call somebody before it queues the call",
-        "deadlock: main waits for a lock",
+        "nobody takes up (C4, C5)",
         "submit_against_idle_exit",
         (
             "_pool.py",
@@ -448,7 +448,7 @@ MUTANTS = [
     ),
     mutant(
         "a worker does not claim the call that it takes",
-        "counts a call twice, or not at all",
+        "ready=-1",
         "cancel_against_a_worker_that_takes_the_call",
         ("_workers.py", "                    del call._waits\n", "                    call._waits\n"),
     ),

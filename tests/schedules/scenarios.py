@@ -651,8 +651,11 @@ def calls_become_mixed_against_a_worker_that_goes_on() -> Trial:
 
 def workers_that_share_few_slots() -> Trial:
     """Two who go on with their calls do not take the same slot (U4)."""
-    trial = Trial(2, upstream=Service(rate=(2, 1000.0)), idle_timeout=0)
-    for _ in range(4):
+    trial = Trial(2, upstream=Service(rate=(3, 1000.0)), idle_timeout=0)
+    both_work = threading.Event()
+    trial.submit(act=both_work.wait)
+    trial.submit(act=both_work.set)
+    for _ in range(2):
         trial.submit()
     return trial
 
@@ -700,6 +703,7 @@ LARGE: list[Scenario] = [
 
 MANY: list[Scenario] = [
     *LARGE,
+    an_initializer_that_fails_later,
     sooner_retry_against_a_parked_leader,
     shutdown_against_cancel_futures,
     a_second_thread_that_cannot_start,
