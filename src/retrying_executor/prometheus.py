@@ -105,7 +105,7 @@ class ExecutorCollector(Collector):
             executor: The executor; its views, and the upstreams that it goes to, are included.
 
         Raises:
-            TypeError: If *name* is not a string, or *executor* not a `RetryingExecutor`.
+            TypeError: If *name* is not a string, or *executor* not a `~retrying_executor.RetryingExecutor`.
         """
         if not isinstance(name, str):
             raise TypeError(f"name must be a string, not {name!r}")

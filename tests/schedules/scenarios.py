@@ -335,6 +335,88 @@ def outcome_from_outside_against_finishing() -> Trial:
     return trial
 
 
+def outcome_from_outside_against_a_failing_attempt() -> Trial:
+    """set_result() and an attempt after which another would follow: the first wins (A3, B5)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.submit(1)
+    trial.calls[0].may_end_early = trial.calls[0].is_settled = True
+    with suppress(InvalidStateError):
+        future.set_result(1)
+    return trial
+
+
+def outcome_from_outside_against_cancel() -> Trial:
+    """set_result() and cancel() of a call that waits: the first wins (A3, E1)."""
+    trial = Trial(idle_timeout=0)
+    ready = threading.Event()
+    trial.submit(act=ready.wait)
+    future = trial.submit(observed=True)
+    trial.calls[1].may_end_early = trial.calls[1].is_settled = True
+    start(future.cancel)
+    with suppress(InvalidStateError):
+        future.set_result(1)
+    ready.set()
+    return trial
+
+
+def outcomes_from_outside_against_each_other() -> Trial:
+    """Two set the outcome of a call: the first wins, the second is told (A3)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.submit(observed=True)
+    trial.calls[0].may_end_early = trial.calls[0].is_settled = True
+
+    def settle() -> None:
+        with suppress(InvalidStateError):
+            future.set_result(1)
+
+    start(settle)
+    settle()
+    return trial
+
+
+def outcome_from_outside_against_who_waits() -> Trial:
+    """result() and a done callback see an outcome that is set from outside just then (A3)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.submit()
+    trial.calls[0].may_end_early = trial.calls[0].is_settled = True
+    told = threading.Event()
+    start(lambda: future.add_done_callback(lambda _: told.set()))
+    with suppress(InvalidStateError):
+        future.set_result(1)
+    assert 1 == future.result()
+    told.wait()
+    return trial
+
+
+def callback_against_back_off() -> Trial:
+    """Whoever begins to observe a call when it is put in backoff is told when it is done (A3, B5)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.submit(1)
+    told = threading.Event()
+    future.add_done_callback(lambda _: told.set())
+    told.wait()
+    return trial
+
+
+def two_who_wait_against_finishing() -> Trial:
+    """Two wait for the result when the call is made done (A3)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.submit()
+    other = start(future.result)
+    assert 1 == future.result()
+    other.join()
+    return trial
+
+
+def submit_against_cancel_futures() -> Trial:
+    """A call that is about to be refused is cancelled by others (C7, F2)."""
+    trial = Trial(idle_timeout=0)
+    other = start(trial.try_submit)
+    trial.shutdown(cancel_futures=True)
+    other.join()
+    return trial
+
+
 def as_completed_against_finishing() -> Trial:
     """as_completed() yields each call once, however far it is (A3)."""
     trial = Trial(idle_timeout=0)

@@ -77,7 +77,7 @@ class Service(Upstream):
         """When all threads have ended: nothing is in flight, and every attempt has used one slot.
 
         Args:
-            unmade: How many were let through and then not made at most: of calls that got an outcome from outside.
+            unmade: How many at most were let through and not made: of calls with an outcome from outside.
         """
         assert not self.in_flight, "an attempt is still counted (U4)"
         assert not self._pending, "a call is still counted (U6)"
