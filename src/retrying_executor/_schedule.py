@@ -178,6 +178,8 @@ class Schedule:
             return
         self._busy = True
         fresh, calls = self.fresh, list(self.fresh)  # others may append meanwhile: these stay the first
+        gone: set[Call] = set()
+        live: list[Call] = []
         try:
             gone = self._gone_fresh.intersection(calls)
             live = [call for call in reversed(calls) if call not in gone]
