@@ -113,7 +113,7 @@ class Service:
         """Let a call through, or say when it opens; a call that has waited for too long needs it no more."""
         if self.opens_at <= now:
             self.opens_at = now + self.period if self.period else self.opens_at
-        elif now <= item.until:
+        elif now < item.until:
             return self, self.opens_at, item.until
         return claim(item, now)
 
