@@ -38,10 +38,13 @@ TIMEOUT = 60.0
 @pytest.fixture(autouse=True)
 def _no_thread_is_left() -> Iterator[None]:
     """Every thread that a test started, directly or not, ends."""
+    from observe import eventually, see_to_reports  # which need what is below
+
     before = set(threading.enumerate())
     yield
-    started = (thread for thread in threading.enumerate() if thread not in before)
-    assert [] == [thread for thread in started if thread.join(TIMEOUT) or thread.is_alive()]
+    see_to_reports()  # or the next test would see them
+    eventually(lambda: before.issuperset(threading.enumerate()))  # which knows those that are about to start
+    assert [] == [thread for thread in threading.enumerate() if thread not in before]
 
 
 @pytest.fixture(autouse=True)
