@@ -52,6 +52,16 @@ if TYPE_CHECKING:
 _STANDSTILL_TIMEOUT = 10.0  # seconds; many threads may have their turn before one goes on
 
 
+class _Observed(set["weakref.ref[Call]"]):
+    """The calls that are observed, which a fork needs."""
+
+    def forget(self, reference: weakref.ref[Call]) -> None:
+        """A call is gone; when all are, so is the memory that the set took."""
+        self.discard(reference)
+        if not self:
+            self.clear()
+
+
 class Calls:
     """What an executor, its views, its futures and its workers share.
 
@@ -124,7 +134,7 @@ class Calls:
         self._invitations: dict[Upstream, None] = {}  # places kept for this pool, by whom
         self._unused: list[Permit] = []  # places taken for a call that was cancelled at that very moment
         self._on_credit: list[Call] = []  # accepted although only a newborn was there to make them
-        self._observed: set[weakref.ref[Call]] = set()
+        self._observed = _Observed()
         self._leads_until = math.inf
         self._initializing = 0
         self._stopped: list[threading.RLock] | None = None  # for a fork: the workers' locks
@@ -212,7 +222,7 @@ class Calls:
     def observe(self, call: Call) -> None:
         """Give a call what its observers need; see `RetryingFuture`."""
         condition = threading.RLock()
-        self._observed.add(weakref.ref(call, self._observed.discard))
+        self._observed.add(weakref.ref(call, self._observed.forget))
         if call._state not in DONE:
             try:
                 if HAS_GIL:

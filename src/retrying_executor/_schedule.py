@@ -188,6 +188,8 @@ class Schedule:
             self._busy = False
             if calls and not (fresh and fresh[0] is calls[0]):
                 self._gone_fresh -= gone
+                if not self._gone_fresh:
+                    self._gone_fresh.clear()  # or it would keep the memory of what was in it
                 fresh.extendleft(live)
 
     def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
@@ -416,5 +418,7 @@ class Schedule:
                     heappop(self._retries)
                 finally:  # a signal handler may raise in between
                     self._gone_retries.discard(call)
+            if not self._gone_retries:
+                self._gone_retries.clear()  # or it would keep the memory of what was in it
         finally:
             self._busy = False

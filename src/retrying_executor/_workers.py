@@ -107,18 +107,21 @@ class Workers(Calls):
         with self._lock:
             if self._crew.has_resting:  # since a moment ago: no other was born for their sake
                 self._call_for_help(time.monotonic())
-            stranded = [] if self._crew.members else self._on_credit
+            on_credit = [call for call in self._on_credit if not call.done()]
+            stranded = [] if self._crew.members else on_credit
             if stranded and not is_repeated:
                 self._call_for_help(time.monotonic())
             is_over = not self._crew.newborns
-            if is_over and not stranded:
-                self._on_credit.clear()
+            # Those that fail are forgotten afterwards, since shutdown() waits for them.
+            self._on_credit = stranded if is_over else on_credit
         if not is_over:
             self._start_newborns(is_repeated=True)  # unless another thread does
             return
-        for call in stranded.copy():
+        for call in stranded:
             self.settle(call, (None, RuntimeError("can't start new thread")))
-            stranded.remove(call)  # not before, since shutdown() waits for them
+        if stranded:
+            with self._lock:
+                self._on_credit = [call for call in self._on_credit if not call.done()]
 
     # -- what a worker does ----------------------------------------------------------------------
 
