@@ -221,3 +221,22 @@ class Interrupted(deque["RetryingFuture[object]"]):
             raise KeyboardInterrupt
         self.left -= 1
         return super().popleft()
+
+
+def test_a_listener_whose_start_was_interrupted_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next event starts its thread again (F9, G3)."""
+    told: list[str] = []
+    with RetryingExecutor(1, on_event=lambda event: told.append(event.kind)) as executor:
+        monitor = executor._pool.monitor
+        assert monitor is not None
+        monitor._untold.append(lambda: told.append("late"))
+        with monkeypatch.context() as patch:
+            patch.setattr(monitor._pool, "submit", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                monitor._start_telling()
+        assert 0 == executor.submit(int).result(TIMEOUT)
+    assert ["late", "accepted", "attempt_started", "done"] == told
+
+
+def interrupted(_: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -629,19 +629,16 @@ def test_an_interruption_keeps_no_failure_from_being_logged(
 
 
 @needs_gil
-def test_a_worker_rests_after_it_has_logged_what_is_overdue(logged: Logged) -> None:
-    """What is not kept is logged by the worker itself, in a thread that need not be started (G3)."""
-    names: list[str | None] = []
-    release = Event()
+def test_a_handler_that_waits_for_another_call_gets_its_result(logged: Logged) -> None:
+    """A worker that rests logs nothing, or whoever wakes it would wait for the handler (C4, F7, G3)."""
+    results: list[int] = []
     with (
-        RetryingExecutor(1, "worker", retry=None, idle_timeout=None) as executor,
-        Noting(lambda record: names.append(record.threadName)) as came_out,
+        RetryingExecutor(2, "worker", retry=None, idle_timeout=None) as executor,
+        Noting(lambda _: results.append(executor.submit(int).result(TIMEOUT))) as came_out,
     ):
-        executor.submit(release.wait, TIMEOUT)
         executor.submit(fail)
-        release.set()
         assert came_out.wait(TIMEOUT)
-    assert ["worker_0"] == names
+    assert [0] == results
 
 
 # -- what goes wrong in the executor's own threads -----------------------------------------------

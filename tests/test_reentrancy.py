@@ -542,3 +542,136 @@ def test_a_fork_while_a_thread_is_being_started_disturbs_nobody(monkeypatch: pyt
             starts.may_end.set()
             assert ended.wait(TIMEOUT)
         assert 0 == futures[0].result(TIMEOUT)
+
+
+# -- starts that fail, and who has relied on them ------------------------------------------------
+
+
+class HeldStart:
+    """Stands for `Thread.start` of workers: when armed, the next one waits, and then raises."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, error: BaseException, *, for_good: bool = False
+    ) -> None:
+        self.start, self.error, self.for_good = Thread.start, error, for_good
+        self.is_armed = False
+        self.entered, self.go_on = Event(), Event()
+        monkeypatch.setattr(Thread, "start", lambda thread: self(thread))
+
+    def __call__(self, thread: Thread) -> None:
+        if self.is_armed and thread.name.startswith("starved"):
+            self.is_armed = self.for_good
+            self.entered.set()
+            assert self.go_on.wait(TIMEOUT)
+            raise self.error
+        self.start(thread)
+
+
+def test_whoever_relied_on_a_start_that_was_interrupted_gets_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Although another worker is busy, which would take the call too late (C4, F9)."""
+    release = Event()
+    starts = HeldStart(monkeypatch, KeyboardInterrupt())
+    executor = RetryingExecutor(3, "starved")
+    busy = executor.submit(release.wait, TIMEOUT)
+    assert eventually(busy.running)
+    starts.is_armed = True
+
+    def submit() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            executor.submit(int)
+
+    other = Thread(target=submit)
+    other.start()
+    assert starts.entered.wait(TIMEOUT)
+    future = executor.submit(int)
+    starts.go_on.set()
+    assert 0 == future.result(TIMEOUT)
+    other.join(TIMEOUT)
+    release.set()
+    executor.shutdown()
+
+
+def test_a_done_callback_that_raises_keeps_no_other_call_from_failing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All who have relied on a start that failed are told, and shutdown() returns (C7, F1, G1)."""
+    starts = HeldStart(monkeypatch, RuntimeError("can't start new thread"), for_good=True)
+    executor = RetryingExecutor(3, "starved")
+    starts.is_armed = True
+    raised: list[BaseException] = []
+
+    def submit() -> None:
+        try:
+            executor.submit(int)
+        except BaseException as error:
+            raised.append(error)
+
+    def leave(_: object) -> NoReturn:
+        raise SystemExit(3)
+
+    other = Thread(target=submit)
+    other.start()
+    assert starts.entered.wait(TIMEOUT)
+    futures = [executor.submit(int) for _ in range(2)]
+    futures[0].add_done_callback(leave)
+    starts.go_on.set()
+    other.join(TIMEOUT)
+    for future in futures:
+        assert "can't start new thread" in str(future.exception(TIMEOUT))
+    executor.shutdown()
+    assert [SystemExit] == [type(error) for error in raised]
+
+
+def test_a_call_that_runs_is_not_failed_for_want_of_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A done callback of the first that fails submits again, and that start works (B3, C7)."""
+    starts = HeldStart(monkeypatch, RuntimeError("can't start new thread"), for_good=True)
+    executor = RetryingExecutor(3, "starved")
+    starts.is_armed = True
+
+    def submit() -> None:
+        with suppress(RuntimeError):
+            executor.submit(int)
+
+    def submit_again(_: object) -> None:
+        starts.is_armed = False
+        executor.submit(int).result(TIMEOUT)
+
+    other = Thread(target=submit)
+    other.start()
+    assert starts.entered.wait(TIMEOUT)
+    first, second = executor.submit(int), executor.submit(int, "7")
+    first.add_done_callback(submit_again)
+    starts.go_on.set()
+    other.join(TIMEOUT)
+    assert isinstance(first.exception(TIMEOUT), RuntimeError)
+    assert 7 == second.result(TIMEOUT)
+    executor.shutdown()
+
+
+def test_a_thread_that_comes_to_life_late_runs_no_initializer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its start was interrupted, so it is no worker: a later call has a thread of its own (C7, G1)."""
+    start, late = Thread.start, []
+
+    def interrupted(thread: Thread) -> None:
+        if thread.name.startswith("late") and not late:
+            late.append(thread)
+            raise KeyboardInterrupt
+        start(thread)
+
+    monkeypatch.setattr(Thread, "start", interrupted)
+    initialized: list[str] = []
+    executor = RetryingExecutor(
+        1, "late", initializer=lambda: initialized.append(threading.current_thread().name)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        executor.submit(int)
+    start(late[0])
+    late[0].join(TIMEOUT)
+    assert [] == initialized
+    assert 0 == executor.submit(int).result(TIMEOUT)
+    executor.shutdown()
+    assert 1 == len(initialized)

@@ -230,6 +230,7 @@ class Crew:
         if worker.arrival is not None and worker in self.members:  # else its start was interrupted
             worker.arrival.release()
             worker.arrival = None
+            self.is_starved = False
             if worker in self.newborns:  # the thread that has started it had no time to say so
                 self.newborns.remove(worker)
                 self._count()

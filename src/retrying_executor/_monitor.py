@@ -256,8 +256,10 @@ class Monitor:
         work: Work = (self._tell_all, (), {}, contextvars.Context(), Terms(None))
         try:
             self._pool.submit(RetryingFuture(self._pool, work))
-        except RuntimeError:  # no thread can be started: the next event tries again
+        except BaseException as error:
             self._is_telling = False
+            if not isinstance(error, RuntimeError):  # no thread can be started: the next event tries again
+                raise
 
     def _tell_all(self) -> None:
         current.holder = None  # what this thread runs is no call of anybody

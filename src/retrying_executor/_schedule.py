@@ -188,9 +188,9 @@ class Schedule:
             self._busy = False
             if calls and not (fresh and fresh[0] is calls[0]):
                 self._gone_fresh -= gone
-                if not self._gone_fresh:
-                    self._gone_fresh.clear()  # or it would keep the memory of what was in it
                 fresh.extendleft(live)
+        if not self._gone_fresh:
+            self._gone_fresh.clear()  # or it would keep the memory of what was in it
 
     def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
         """Return the call whose turn it is, no longer in the schedule; ``None`` if none is ready.

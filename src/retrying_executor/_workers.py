@@ -107,21 +107,35 @@ class Workers(Calls):
         with self._lock:
             if self._crew.has_resting:  # since a moment ago: no other was born for their sake
                 self._call_for_help(time.monotonic())
-            on_credit = [call for call in self._on_credit if not call.done()]
-            stranded = [] if self._crew.members else on_credit
-            if stranded and not is_repeated:
+            self._on_credit = [call for call in self._on_credit if not call.done()]
+            if self._on_credit and not is_repeated:
                 self._call_for_help(time.monotonic())
             is_over = not self._crew.newborns
-            # Those that fail are forgotten afterwards, since shutdown() waits for them.
-            self._on_credit = stranded if is_over else on_credit
+            stranded = self._on_credit.copy() if is_over and not self._crew.members else []
+            if is_over and not stranded:
+                self._on_credit.clear()
         if not is_over:
             self._start_newborns(is_repeated=True)  # unless another thread does
-            return
-        for call in stranded:
-            self.settle(call, (None, RuntimeError("can't start new thread")))
+        interrupt = None
+        for call in stranded:  # forgotten afterwards, since shutdown() waits for them
+            try:
+                self._change(call, self._strand)
+            except BaseException as error:  # of a done callback: the others fail first
+                interrupt = error
         if stranded:
             with self._lock:
-                self._on_credit = [call for call in self._on_credit if not call.done()]
+                self._on_credit = [call for call in self._on_credit if call not in stranded]
+        if interrupt is not None:
+            raise interrupt
+
+    def _strand(self, call: Call) -> bool:
+        """Make a call fail for want of a thread, if it still waits, and nobody is there to run it."""
+        if self._crew.members or not hasattr(call, "_waits"):
+            return False
+        error = RuntimeError("can't start new thread")
+        work = call._work
+        unseen = None if work is None else _log.UnseenFailure(_log.about(call, work), 0, error, work[3])
+        return self._ledger.settle(call, (None, error), unseen)
 
     # -- what a worker does ----------------------------------------------------------------------
 
@@ -159,6 +173,8 @@ class Workers(Calls):
         if self._initializer is None:
             return True
         with self._lock:
+            if worker not in self._crew.members:  # its start was interrupted
+                return False
             self._crew.arrive(worker)
             self._initializing += 1
             if self._crew.can_summon:
@@ -344,8 +360,6 @@ class Workers(Calls):
                     continue
             if self._invitations or self._unused:
                 self._decline_unused()
-            if _log.overdue:
-                _log.report_overdue()
             timed_out = not worker.gate.acquire(True, patience)
 
     def _finish(self, worker: Worker) -> None:
