@@ -135,6 +135,34 @@ def test_fork_in_any_place(
     assert 2 == executor.submit(Flaky(2)).result(TIMEOUT)
 
 
+def test_two_threads_that_fork_undo_what_is_theirs(
+    monkeypatch: pytest.MonkeyPatch, executor: RetryingExecutor
+) -> None:
+    """The second locks everything as soon as the first has given the last lock back (F6)."""
+    unlock, entered = _lifecycle._unlock_guard, threading.Event()
+
+    def unlock_slowly() -> None:
+        unlock()
+        assert entered.wait(TIMEOUT)
+
+    def fork() -> None:
+        _lifecycle._before_fork()
+        entered.set()
+        _lifecycle._unlock_all()
+
+    monkeypatch.setattr(_lifecycle, "_unlock_guard", unlock_slowly)
+    _lifecycle._before_fork()
+    other = threading.Thread(target=fork)
+    other.start()
+    _lifecycle._unlock_all()
+    other.join(TIMEOUT)
+    assert 0 == executor.submit(int).result(TIMEOUT)
+    last = threading.Thread(target=_lifecycle.pools)  # which needs the lock that is given back last
+    last.start()
+    last.join(TIMEOUT)
+    assert not last.is_alive()
+
+
 @pytest.mark.parametrize("where", ["in a call", "in a done callback"])
 def test_the_thread_that_forked_ends_in_the_child(where: str) -> None:
     """When what forked returns there, it finds that the executor is another's: it takes no call (F6).

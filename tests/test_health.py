@@ -21,6 +21,21 @@ from retrying_executor import NotNow, RetryingExecutor, RetryPolicy, Upstream, s
 from retrying_executor._evidence import evidence_of
 from retrying_executor.testing import VirtualTimeExecutor
 
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_call_that_failed_as_the_probe_gives_up_in_time(seed: int) -> None:
+    """It sits out the hold, but no longer than ``max_elapsed`` allows (B6, U5)."""
+    service = Upstream("service", hold_after=1, initial_hold=2)
+    policy = RetryPolicy(max_attempts=None, max_elapsed=3, initial_delay=0.1, max_delay=0.1)
+    executor = VirtualTimeExecutor(upstream=service, retry=policy, seed=seed)
+
+    def fail() -> NoReturn:
+        raise ConnectionError("down")
+
+    assert isinstance(executor.submit(fail).exception(), ConnectionError)
+    assert executor.monotonic() <= 3.0
+
+
 pytestmark = pytest.mark.usefixtures("quiet")
 
 

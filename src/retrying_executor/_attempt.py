@@ -79,6 +79,11 @@ def _give_up(call: Call, terms: Terms, now: float) -> tuple[Verdict, Outcome]:
     return verdict, (None, TimeoutError(_NEVER_TRIED.format(terms.upstream.name)))
 
 
+def ends_at(call: Call, terms: Terms) -> float:
+    """Return until when attempts of a call may start that has had one: then it is to be told, hold or not."""
+    return min(call._began_at + terms.max_elapsed, call._expires_at)
+
+
 def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> tuple[Verdict, Outcome]:
     """Ask the policy what follows an attempt that failed, or whose result has to be judged; see `make`."""
     exception = None

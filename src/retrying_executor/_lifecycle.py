@@ -44,7 +44,16 @@ _exiting = False
 _upstreams: weakref.WeakSet[Upstream] = weakref.WeakSet()
 _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
 _views: weakref.WeakSet[Watcher] = weakref.WeakSet()
-_undo: list[Callable[[], None]] = []  # what gives back what a fork has locked
+
+
+class _Undo(threading.local):
+    """What gives back what a fork has locked: of each thread, since the next may fork as soon as it can."""
+
+    def __init__(self) -> None:
+        self.steps: list[Callable[[], None]] = []
+
+
+_undo = _Undo()
 
 
 class ExitTimeout:
@@ -167,10 +176,10 @@ def _lock_all() -> Pool | Upstream | None:
     has any other.
     """
     _guard.acquire()
-    _undo.append(_unlock_guard)
+    _undo.steps.append(_unlock_guard)
     everything: list[Pool | Upstream] = [*_upstreams, *_pools]
     for one in everything:
-        _undo.append(one.unlock_after_fork)
+        _undo.steps.append(one.unlock_after_fork)
         if not one.lock_for_fork(_LOCK_TIMEOUT):
             return one
     return None
@@ -182,15 +191,15 @@ def _unlock_guard() -> None:
 
 
 def _unlock_all() -> None:
-    while _undo:
-        _undo[-1]()
-        _undo.pop()
+    while _undo.steps:
+        _undo.steps[-1]()
+        _undo.steps.pop()
 
 
 def _after_fork_in_child() -> None:
     global _guard
     _guard = threading.RLock()
-    _undo.clear()
+    _undo.steps.clear()
     for upstream in list(_upstreams):
         upstream.restart_in_child()
     for pool in list(_pools):

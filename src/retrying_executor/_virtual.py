@@ -315,7 +315,7 @@ class VirtualPool:
             if verdict.delay is not None and not (call._is_last or call.done()):
                 worker.call = None
                 sits_out_until = -math.inf if permit is None else permit.sits_out_until()
-                sits_out_until = min(sits_out_until, call._expires_at)  # then it is to be told
+                sits_out_until = min(sits_out_until, _attempt.ends_at(call, work[4]))
                 self._ledger.back_off(call, max(self._now + verdict.delay, sits_out_until))
                 _attempt.announce(call, work, outcome, verdict, self.monitor)
                 _attempt.let_go(outcome)

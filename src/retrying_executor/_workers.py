@@ -441,7 +441,7 @@ class Workers(Calls):
             if permit is not None:
                 worker.permit = None
                 permit.upstream.end(permit, *_attempt.evidence(work[4], verdict, outcome), outcome[1])
-                sits_out_until = min(permit.sits_out_until(), call._expires_at)
+                sits_out_until = min(permit.sits_out_until(), _attempt.ends_at(call, work[4]))
                 permit = None
             if verdict.delay is not None and not (self._halted or call.done()):  # set_result() comes any time
                 # Announced before the next attempt can fail too, so that the lines come in order.
