@@ -184,7 +184,7 @@ class Calls:
                 call._open()
                 call._invoke_callbacks()
         except BaseException:  # an interruption: what has been told is not told again
-            if call.done() and not was_done:
+            if call.done() and not was_done:  # pragma: no branch  # see tests/untraced
                 with call._condition:
                     with self._lock:
                         self._make_way()
@@ -232,7 +232,8 @@ class Calls:
                         del call._unobserved
             except AttributeError:
                 worker = call._worker
-                if worker is not None:  # it may have claimed to make the call done, which it does at once
+                # It may have claimed to make the call done, which it does at once.
+                if worker is not None:  # pragma: no branch  # a race: tests/schedules
                     with worker.lock:
                         pass
         # Last: who finds it there does not come here, and would wait for nobody.

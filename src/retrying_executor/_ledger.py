@@ -96,7 +96,7 @@ class Ledger:
                 if waits:
                     call._lane = None
                     gone.add(call)
-            elif waits:
+            elif waits:  # pragma: no cover  # see tests/untraced
                 call._waits = True
         if waits:
             place.drop_gone()

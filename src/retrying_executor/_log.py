@@ -313,7 +313,7 @@ def _report_soon() -> None:
             raise
 
 
-def _report_later() -> None:
+def _report_later() -> None:  # pragma: no cover  # in a thread that is not measured
     """Have what is overdue logged, if no worker has done so between two calls meanwhile."""
     time.sleep(_SOON)
     if overdue:
@@ -332,7 +332,7 @@ def _report_now() -> None:
 def _look_once_more() -> None:
     global _is_coming
     _is_coming = False  # publish first, then look
-    if overdue:
+    if overdue:  # pragma: no cover  # a race
         _report_soon()
 
 

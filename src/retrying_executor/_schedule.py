@@ -186,7 +186,7 @@ class Schedule:
             deque(islice(iter(fresh.popleft, None), len(calls)), maxlen=0)  # in one step, as to interruptions
         finally:
             self._busy = False
-            if calls and not (fresh and fresh[0] is calls[0]):
+            if calls and not (fresh and fresh[0] is calls[0]):  # pragma: no branch  # see tests/untraced
                 self._gone_fresh -= gone
                 fresh.extendleft(live)
         if not self._gone_fresh:

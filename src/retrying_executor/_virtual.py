@@ -382,7 +382,7 @@ class VirtualPool:
         """Give a call what its observers need; see `RetryingFuture`."""
         call.__dict__.setdefault("_condition", threading.RLock())
         call.__dict__.setdefault("_waiters", Waiters(self, call))
-        if hasattr(call, "_unobserved"):
+        if hasattr(call, "_unobserved"):  # pragma: no branch  # who forgets it observes it again
             del call._unobserved
 
     # -- the end ---------------------------------------------------------------------------------
