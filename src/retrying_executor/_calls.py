@@ -154,14 +154,13 @@ class Calls:
 
     # -- calls become done -----------------------------------------------------------------------
 
-    def settle(self, call: Call, outcome: Outcome) -> bool:
-        """Make a call done with *outcome*; return ``False`` if it is done already."""
+    def settle(self, call: Call, outcome: Outcome, change: Callable[..., bool] | None = None) -> bool:
+        """Make a call done with *outcome*, or as *change* does; return ``False`` if it is done already."""
         work, (_, exception) = call._work, outcome
         unseen = None
         if exception is not None and work is not None:
             unseen = _log.UnseenFailure(_log.about(call, work), call._attempts, exception, work[3])
-        call._condition  # noqa: B018  # from now on its worker goes by that too
-        return self._change(call, self._ledger.settle, outcome, unseen)
+        return self._change(call, change or self._ledger.settle, outcome, unseen)
 
     def cancel(self, call: Call) -> bool:
         """Cancel a call that waits; of one that is running, make this attempt the last."""

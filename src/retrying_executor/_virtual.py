@@ -385,6 +385,9 @@ class VirtualPool:
         if hasattr(call, "_unobserved"):  # pragma: no branch  # who forgets it observes it again
             del call._unobserved
 
+    def synchronize(self) -> None:  # pragma: no cover  # called without the GIL; coverage is measured with it
+        """Nothing goes on in other threads."""
+
     # -- the end ---------------------------------------------------------------------------------
 
     def shutdown(self, *, wait: bool, cancel_futures: bool, timeout: float | None) -> None:

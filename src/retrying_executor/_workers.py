@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from retrying_executor._crew import Worker
-    from retrying_executor._future import Ending
+    from retrying_executor._future import Ending, Outcome
     from retrying_executor._gate import Evidence
+    from retrying_executor._log import UnseenFailure
     from retrying_executor._schedule import Call, Claim
     from retrying_executor._upstream import Upstream
 
@@ -119,7 +120,7 @@ class Workers(Calls):
         interrupt = None
         for call in stranded:  # forgotten afterwards, since shutdown() waits for them
             try:
-                self._change(call, self._strand)
+                self.settle(call, (None, RuntimeError("can't start new thread")), self._strand)
             except BaseException as error:  # of a done callback: the others fail first
                 interrupt = error
         if stranded:
@@ -128,14 +129,13 @@ class Workers(Calls):
         if interrupt is not None:
             raise interrupt
 
-    def _strand(self, call: Call) -> bool:
+    def _strand(self, call: Call, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
         """Make a call fail for want of a thread, if it still waits, and nobody is there to run it."""
-        if self._crew.members or not hasattr(call, "_waits"):
-            return False
-        error = RuntimeError("can't start new thread")
-        work = call._work
-        unseen = None if work is None else _log.UnseenFailure(_log.about(call, work), 0, error, work[3])
-        return self._ledger.settle(call, (None, error), unseen)
+        if not self._crew.members and hasattr(call, "_waits"):
+            return self._ledger.settle(call, outcome, unseen)
+        if unseen is not None:  # pragma: no branch  # its work is gone as soon as it is done
+            unseen.seen()
+        return False
 
     # -- what a worker does ----------------------------------------------------------------------
 
