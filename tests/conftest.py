@@ -11,7 +11,8 @@ from importlib import metadata
 import hypothesis
 import pytest
 
-from retrying_executor import RetryingExecutor, RetryPolicy, _log
+from retrying_executor import RetryingExecutor, RetryPolicy
+from retrying_executor._common import log
 
 pytest.register_assert_rewrite("forks")
 
@@ -50,7 +51,7 @@ def _no_thread_is_left() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _nothing_was_logged_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """No message is held back since the like of it was logged by other tests."""
-    monkeypatch.setattr(_log, "_repeats", _log.Repeats())
+    monkeypatch.setattr(log, "_repeats", log.Repeats())
 
 
 @pytest.fixture

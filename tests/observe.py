@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from conftest import TIMEOUT
-from retrying_executor import RetryingExecutor, _log
+from retrying_executor import RetryingExecutor
+from retrying_executor._common import log
 
 needs_gil = pytest.mark.skipif(
     not getattr(sys, "_is_gil_enabled", lambda: True)(),
@@ -30,8 +31,8 @@ def eventually(condition: Callable[[], object]) -> bool:
 
 def see_to_reports() -> None:
     """Return when the failures that nobody looked at are logged, which a thread does a moment later."""
-    _log.report_overdue()
-    assert eventually(lambda: not _log._is_coming)
+    log.report_overdue()
+    assert eventually(lambda: not log._is_coming)
 
 
 def resting(executor: RetryingExecutor) -> int:

@@ -12,7 +12,8 @@ import pytest
 
 from conftest import TIMEOUT
 from observe import eventually
-from retrying_executor import NotNow, RetryingExecutor, RetryPolicy, Upstream, _log, current_call
+from retrying_executor import NotNow, RetryingExecutor, RetryPolicy, Upstream, current_call
+from retrying_executor._common import log
 from retrying_executor.testing import VirtualTimeExecutor
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -167,7 +168,7 @@ def test_a_call_that_expired_is_told_and_counted_as_failed(
     lines: list[Any] = []
     events: list[Any] = []
     caplog.set_level(logging.INFO, "retrying_executor")
-    monkeypatch.setattr(_log, "_log", lambda _, message, *args, **__: lines.append(message % args))
+    monkeypatch.setattr(log, "_log", lambda _, message, *args, **__: lines.append(message % args))
     service = Upstream("service")
     with cls(1, on_event=events.append) as executor:
         executor.with_options(upstream=service).submit(int).result(TIMEOUT)

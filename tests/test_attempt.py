@@ -16,10 +16,11 @@ from typing import Any, NoReturn
 import pytest
 
 from observe import see_to_reports
-from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, Upstream, _attempt
-from retrying_executor._attempt import add_note, run
-from retrying_executor._log import Subject, UnseenFailure
-from retrying_executor._policy import Terms
+from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, Upstream
+from retrying_executor._calls import attempt
+from retrying_executor._calls.attempt import add_note, run
+from retrying_executor._common.log import Subject, UnseenFailure
+from retrying_executor._policy.policy import Terms
 from retrying_executor.testing import VirtualTimeExecutor
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
@@ -53,7 +54,7 @@ def work_of(fn: Callable[..., object], /, *args: object, **kwargs: object) -> An
 
 def judge(*args: Any) -> tuple[float | None, Any]:
     """Return the delay of the verdict, and the outcome."""
-    verdict, outcome = _attempt.judge(*args)
+    verdict, outcome = attempt.judge(*args)
     return verdict.delay, outcome
 
 
@@ -422,7 +423,7 @@ def test_the_verdict_refers_to_no_result() -> None:
     policy = RetryPolicy(retry_result=lambda _: raise_(error))
     judge(policy, Terms(policy), 1, 0.0, ("result", None))
     ours = frames(error)[0]
-    assert _attempt.judge.__code__ is ours.f_code
+    assert attempt.judge.__code__ is ours.f_code
     assert not {"result", "exception", "outcome"} & set(ours.f_locals)
 
 
@@ -484,7 +485,7 @@ def raised_once(exception: BaseException) -> tuple[object, BaseException]:
 )
 def test_a_verdict_says_why_no_attempt_follows(policy: Any, outcome: Any, expected: str) -> None:
     """Each reason to give up has words of its own (B3, G3)."""
-    verdict, _ = _attempt.judge(policy, Terms(policy), 3, 5.0, outcome)
+    verdict, _ = attempt.judge(policy, Terms(policy), 3, 5.0, outcome)
     assert (None, expected) == (verdict.delay, verdict.reason)
 
 

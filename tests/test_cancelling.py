@@ -21,9 +21,10 @@ import pytest
 
 from conftest import TIMEOUT
 from observe import eventually
-from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, Upstream, _calls
-from retrying_executor._crew import Worker
-from retrying_executor._stdlib import HAS_GIL
+from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, Upstream
+from retrying_executor._common.stdlib import HAS_GIL
+from retrying_executor._threads import calls
+from retrying_executor._threads.crew import Worker
 
 AnyFuture = RetryingFuture[Any]
 AN_HOUR = RetryPolicy(initial_delay=3600, max_delay=3600, max_elapsed=None, jitter=False)
@@ -253,7 +254,7 @@ def test_cancelled_calls_are_tidied_up_another_time(
     lone: RetryingExecutor, release: Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If a worker cannot be stopped for that, they are dropped when the next call is cancelled (E1)."""
-    monkeypatch.setattr(_calls, "_STANDSTILL_TIMEOUT", 0.001)
+    monkeypatch.setattr(calls, "_STANDSTILL_TIMEOUT", 0.001)
     futures = [ready(lone, release), lone.submit(int)]
     pool = lone._pool
     (worker,) = pool._crew.members

@@ -20,7 +20,7 @@ from calls import Flaky
 from conftest import TIMEOUT
 from observe import eventually, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
-from retrying_executor._pool import Pool
+from retrying_executor._threads.pool import Pool
 from retrying_executor.testing import VirtualTimeExecutor
 
 NEVER_DUE = 3600.0

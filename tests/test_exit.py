@@ -17,7 +17,7 @@ import pytest
 
 import retrying_executor
 from conftest import TIMEOUT
-from retrying_executor import _log
+from retrying_executor._common import log
 
 PROLOGUE = """
 import os, sys, threading, time
@@ -435,13 +435,13 @@ def test_a_process_that_has_a_parent_logs_what_is_left_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It waits for no atexit, which may not come (G3)."""
-    failure = _log.UnseenFailure(
-        _log.Subject(retrying_executor.RetryingExecutor(1).submit(int), "call", None), 1, ValueError("no")
+    failure = log.UnseenFailure(
+        log.Subject(retrying_executor.RetryingExecutor(1).submit(int), "call", None), 1, ValueError("no")
     )
-    _log.report_in_time()
+    log.report_in_time()
     assert "" == caplog.text
     monkeypatch.setattr(multiprocessing.process, "parent_process", object)
-    _log.report_in_time()
+    log.report_in_time()
     assert "failed after 1 attempt, and nobody looked at its outcome" in caplog.text
     assert failure._exception is None
 

@@ -20,9 +20,10 @@ from calls import Flaky
 from conftest import TIMEOUT
 from forks import check_executor_works, check_orphaned, held, in_child
 from observe import eventually
-from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, Upstream, _lifecycle, _log
-from retrying_executor._crew import Worker
-from retrying_executor._pool import Pool
+from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, Upstream
+from retrying_executor._common import lifecycle, log
+from retrying_executor._threads.crew import Worker
+from retrying_executor._threads.pool import Pool
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows no fork")
 
@@ -139,25 +140,25 @@ def test_two_threads_that_fork_undo_what_is_theirs(
     monkeypatch: pytest.MonkeyPatch, executor: RetryingExecutor
 ) -> None:
     """The second locks everything as soon as the first has given the last lock back (F6)."""
-    unlock, entered = _lifecycle._unlock_guard, threading.Event()
+    unlock, entered = lifecycle._unlock_guard, threading.Event()
 
     def unlock_slowly() -> None:
         unlock()
         assert entered.wait(TIMEOUT)
 
     def fork() -> None:
-        _lifecycle._before_fork()
+        lifecycle._before_fork()
         entered.set()
-        _lifecycle._unlock_all()
+        lifecycle._unlock_all()
 
-    monkeypatch.setattr(_lifecycle, "_unlock_guard", unlock_slowly)
-    _lifecycle._before_fork()
+    monkeypatch.setattr(lifecycle, "_unlock_guard", unlock_slowly)
+    lifecycle._before_fork()
     other = threading.Thread(target=fork)
     other.start()
-    _lifecycle._unlock_all()
+    lifecycle._unlock_all()
     other.join(TIMEOUT)
     assert 0 == executor.submit(int).result(TIMEOUT)
-    last = threading.Thread(target=_lifecycle.pools)  # which needs the lock that is given back last
+    last = threading.Thread(target=lifecycle.pools)  # which needs the lock that is given back last
     last.start()
     last.join(TIMEOUT)
     assert not last.is_alive()
@@ -256,7 +257,7 @@ def test_calls_of_a_multiprocessing_child_are_finished(executor: RetryingExecuto
     assert 0 == flaky.attempts
 
 
-@pytest.mark.parametrize("lock", [_lifecycle, Upstream, Pool, "workers"])
+@pytest.mark.parametrize("lock", [lifecycle, Upstream, Pool, "workers"])
 def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, lock: object
 ) -> None:
@@ -283,7 +284,7 @@ def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
             elif isinstance(lock, type):
                 patch.setattr(lock, "lock_for_fork", lambda _, timeout: Interrupted().acquire())
             else:
-                patch.setattr(_lifecycle, "_guard", Interrupted())
+                patch.setattr(lifecycle, "_guard", Interrupted())
             patch.setattr(sys, "unraisablehook", lambda _: None)  # where the interpreter reports it
             in_child(lambda: (check_orphaned(running), check_executor_works(executor)))
         with RetryingExecutor(1) as other:
@@ -298,7 +299,7 @@ def test_a_fork_does_not_hold_up_a_destructor_that_holds_up_the_fork(
     monkeypatch: pytest.MonkeyPatch, *, is_upstream: bool
 ) -> None:
     """Where something is locked, a destructor may make an executor while a thread forks (F6, F7)."""
-    monkeypatch.setattr(_lifecycle, "_LOCK_TIMEOUT", 0.01)
+    monkeypatch.setattr(lifecycle, "_LOCK_TIMEOUT", 0.01)
     inside, is_asked = threading.Event(), threading.Event()
     service = Upstream("service")
     with RetryingExecutor(1, upstream=service) as executor:
@@ -359,7 +360,7 @@ os.register_at_fork(before=forks.set)  # it runs before those that were register
 executor = RetryingExecutor(1, retry=RetryPolicy(initial_delay=0.001), idle_timeout=0)
 if module == "uuid":
     needs = lambda: executor.submit(int).key
-elif module == "retrying_executor._monitor":
+elif module == "retrying_executor._observe.monitor":
     needs = lambda: RetryingExecutor(1, on_event=print)
 else:
     needs = lambda: executor.submit(busy).result()
@@ -380,7 +381,7 @@ else:
 
 
 @pytest.mark.parametrize(
-    "module", ["email.utils", "calendar", "random", "uuid", "retrying_executor._monitor"]
+    "module", ["email.utils", "calendar", "random", "uuid", "retrying_executor._observe.monitor"]
 )
 def test_fork_in_the_middle_of_an_import(module: str) -> None:
     """What a thread was importing for the library while another forked, the child can import too (F6)."""
@@ -397,7 +398,7 @@ def test_a_failure_that_goes_away_in_a_child_is_logged_there_although_the_parent
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The thread that would log those of the parent is not there in the child (F6, G3)."""
-    monkeypatch.setattr(_log, "_is_coming", True)  # as it is for a moment after a failure fell due
+    monkeypatch.setattr(log, "_is_coming", True)  # as it is for a moment after a failure fell due
 
     def check() -> None:
         class Handler(logging.Handler):
@@ -407,8 +408,8 @@ def test_a_failure_that_goes_away_in_a_child_is_logged_there_although_the_parent
         came_out = threading.Event()
         logging.getLogger("retrying_executor").addHandler(Handler())
         with RetryingExecutor(1, retry=None) as executor:
-            subject = _log.Subject(executor.submit(int), "call", None)
-        _log.UnseenFailure(subject, 1, ValueError())  # no worker is left
+            subject = log.Subject(executor.submit(int), "call", None)
+        log.UnseenFailure(subject, 1, ValueError())  # no worker is left
         assert came_out.wait(TIMEOUT)
 
     in_child(check)

@@ -27,7 +27,7 @@ import pytest
 
 from conftest import TIMEOUT
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
-from retrying_executor._crew import Worker
+from retrying_executor._threads.crew import Worker
 
 AnyFuture = RetryingFuture[Any]
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from retrying_executor._gate import Gate, Permit
+from retrying_executor._upstream.gate import Gate, Permit
 
 EVIDENCE = st.sampled_from(["worked", "worked", "worked", "failed", "failed", "busy", "none"])
 ASKED = st.sampled_from([None, None, None, None, None, 0.0, 0.5, 20.0])

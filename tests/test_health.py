@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from observe import eventually
 from retrying_executor import NotNow, RetryingExecutor, RetryPolicy, Upstream, service_failed
-from retrying_executor._evidence import evidence_of
+from retrying_executor._upstream.evidence import evidence_of
 from retrying_executor.testing import VirtualTimeExecutor
 
 

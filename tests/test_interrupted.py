@@ -16,10 +16,10 @@ import pytest
 from conftest import TIMEOUT
 from observe import eventually, resting
 from retrying_executor import RetryingExecutor, RetryingFuture, Upstream
-from retrying_executor._gate import Gate, Permit
-from retrying_executor._pool import Pool
-from retrying_executor._schedule import Schedule
-from retrying_executor._stdlib import is_held
+from retrying_executor._calls.schedule import Schedule
+from retrying_executor._common.stdlib import is_held
+from retrying_executor._threads.pool import Pool
+from retrying_executor._upstream.gate import Gate, Permit
 
 
 @pytest.fixture

@@ -25,10 +25,10 @@ from retrying_executor import (
     RetryingFuture,
     RetryPolicy,
     Upstream,
-    _log,
 )
-from retrying_executor._log import Repeats, Subject, UnseenFailure, call_name, describe, time_is_up
-from retrying_executor._pool import Pool
+from retrying_executor._common import log
+from retrying_executor._common.log import Repeats, Subject, UnseenFailure, call_name, describe, time_is_up
+from retrying_executor._threads.pool import Pool
 
 LOGGER = logging.getLogger("retrying_executor")
 
@@ -85,7 +85,7 @@ def _nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _tracebacks_have_notes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines are the same on every Python."""
-    monkeypatch.setattr(_log, "_SHOWS_NOTES", True)
+    monkeypatch.setattr(log, "_SHOWS_NOTES", True)
 
 
 @pytest.fixture
@@ -256,9 +256,9 @@ def test_messages_are_loud_again_after_a_quiet_while(monkeypatch: pytest.MonkeyP
     assert (logging.DEBUG, " (5 times)") == (level, times)
     assert (logging.ERROR, "") == repeats.level("another")
     with monkeypatch.context() as quiet:
-        quiet.setattr(_log, "_QUIET", -1.0)
+        quiet.setattr(log, "_QUIET", -1.0)
         assert (logging.ERROR, "") == repeats.level("one")
-    monkeypatch.setattr(_log, "_MOST_KINDS", 2)
+    monkeypatch.setattr(log, "_MOST_KINDS", 2)
     repeats.level("a third")
     assert [("one",), ("a third",)] == list(repeats._seen)
 
@@ -496,7 +496,7 @@ def test_an_unseen_failure_says_why_where_tracebacks_do_not(
     executor: RetryingExecutor, logged: Logged, monkeypatch: pytest.MonkeyPatch, notes: Any, end: str
 ) -> None:
     """Before Python 3.11 they have no notes: the line itself says why the call gave up (B3, G3)."""
-    monkeypatch.setattr(_log, "_SHOWS_NOTES", False)
+    monkeypatch.setattr(log, "_SHOWS_NOTES", False)
     exception: Any = ValueError("no")
     run_to_the_end(executor, fail, exception)
     [line] = logged(logging.ERROR)
@@ -585,7 +585,7 @@ def test_many_futures_that_go_away_need_one_thread(logged: Logged, monkeypatch: 
     started: list[Callable[[], object]] = []
     subject = Subject(RetryingExecutor(1).submit(int), "call", None)
     with monkeypatch.context() as patched:
-        patched.setattr(_log, "start_new_thread", lambda target, _: started.append(target))
+        patched.setattr(log, "start_new_thread", lambda target, _: started.append(target))
         for _ in range(100):
             UnseenFailure(subject, 1, ValueError())
     [report_later] = started
@@ -595,7 +595,7 @@ def test_many_futures_that_go_away_need_one_thread(logged: Logged, monkeypatch: 
     assert [report_later] == started
 
 
-@pytest.mark.parametrize("at", ["_log.start_new_thread", "_log.threading.Thread.start"])
+@pytest.mark.parametrize("at", ["_common.log.start_new_thread", "_common.log.threading.Thread.start"])
 def test_where_no_thread_can_be_started_a_worker_logs_what_went_away(
     logged: Logged, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
@@ -621,9 +621,9 @@ def test_an_interruption_keeps_no_failure_from_being_logged(
 
     see_to_reports()  # or one may be coming already
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(_log, "start_new_thread", interrupt)
+        interrupted.setattr(log, "start_new_thread", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            _log._report_soon()
+            log._report_soon()
     UnseenFailure(Subject(RetryingExecutor(1).submit(int), "call", None), 1, ValueError())
     assert eventually(lambda: 1 == len(logged(logging.ERROR)))
 

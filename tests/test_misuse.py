@@ -23,7 +23,7 @@ import retrying_executor
 from conftest import TIMEOUT
 from observe import needs_gil
 from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, Upstream, retry_after, transient
-from retrying_executor._wrapper import Wrapper
+from retrying_executor._common.wrapper import Wrapper
 from retrying_executor.testing import VirtualTimeExecutor
 
 watch: Any = retrying_executor.watch

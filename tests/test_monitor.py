@@ -29,12 +29,12 @@ from retrying_executor import (
     RetryingExecutor,
     RetryPolicy,
     Upstream,
-    _lifecycle,
-    _monitor,
     current_call,
 )
-from retrying_executor._policy import Terms
-from retrying_executor._watchdog import Run
+from retrying_executor._common import lifecycle
+from retrying_executor._observe import monitor
+from retrying_executor._observe.watchdog import Run
+from retrying_executor._policy.policy import Terms
 from test_exit import run
 
 AT_ONCE = RetryPolicy(delays=(0,) * 4)
@@ -370,7 +370,7 @@ def test_a_listener_that_falls_behind_misses_events(
     listener: Listener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """So that memory is bounded; it is logged, now and then."""
-    monkeypatch.setattr(_monitor, "_MOST_WAITING", 10)
+    monkeypatch.setattr(monitor, "_MOST_WAITING", 10)
     listener.may_go_on.clear()
     with RetryingExecutor(1, on_event=listener) as executor:
         for _ in range(100):
@@ -404,7 +404,7 @@ def test_a_listener_that_never_returns_does_not_hold_up_a_shutdown_for_ever(
     listener: Listener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """That is logged."""
-    monkeypatch.setattr(_monitor, "LISTENER_TIMEOUT", 0.01)
+    monkeypatch.setattr(monitor, "LISTENER_TIMEOUT", 0.01)
     listener.may_go_on.clear()
     with RetryingExecutor(1, on_event=listener) as executor:
         executor.submit(int)
@@ -416,15 +416,15 @@ def test_a_listener_that_never_returns_is_waited_for_once(
     listener: Listener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The end of the interpreter does not begin anew, nor log it again (F4)."""
-    monkeypatch.setattr(_monitor, "LISTENER_TIMEOUT", 0.05)
+    monkeypatch.setattr(monitor, "LISTENER_TIMEOUT", 0.05)
     executor = RetryingExecutor(1, on_event=listener)
     listener.may_go_on.clear()
     executor.submit(int)
     executor.shutdown()
-    monitor = executor._pool.monitor
-    assert monitor is not None
-    assert 0.0 >= monitor._patience
-    monitor.finish(TIMEOUT)
+    looks_on = executor._pool.monitor
+    assert looks_on is not None
+    assert 0.0 >= looks_on._patience
+    looks_on.finish(TIMEOUT)
     assert ["on_event was not told everything in 0.05 s"] == caplog.messages
     listener.may_go_on.set()
 
@@ -438,7 +438,7 @@ def test_a_shutdown_with_a_timeout_does_not_wait_for_a_listener_longer_than_that
     executor.submit(int).result(TIMEOUT)
     began_at = time.monotonic()
     executor.shutdown(timeout=0.01)
-    assert time.monotonic() - began_at < _lifecycle.LISTENER_TIMEOUT
+    assert time.monotonic() - began_at < lifecycle.LISTENER_TIMEOUT
     assert [
         message for message in caplog.messages if message.startswith("on_event was not told everything in")
     ]
@@ -815,7 +815,7 @@ def test_what_is_not_there_is_not_there() -> None:
     """The package imports what few programs need when somebody asks for it, and nothing else."""
     import retrying_executor
 
-    assert _monitor.Event is retrying_executor.Event
+    assert monitor.Event is retrying_executor.Event
     with pytest.raises(AttributeError, match="has no attribute 'event'"):
         _ = retrying_executor.event
 

@@ -19,10 +19,11 @@ from calls import Flaky
 from conftest import TIMEOUT
 from forks import check_executor_works, in_child
 from observe import eventually, needs_gil, resting, threads_named
-from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, _crew, _pool
-from retrying_executor._crew import Crew, Worker
-from retrying_executor._current import current
-from retrying_executor._stdlib import is_held
+from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor._calls.current import current
+from retrying_executor._common.stdlib import is_held
+from retrying_executor._threads import crew, pool
+from retrying_executor._threads.crew import Crew, Worker
 
 LOGGER = logging.getLogger("retrying_executor")
 
@@ -349,7 +350,7 @@ def test_a_call_is_refused_if_there_is_no_memory_for_a_thread(monkeypatch: pytes
     """It is not started, and not even made: submit() raises (C7, G1)."""
     with RetryingExecutor(1) as executor:
         with monkeypatch.context() as patch:
-            patch.setattr(_crew, "Worker", fail)
+            patch.setattr(crew, "Worker", fail)
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 executor.submit(int)
         assert 0 == executor.submit(int).result(TIMEOUT)
@@ -374,7 +375,7 @@ def test_a_call_whose_thread_cannot_be_started_tries_for_one_of_its_own(
         starts.may_end.set()
         return wait_for(helper, call)
 
-    monkeypatch.setattr(_pool, "_ARRIVAL_TIMEOUT", TIMEOUT)
+    monkeypatch.setattr(pool, "_ARRIVAL_TIMEOUT", TIMEOUT)
     with RetryingExecutor(2) as executor:
         executor._pool._crew.is_starved = True  # as if another start had failed before
         wait_for = executor._pool._has_come
@@ -393,7 +394,7 @@ def test_a_call_that_could_not_wait_for_a_start_is_not_lost(
     monkeypatch: pytest.MonkeyPatch, results: tuple[bool, bool], *, is_starved: bool
 ) -> None:
     """Where the thread that another submitter starts fails to, another is tried, or the call fails (C7)."""
-    monkeypatch.setattr(_pool, "_ARRIVAL_TIMEOUT", 0.001)
+    monkeypatch.setattr(pool, "_ARRIVAL_TIMEOUT", 0.001)
     with RetryingExecutor(2) as executor:
         executor._pool._crew.is_starved = is_starved
         starts = Starts(monkeypatch, *results)

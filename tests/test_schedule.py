@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from retrying_executor import _schedule
-from retrying_executor._schedule import Schedule
+from retrying_executor._calls import schedule as module
+from retrying_executor._calls.schedule import Schedule
 
 DELAYS = st.sampled_from([0.0, 0.0, 1.0, 1.0, 2.0, 5.0])
 SERVICES = st.sampled_from([None, 0, 1])
@@ -632,7 +632,7 @@ def test_a_call_that_goes_while_it_is_put_in_a_lane_is_dropped(
     items = fill(schedule, 2, retried=retried)
     items[0].service = items[1].service = service
     service.opens_at, pending = 9.0, items[:1]
-    original = getattr(_schedule, where)
+    original = getattr(module, where)
 
     def interrupted(*args: Any) -> Any:
         made = original(*args)
@@ -640,7 +640,7 @@ def test_a_call_that_goes_while_it_is_put_in_a_lane_is_dropped(
             discard(schedule, pending.pop(), retried=retried)
         return made
 
-    monkeypatch.setattr(_schedule, where, interrupted)
+    monkeypatch.setattr(module, where, interrupted)
     assert schedule.take(0.0, claim_of_service) is None
     assert 1 == len(schedule) == schedule.count_held()
     assert not schedule.is_ready(0.0)

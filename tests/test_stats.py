@@ -12,9 +12,9 @@ import pytest
 
 from conftest import TIMEOUT
 from retrying_executor import RetryingExecutor, RetryPolicy, Stats
-from retrying_executor._crew import Worker
-from retrying_executor._pool import Pool
-from retrying_executor._schedule import Schedule
+from retrying_executor._calls.schedule import Schedule
+from retrying_executor._threads.crew import Worker
+from retrying_executor._threads.pool import Pool
 
 
 def fail() -> NoReturn:

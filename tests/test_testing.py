@@ -33,10 +33,10 @@ from retrying_executor import (
     RetryPolicy,
     Upstream,
     View,
-    _log,
-    _monitor,
     current_call,
 )
+from retrying_executor._common import log
+from retrying_executor._observe import monitor
 from retrying_executor.testing import VirtualTimeExecutor
 
 ROOT = Path(__file__).parents[1]
@@ -779,7 +779,7 @@ def test_an_interruption_leaves_no_call_pending(
         raise KeyboardInterrupt
 
     future = executor.submit(DownUntil(executor))
-    monkeypatch.setattr(_log, "retry_scheduled", interrupt)
+    monkeypatch.setattr(log, "retry_scheduled", interrupt)
     with pytest.raises(KeyboardInterrupt):
         executor.advance(0)
     assert isinstance(future.exception(), KeyboardInterrupt)
@@ -797,7 +797,7 @@ def test_a_place_is_given_back_after_an_interruption(
     service = Upstream("service", max_concurrency=1)
     view = executor.with_options(upstream=service)
     with monkeypatch.context() as patch:
-        patch.setattr("retrying_executor._attempt.evidence", interrupt)
+        patch.setattr("retrying_executor._calls.attempt.evidence", interrupt)
         with pytest.raises(KeyboardInterrupt):
             view.submit(int).result()
     assert 0 == service.in_flight
@@ -930,7 +930,7 @@ def test_statistics_from_another_thread_while_an_attempt_waits_for_that(
 
 def test_a_listener_that_falls_behind_misses_events(monkeypatch: pytest.MonkeyPatch) -> None:
     """As with the real one: the calls that it submits are accepted all the same (G1)."""
-    monkeypatch.setattr(_monitor, "_MOST_WAITING", 3)
+    monkeypatch.setattr(monitor, "_MOST_WAITING", 3)
     futures: list[Future[int]] = []
 
     def on_event(event: Event) -> None:

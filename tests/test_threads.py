@@ -18,9 +18,10 @@ import pytest
 
 from conftest import TIMEOUT
 from observe import eventually, needs_gil, resting, threads_named
-from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, _workers
-from retrying_executor._crew import Crew, Worker
-from retrying_executor._ledger import Ledger
+from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor._calls.ledger import Ledger
+from retrying_executor._threads import workers
+from retrying_executor._threads.crew import Crew, Worker
 
 AT_ONCE = RetryPolicy(delays=(0, 0, 0, 0))
 NEVER_DUE = 3600.0
@@ -285,8 +286,8 @@ class Flickering:
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Initializers are tried again soon."""
-    monkeypatch.setattr(_workers, "_FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(_workers, "_LONGEST_PAUSE", 0.03)
+    monkeypatch.setattr(workers, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(workers, "_LONGEST_PAUSE", 0.03)
 
 
 def test_an_initializer_that_has_worked_is_tried_again_until_it_works(

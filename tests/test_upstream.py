@@ -33,10 +33,10 @@ from retrying_executor import (
     RetryingFuture,
     RetryPolicy,
     Upstream,
-    _attempt,
 )
-from retrying_executor._policy import TOO_LATE, Terms
-from retrying_executor._pool import Pool
+from retrying_executor._calls import attempt
+from retrying_executor._policy.policy import TOO_LATE, Terms
+from retrying_executor._threads.pool import Pool
 from retrying_executor.testing import VirtualTimeExecutor
 from test_exit import run
 
@@ -623,7 +623,7 @@ def test_an_answer_is_an_answer(retry: RetryPolicy | None, exception: Exception,
 def test_an_attempt_that_was_not_made_tells_nothing() -> None:
     """It was too late for it; what the attempt before it ended with is no news (U5)."""
     for outcome in (("rejected", None), (None, ConnectionError("no"))):
-        assert ("none", None) == _attempt.evidence(Terms(AT_ONCE), TOO_LATE, outcome)
+        assert ("none", None) == attempt.evidence(Terms(AT_ONCE), TOO_LATE, outcome)
 
 
 # -- interruptions, and threads that are late ----------------------------------------------------
@@ -808,7 +808,7 @@ def test_a_call_that_is_cancelled_while_it_is_let_through_takes_no_place() -> No
     assert 0 == service.in_flight
 
 
-@pytest.mark.parametrize("owner", [Pool, _attempt], ids=["before", "within"])
+@pytest.mark.parametrize("owner", [Pool, attempt], ids=["before", "within"])
 @pytest.mark.parametrize("has_upstream", [True, False])
 @pytest.mark.usefixtures("quiet")
 def test_an_interrupted_worker_gives_its_place_back(
@@ -1162,7 +1162,7 @@ def test_no_worker_spins_until_a_coarse_clock_moves_on(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Pool, "_take_up", noted)
     monkeypatch.setattr(Pool, "clock", coarse)
-    monkeypatch.setattr("retrying_executor._workers.time", coarse)
+    monkeypatch.setattr("retrying_executor._threads.workers.time", coarse)
     upstream = Upstream("coarse", hold_after=None)
     policy = RetryPolicy(max_attempts=None, initial_delay=0.01, jitter=False, max_elapsed=0.25)
     with RetryingExecutor(1, retry=policy, upstream=upstream) as executor:

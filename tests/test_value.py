@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrying_executor import Attempt, RetryPolicy, Stats
-from retrying_executor._value import Value, in_words, optional_seconds, positive_int, seconds, to_seconds
+from retrying_executor._common.values import (
+    Value,
+    in_words,
+    optional_seconds,
+    positive_int,
+    seconds,
+    to_seconds,
+)
 
 ERROR = ValueError("no")
 FIELDS = {"number": 2, "exception": ERROR, "result": None, "elapsed": 0.5}

@@ -26,7 +26,10 @@ import retrying_executor
 from calls import Flaky
 from conftest import TIMEOUT
 from observe import eventually, needs_gil, threads_named
-from retrying_executor import RetryingExecutor, RetryPolicy, Stats, Upstream, _lifecycle, _watch, watch
+from retrying_executor import RetryingExecutor, RetryPolicy, Stats, Upstream, watch
+from retrying_executor._common import lifecycle
+from retrying_executor._watch import progress as pure
+from retrying_executor._watch.watch import Lines
 from retrying_executor.testing import VirtualTimeExecutor
 
 NOTHING = Stats(
@@ -57,9 +60,9 @@ def stats(**numbers: Any) -> Stats:
 
 def seen(
     first: Stats = NOTHING, *, elapsed: float = 10, rate: float | None = None, **now: Any
-) -> _watch.Progress:
+) -> pure.Progress:
     """Return the progress from one snapshot to another, the latter in numbers; the clock shows 1000."""
-    return _watch.progress(first, stats(**now), elapsed=elapsed, now=1000, rate=rate)
+    return pure.progress(first, stats(**now), elapsed=elapsed, now=1000, rate=rate)
 
 
 def numbers(pattern: re.Pattern[str], text: str) -> tuple[int, ...]:
@@ -88,7 +91,7 @@ def test_a_line_says_where_the_calls_stand() -> None:
     )
     assert (
         "[0:01:01] done 43/100, failed 2, ready 30, running 4, in backoff 3, held 20, 2/s, ETA 0:00:29"
-        == _watch.line(progress, 0.0)
+        == pure.line(progress, 0.0)
     )
 
 
@@ -97,7 +100,7 @@ def test_the_last_line_says_what_has_become_of_the_calls() -> None:
     progress = seen(elapsed=3725.04, succeeded=40, failed=2, cancelled=1, retried=17, ready=1)
     assert (
         "[1:02:05] ended: done 43/44, succeeded 40, failed 2, cancelled 1, retried 17, took 3725.0 s"
-        == _watch.last_line(progress)
+        == pure.last_line(progress)
     )
 
 
@@ -105,10 +108,10 @@ def test_held_calls_are_shown_with_the_time_of_day_they_are_held_until() -> None
     """If that is known; whatever else is due sooner or later."""
     noon = time.mktime((2025, 3, 1, 12, 0, 0, 0, 0, -1))
     held = seen(held=3, opens_at=1090)
-    assert "ready 0, running 0, in backoff 0, held 3 until 12:01:30" == _watch.pending(held, noon)
-    assert _watch.pending(seen(held=3, opens_at=990), noon).endswith("held 3 until 12:00:00")
-    assert _watch.pending(seen(held=3, opens_at=1000 + 90000), noon).endswith("held 3 for 25:00:00")
-    assert _watch.pending(seen(held=3, next_due_at=1090), noon).endswith("held 3")
+    assert "ready 0, running 0, in backoff 0, held 3 until 12:01:30" == pure.pending(held, noon)
+    assert pure.pending(seen(held=3, opens_at=990), noon).endswith("held 3 until 12:00:00")
+    assert pure.pending(seen(held=3, opens_at=1000 + 90000), noon).endswith("held 3 for 25:00:00")
+    assert pure.pending(seen(held=3, next_due_at=1090), noon).endswith("held 3")
 
 
 def test_what_was_done_before_does_not_count() -> None:
@@ -158,8 +161,8 @@ def test_any_progress_can_be_shown(
     progress = seen(first, elapsed=elapsed, rate=rate, next_due_at=due_at, **now)
     done, pending = sum(more[:3]), more[4:8]
     expected = (done, done + sum(pending), more[1], *pending)
-    assert expected == numbers(LINE, _watch.line(progress, float(more[8])))
-    assert (done, expected[1], *more[:4]) == numbers(LAST_LINE, _watch.last_line(progress))
+    assert expected == numbers(LINE, pure.line(progress, float(more[8])))
+    assert (done, expected[1], *more[:4]) == numbers(LAST_LINE, pure.last_line(progress))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +179,7 @@ def test_any_progress_can_be_shown(
 )
 def test_a_rate_has_three_digits(rate: float | None, text: str) -> None:
     """No powers of ten."""
-    assert text == _watch.per_second(rate)
+    assert text == pure.per_second(rate)
 
 
 # -- how fast it goes ----------------------------------------------------------------------------
@@ -184,7 +187,7 @@ def test_a_rate_has_three_digits(rate: float | None, text: str) -> None:
 
 def rates(*looks: tuple[float, int]) -> list[float | None]:
     """Return the rate at each look, which is a time and how many calls were finished by then."""
-    pace = _watch.Pace(0.0)
+    pace = pure.Pace(0.0)
     return [pace.rate(*look) for look in looks]
 
 
@@ -225,7 +228,7 @@ def test_no_rate_before_any_time_has_passed() -> None:
 @given(st.lists(st.tuples(st.just(0) | st.floats(1e-6, 100), st.integers(0, 1000))))
 def test_the_rate_is_never_absurd(steps: list[tuple[float, int]]) -> None:
     """It is zero or more, and no faster than what was finished since the last half minute began or before."""
-    pace = _watch.Pace(0.0)
+    pace = pure.Pace(0.0)
     now, finished = 0.0, 0
     for duration, count in steps:
         now, finished = now + duration, finished + count
@@ -261,7 +264,7 @@ def test_lines_come_and_the_last_one_has_it_all(executor: RetryingExecutor, poli
 def test_nothing_is_repeated() -> None:
     """A line comes if there is news, and the time is none."""
     file = io.StringIO()
-    lines = _watch.Lines(file, 1.0)
+    lines = Lines(file, 1.0)
     lines.begin(seen(elapsed=0, ready=3))
     lines.show(seen(elapsed=1, ready=3, rate=0.0))
     lines.show(seen(elapsed=2, ready=2, running=1))
@@ -319,7 +322,7 @@ def test_without_rich_a_terminal_gets_lines(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is an extra."""
-    monkeypatch.setitem(sys.modules, "retrying_executor._watch_rich", None)  # importing it is an ImportError
+    monkeypatch.setitem(sys.modules, "retrying_executor._watch.bar", None)  # importing it is an ImportError
     terminal = Terminal()
     with watch(executor, file=terminal):
         pass
@@ -508,7 +511,7 @@ def test_a_view_that_begins_when_the_interpreter_ends_is_over(
 ) -> None:
     """Nobody would end it later (F4)."""
     file = io.StringIO()
-    monkeypatch.setattr(_lifecycle, "_exiting", True)
+    monkeypatch.setattr(lifecycle, "_exiting", True)
     with watch(executor, file=file):
         assert (0, 0, 0, 0, 0, 0) == last_numbers(file)
         assert [] == threads_named("retrying_executor.watch")
@@ -587,7 +590,7 @@ def test_what_is_not_used_is_not_imported() -> None:
     """Importing the package imports neither this nor rich; without a terminal, nothing needs rich."""
     status, out, err = run(
         "import sys, retrying_executor\n"
-        "names = 'retrying_executor._watch', 'rich'\n"
+        "names = 'retrying_executor._watch.watch', 'rich'\n"
         "print([name in sys.modules for name in names])\n"
         "with retrying_executor.watch(retrying_executor.RetryingExecutor(1)): pass\n"
         "print([name in sys.modules for name in names])\n"

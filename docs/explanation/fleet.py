@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from retrying_executor import Attempt, NotNow, RetryPolicy
-from retrying_executor._gate import Gate
+from retrying_executor._upstream.gate import Gate
 
 BIN = 0.1  # seconds for which requests are counted together
 DURATION = (0.5, 1.5)  # seconds that a call takes, from and to

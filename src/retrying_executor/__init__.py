@@ -1,19 +1,19 @@
 """A drop-in `concurrent.futures.ThreadPoolExecutor` whose calls are retried until they get through."""
 
-from retrying_executor._current import CurrentCall, current_call
-from retrying_executor._errors import ForkedFutureError, NotNow, PendingLimitError
-from retrying_executor._evidence import service_failed
+from retrying_executor._calls.call import RetryingFuture
+from retrying_executor._calls.current import CurrentCall, current_call
+from retrying_executor._calls.stats import Stats
+from retrying_executor._common.errors import ForkedFutureError, NotNow, PendingLimitError
 from retrying_executor._executor import RetryingExecutor, View
-from retrying_executor._future import RetryingFuture
-from retrying_executor._policy import Attempt, RetryPolicy
-from retrying_executor._stats import Stats
-from retrying_executor._transient import retry_after, transient
-from retrying_executor._upstream import Upstream
+from retrying_executor._policy.policy import Attempt, RetryPolicy
+from retrying_executor._policy.transient import retry_after, transient
+from retrying_executor._upstream.evidence import service_failed
+from retrying_executor._upstream.upstream import Upstream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from retrying_executor._monitor import Event
-    from retrying_executor._watch import watch
+    from retrying_executor._observe.monitor import Event
+    from retrying_executor._watch.watch import watch
 
 __all__ = [
     "Attempt",
@@ -39,11 +39,11 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import what most programs do not need when it is asked for."""
     if name == "Event":
-        from retrying_executor._monitor import Event
+        from retrying_executor._observe.monitor import Event
 
         return Event
     if name == "watch":
-        from retrying_executor._watch import watch
+        from retrying_executor._watch.watch import watch
 
         return watch
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,13 +9,11 @@ from collections import deque
 from concurrent.futures import Executor, ThreadPoolExecutor
 from types import FunctionType
 
-from retrying_executor import _lifecycle
-from retrying_executor._future import RetryingFuture
-from retrying_executor._misuse import ASYNC, check_call, checked_callable, refuse_to_copy, says_where
-from retrying_executor._policy import RetryPolicy, Terms, checked_policy
-from retrying_executor._pool import Pool
-from retrying_executor._upstream import Upstream, checked_upstream
-from retrying_executor._value import (
+from retrying_executor._calls.call import RetryingFuture
+from retrying_executor._calls.work_queue import WorkQueue
+from retrying_executor._common import lifecycle
+from retrying_executor._common.misuse import ASYNC, check_call, checked_callable, refuse_to_copy, says_where
+from retrying_executor._common.values import (
     check_timeout,
     checked_bool,
     optional_name,
@@ -23,7 +21,9 @@ from retrying_executor._value import (
     positive_int,
     to_seconds,
 )
-from retrying_executor._work_queue import WorkQueue
+from retrying_executor._policy.policy import RetryPolicy, Terms, checked_policy
+from retrying_executor._threads.pool import Pool
+from retrying_executor._upstream.upstream import Upstream, checked_upstream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import ParamSpec, Unpack
 
-    from retrying_executor._monitor import Event, Monitor
-    from retrying_executor._policy import Policy, PolicyOptions
-    from retrying_executor._stats import Stats
-    from retrying_executor._value import Duration
+    from retrying_executor._calls.stats import Stats
+    from retrying_executor._common.values import Duration
+    from retrying_executor._observe.monitor import Event, Monitor
+    from retrying_executor._policy.policy import Policy, PolicyOptions
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -333,7 +333,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         self._new_context = contextvars.copy_context if is_inherited else contextvars.Context
         self._terms = Terms(checked_policy(retry), checked_upstream(upstream))
         waits_when_full = check_when_full(when_full, max_pending, upstream)
-        limit = _lifecycle.ExitTimeout(optional_seconds("exit_timeout", exit_timeout))
+        limit = lifecycle.ExitTimeout(optional_seconds("exit_timeout", exit_timeout))
         thread_name_prefix = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
         self._pool = Pool(
             max_workers=self._max_workers,
@@ -348,7 +348,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             monitor=_monitor(on_event, warn_after, thread_name_prefix, limit),
         )
         self._work_queue = WorkQueue(self._pool)  # type: ignore[assignment]  # some clients look into it
-        _lifecycle.register(self._pool)
+        lifecycle.register(self._pool)
         # Weakly: the pool may refer to this executor, by its initializer or its listener.
         weakref.finalize(self, _abandon, weakref.ref(self._pool)).atexit = False
 
@@ -382,7 +382,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             wait=wait, cancel_futures=cancel_futures, timeout=optional_seconds("timeout", timeout)
         )
         if wait:
-            _lifecycle.settle_views(self._pool)
+            lifecycle.settle_views(self._pool)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -444,13 +444,13 @@ def _monitor(
     on_event: Callable[[Event], object] | None,
     warn_after: Duration | None,
     thread_name: str,
-    exit_timeout: _lifecycle.ExitTimeout,
+    exit_timeout: lifecycle.ExitTimeout,
 ) -> Monitor | None:
     """Return who looks on for an executor, if anybody is to; errors as in `check_monitoring`."""
     patience = check_monitoring(on_event, warn_after)
     if on_event is None and patience is None:
         return None
-    from retrying_executor._monitor import Monitor  # few programs have one
+    from retrying_executor._observe.monitor import Monitor  # few programs have one
 
     return Monitor(on_event, patience, thread_name, exit_timeout)
 

@@ -18,10 +18,11 @@ from contextlib import suppress
 from functools import partial
 from importlib import metadata
 
-from retrying_executor import NotNow, _lifecycle, current_call, transient
+from retrying_executor import NotNow, current_call, transient
+from retrying_executor._common import lifecycle
+from retrying_executor._common.log import describe
+from retrying_executor._common.wrapper import Wrapper
 from retrying_executor._executor import _Submitter
-from retrying_executor._log import describe
-from retrying_executor._wrapper import Wrapper
 
 try:
     from opentelemetry import context, metrics, trace
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
-    from retrying_executor._stats import Stats
+    from retrying_executor._calls.stats import Stats
 
 __all__ = ["RetryingExecutorInstrumentor"]
 
@@ -246,7 +247,7 @@ def _outcome_of(exception: BaseException, span: Span) -> dict[str, str]:
 def _all_stats() -> dict[str, Counter[str]]:
     """Return the statistics by the executors' names, as a sum where several have the same."""
     totals: dict[str, Counter[str]] = {}
-    for pool in _lifecycle.pools():
+    for pool in lifecycle.pools():
         stats: Stats = pool.stats()
         numbers = {field: value for field, value in vars(stats).items() if isinstance(value, int)}
         totals.setdefault(pool._thread_name_prefix, Counter()).update(numbers)

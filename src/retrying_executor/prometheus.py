@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 
 from retrying_executor._executor import RetryingExecutor
-from retrying_executor._upstream import Upstream
+from retrying_executor._upstream.upstream import Upstream
 
 try:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, StateSetMetricFamily

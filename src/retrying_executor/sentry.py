@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from functools import wraps
 
+from retrying_executor._common.wrapper import Wrapper
 from retrying_executor._executor import _Submitter
-from retrying_executor._wrapper import Wrapper
 
 try:
     import sentry_sdk

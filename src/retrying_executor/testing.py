@@ -5,23 +5,23 @@ Nothing here starts a thread, and nothing waits. In pytest, the fixture ``virtua
 
 from __future__ import annotations
 
+from retrying_executor._calls.work_queue import WorkQueue
+from retrying_executor._common.misuse import says_where
+from retrying_executor._common.values import optional_seconds, positive_int, seconds
 from retrying_executor._executor import RetryingExecutor, check_monitoring, check_when_full
-from retrying_executor._misuse import says_where
-from retrying_executor._policy import RetryPolicy, Terms
-from retrying_executor._upstream import checked_upstream
-from retrying_executor._value import optional_seconds, positive_int, seconds
-from retrying_executor._virtual import VirtualPool
-from retrying_executor._work_queue import WorkQueue
+from retrying_executor._policy.policy import RetryPolicy, Terms
+from retrying_executor._upstream.upstream import checked_upstream
+from retrying_executor._virtual.pool import VirtualPool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Literal
 
-    from retrying_executor._monitor import Event
-    from retrying_executor._policy import Policy
-    from retrying_executor._upstream import Upstream
-    from retrying_executor._value import Duration
+    from retrying_executor._common.values import Duration
+    from retrying_executor._observe.monitor import Event
+    from retrying_executor._policy.policy import Policy
+    from retrying_executor._upstream.upstream import Upstream
 
 __all__ = ["VirtualTimeExecutor"]
 

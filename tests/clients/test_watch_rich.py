@@ -22,7 +22,7 @@ from retrying_executor import RetryingExecutor, watch
 
 pytest.importorskip("rich", reason="rich is not installed")
 
-from retrying_executor import _watch_rich
+from retrying_executor._watch import bar
 
 CONTROL = re.compile(r"\x1b\[[?\d;]*([A-Za-z])")
 TERMINAL = {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "25"}
@@ -204,8 +204,8 @@ def test_blocks_can_be_nested(terminal: tuple[int, int]) -> None:
 def test_a_forked_child_has_its_streams_back(terminal: tuple[int, int]) -> None:
     """It may print and log, though a lock of rich was held when it was forked (F6)."""
     fork = """
-    from retrying_executor import _watch_rich
-    lock = next(iter(_watch_rich._open))._display._lock
+    from retrying_executor._watch import bar
+    lock = next(iter(bar._open))._display._lock
     held, let_go = threading.Event(), threading.Event()
     def hold():
         with lock:
@@ -339,5 +339,5 @@ def test_a_reader_that_goes_away_does_not_end_the_program(executor: RetryingExec
 def test_a_bar_that_never_began_can_be_closed() -> None:
     """As when Ctrl-C comes first."""
     file = Terminal()
-    _watch_rich.Bar(_watch_rich.console_on(file)).close()
+    bar.Bar(bar.console_on(file)).close()
     assert "" == file.getvalue()

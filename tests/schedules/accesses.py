@@ -28,18 +28,18 @@ T = TypeVar("T")
 MODULES = [
     importlib.import_module(f"retrying_executor.{name}")
     for name in (
-        "_attempt",
-        "_calls",
-        "_crew",
-        "_current",
-        "_future",
-        "_gate",
-        "_ledger",
-        "_monitor",
-        "_pool",
-        "_schedule",
-        "_upstream",
-        "_workers",
+        "_calls.attempt",
+        "_threads.calls",
+        "_threads.crew",
+        "_calls.current",
+        "_calls.call",
+        "_upstream.gate",
+        "_calls.ledger",
+        "_observe.monitor",
+        "_threads.pool",
+        "_calls.schedule",
+        "_upstream.upstream",
+        "_threads.workers",
     )
 ]
 """Where threads share something."""

@@ -22,7 +22,9 @@ from unittest import mock
 
 from controlled import RLock, Run
 
-from retrying_executor import RetryingFuture, _calls, _crew, _current, _schedule
+from retrying_executor import RetryingFuture
+from retrying_executor._calls import current, schedule
+from retrying_executor._threads import calls, crew
 
 FIELDS: list[tuple[type, str]] = [
     (RetryingFuture, "_worker"),
@@ -30,7 +32,7 @@ FIELDS: list[tuple[type, str]] = [
     (RetryingFuture, "_unobserved"),
     (RetryingFuture, "_awaited"),
     (RetryingFuture, "_state"),
-    (_crew.Crew, "can_summon"),
+    (crew.Crew, "can_summon"),
 ]
 """What is looked at without a lock."""
 
@@ -137,10 +139,10 @@ class Threading:
 def announcements() -> Iterator[None]:
     """Hand the baton on before each announcement."""
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(_schedule, "deque", Queue))
-        stack.enter_context(mock.patch.object(_crew, "threading", Threading()))
-        stack.enter_context(mock.patch.object(type(_current.current), "holder", Holder()))
-        stack.enter_context(mock.patch.object(_calls, "_STANDSTILL_TIMEOUT", -1))
+        stack.enter_context(mock.patch.object(schedule, "deque", Queue))
+        stack.enter_context(mock.patch.object(crew, "threading", Threading()))
+        stack.enter_context(mock.patch.object(type(current.current), "holder", Holder()))
+        stack.enter_context(mock.patch.object(calls, "_STANDSTILL_TIMEOUT", -1))
         for owner, name in FIELDS:
             stack.enter_context(mock.patch.object(owner, name, Field(owner, name), create=True))
         yield

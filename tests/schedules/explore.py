@@ -32,8 +32,9 @@ from programs import Program
 from strategies import DepthFirst, Priorities, Random, Recorded, Strategy
 from trial import Scenario, Trial
 
-from retrying_executor import _lifecycle, _log, _upstream
-from retrying_executor._stdlib import LOGGER
+from retrying_executor._common import lifecycle, log
+from retrying_executor._common.stdlib import LOGGER
+from retrying_executor._upstream import upstream
 
 
 def run(scenario: Scenario, strategy: Strategy, *, fine: bool = False) -> Run:
@@ -62,7 +63,7 @@ def run(scenario: Scenario, strategy: Strategy, *, fine: bool = False) -> Run:
         try:
             this(program)
         except RunError as failure:
-            _lifecycle._pools.clear()  # what is left of it cannot be finished when the interpreter ends
+            lifecycle._pools.clear()  # what is left of it cannot be finished when the interpreter ends
             name = shlex.quote(getattr(scenario, "__name__", f"--program={scenario}"))
             choices = abridged(this.choices, ".")
             command = f"python tests/schedules/explore.py {name}{' --fine' * fine} --choices={choices}"
@@ -142,10 +143,10 @@ def prepared(*, fine: bool = False) -> Iterator[None]:
         stack.callback(logging.disable, level)
         logging.disable(logging.CRITICAL)
         stack.enter_context(announcements())
-        for owner, name in ((_log, "worker_interrupted"), (LOGGER, "exception")):
+        for owner, name in ((log, "worker_interrupted"), (LOGGER, "exception")):
             stack.enter_context(mock.patch.object(owner, name, lambda *args: _on_error[-1](*args)))
         if fine:
-            stack.enter_context(mock.patch.object(_upstream, "_LOCK_TIMEOUT", -1))
+            stack.enter_context(mock.patch.object(upstream, "_LOCK_TIMEOUT", -1))
             stack.enter_context(every_access())
         _is_prepared = True
         try:

@@ -70,7 +70,7 @@ MUTANTS = [
         "(D2)",
         "an_order",
         (
-            "_schedule.py",
+            "_calls/schedule.py",
             "                elif self._retries and self._retries[0][0] <= now:\n",
             "                elif not self.fresh and self._retries and self._retries[0][0] <= now:\n",
         ),
@@ -79,9 +79,13 @@ MUTANTS = [
         "fresh calls come last in, first out",
         "(D1)",
         "an_order",
-        ("_pool.py", "self._fresh.append(call)  # publish", "self._fresh.appendleft(call)  # publish"),
         (
-            "_pool.py",
+            "_threads/pool.py",
+            "self._fresh.append(call)  # publish",
+            "self._fresh.appendleft(call)  # publish",
+        ),
+        (
+            "_threads/pool.py",
             "            self._pass_limit(may_wait=may_wait)\n            self._fresh.append(call)\n",
             "            self._pass_limit(may_wait=may_wait)\n            self._fresh.appendleft(call)\n",
         ),
@@ -91,7 +95,7 @@ MUTANTS = [
         "not done (G1)",
         "submit_against_the_last_worker_leaving",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "                crew.rest(worker)  # publish first, then look once more\n" + TAKE_UP,
             "                self._lock.release()\n"
             "                self._lock.acquire()\n"
@@ -103,7 +107,7 @@ MUTANTS = [
         "deadlock: main waits for a lock",
         "submit_against_idle_exit",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "                crew.arrive(worker)\n                now = time.monotonic()\n",
             "                crew.arrive(worker)\n"
             "                if timed_out:\n"
@@ -118,10 +122,14 @@ MUTANTS = [
         "a worker is counted when it runs, not when it is started",
         "not done (G1)",
         "two_submitters_and_one_worker",
-        ("_crew.py", "            self.members[worker] = None\n            if len", "            if len"),
-        ("_crew.py", "self.can_summon = self.on_the_way is None and (", "self.can_summon = ("),
         (
-            "_workers.py",
+            "_threads/crew.py",
+            "            self.members[worker] = None\n            if len",
+            "            if len",
+        ),
+        ("_threads/crew.py", "self.can_summon = self.on_the_way is None and (", "self.can_summon = ("),
+        (
+            "_threads/workers.py",
             "                if worker not in crew.members:  # of a forked child; or its start was interrupted\n"
             "                    return None\n",
             "                crew.members[worker] = None\n",
@@ -132,7 +140,7 @@ MUTANTS = [
         "deadlock: main waits for the others",
         "a_call_that_waits_for_another",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "            self._crew.arrive(worker)\n"
             "        if self._crew.can_summon:\n"
             "            self._call_for_help(now)\n",
@@ -144,7 +152,7 @@ MUTANTS = [
         "",
         "cancel_against_start",
         (
-            "_calls.py",
+            "_threads/calls.py",
             "                with self._lock:\n                    changed = change(",
             "                if True:\n                    changed = change(",
         ),
@@ -153,9 +161,13 @@ MUTANTS = [
         "whether calls are refused is looked at only before one is queued",
         "not done (G1)",
         "submit_against_shutdown",
-        ("_pool.py", "can_summon or self._refusal is not None:  # then look", "can_summon:  # then look"),
         (
-            "_pool.py",
+            "_threads/pool.py",
+            "can_summon or self._refusal is not None:  # then look",
+            "can_summon:  # then look",
+        ),
+        (
+            "_threads/pool.py",
             "                return type(self._refusal)(*self._refusal.args)\n",
             "                return None\n",
         ),
@@ -165,24 +177,28 @@ MUTANTS = [
         "nobody takes up (C4, C5)",
         "submit_against_idle_exit",
         (
-            "_pool.py",
+            "_threads/pool.py",
             "        is_queued = self._is_open\n",
             "        is_queued, can_summon = self._is_open, self._crew.can_summon\n",
         ),
-        ("_pool.py", "            if self._crew.can_summon or self", "            if can_summon or self"),
+        (
+            "_threads/pool.py",
+            "            if self._crew.can_summon or self",
+            "            if can_summon or self",
+        ),
     ),
     mutant(
         "a worker that leaves takes its counts with it",
         "calls are not counted (G4)",
         "submit_against_the_last_worker_leaving",
-        ("_workers.py", "                    self._ledger.take_over(worker)\n", ""),
+        ("_threads/workers.py", "                    self._ledger.take_over(worker)\n", ""),
     ),
     mutant(
         "calls are counted while workers take them and make them done",
         "stats() (G4)",
         "stats_against_a_worker",
         (
-            "_pool.py",
+            "_threads/pool.py",
             "            return self._at_standstill(lambda _: self._ledger.stats(time.monotonic(), self._crew.members))\n",
             "            return self._ledger.stats(time.monotonic(), self._crew.members)\n",
         ),
@@ -192,7 +208,7 @@ MUTANTS = [
         "not counted (G4)",
         "outcome_from_outside_against_finishing",
         (
-            "_future.py",
+            "_calls/call.py",
             "        if self._state in DONE:\n            if unseen",
             "        if False:\n            if unseen",
         ),
@@ -202,7 +218,7 @@ MUTANTS = [
         "(B6)",
         "retry_due_against_shutdown",
         (
-            "_schedule.py",
+            "_calls/schedule.py",
             "            heappush(self._retries, (due_at, self._ticket(), call))\n",
             "            heappush(self._retries, (due_at, self._ticket(), call))\n"
             "            heappush(self._retries, (due_at, self._ticket(), call))\n",
@@ -213,7 +229,7 @@ MUTANTS = [
         "late retry (C4)",
         "sooner_retry_against_a_parked_leader",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "            if self._ledger.back_off(call, due_at):\n                self._crew.wake_leader()\n",
             "            self._ledger.back_off(call, due_at)\n",
         ),
@@ -223,7 +239,7 @@ MUTANTS = [
         "nobody takes up (C4, C5)",
         "submit_against_idle_exit",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "        if needed and crew.can_summon:\n",
             "        if needed and crew.can_summon and not crew.has_resting:\n",
         ),
@@ -233,7 +249,7 @@ MUTANTS = [
         "threads=1",
         "a_thread_that_cannot_start",
         (
-            "_crew.py",
+            "_threads/crew.py",
             "        if not is_alive:\n            self.members.pop(worker, None)\n",
             "        if not is_alive:\n",
         ),
@@ -243,7 +259,7 @@ MUTANTS = [
         "deadlock",
         "a_done_callback_that_waits_for_another_thread",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "            call._invoke_callbacks()\n\n    def _take_up",
             "            with self._lock:\n                call._invoke_callbacks()\n\n    def _take_up",
         ),
@@ -253,7 +269,7 @@ MUTANTS = [
         "calls are not counted (G4)",
         "outcome_from_outside_against_finishing",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "        with call._condition:\n            with worker.lock:\n",
             "        if call._condition:\n            with worker.lock:\n",
         ),
@@ -263,7 +279,7 @@ MUTANTS = [
         "callback ran 0 times (A3)",
         "callback_against_finishing",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "                except AttributeError:  # pragma: no cover  # since a moment ago: tests/schedules\n                    return None\n",
             "                except AttributeError:\n                    pass\n",
         ),
@@ -273,7 +289,7 @@ MUTANTS = [
         "deadlock",
         "shutdown_of_threads_at_rest",
         (
-            "_pool.py",
+            "_threads/pool.py",
             "            self._room.notify_all()\n            self._crew.wake_all()\n\n    def abandon",
             "            self._room.notify_all()\n\n    def abandon",
         ),
@@ -283,7 +299,7 @@ MUTANTS = [
         "deadlock",
         "a_dropped_executor_with_threads_at_rest",
         (
-            "_pool.py",
+            "_threads/pool.py",
             "        self._abandoned = True\n        self._crew.wake_all()\n",
             "        self._abandoned = True\n",
         ),
@@ -293,7 +309,7 @@ MUTANTS = [
         "deadlock",
         "max_pending_against_a_call_that_finishes",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "                    self._room.notify_all()  # it may have made a call done\n",
             "                    pass\n",
         ),
@@ -303,12 +319,12 @@ MUTANTS = [
         "deadlock",
         "max_pending_against_shutdown",
         (
-            "_pool.py",
+            "_threads/pool.py",
             "            self._room.notify_all()\n            self._crew.wake_all()\n\n    def abandon",
             "            self._crew.wake_all()\n\n    def abandon",
         ),
         (
-            "_workers.py",
+            "_threads/workers.py",
             "                    self._room.notify_all()  # it may have made a call done\n",
             "                    pass\n",
         ),
@@ -318,7 +334,7 @@ MUTANTS = [
         "an attempt too many",
         "cancel_against_a_failing_attempt",
         (
-            "_ledger.py",
+            "_calls/ledger.py",
             "            call._is_last = True\n",
             "            pass\n",
         ),
@@ -328,7 +344,7 @@ MUTANTS = [
         "deadlock",
         "retry_due_against_shutdown",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "                    patience = -1.0 if due_at == math.inf else min(due_at - now, threading.TIMEOUT_MAX)\n",
             "                    patience = -1.0\n",
         ),
@@ -338,7 +354,7 @@ MUTANTS = [
         "(F1)",
         "shutdown_against_cancel_futures",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "                if self._halted and len(schedule):  # since a moment ago: shutdown() waits for workers only\n"
             "                    continue\n",
             "",
@@ -348,14 +364,14 @@ MUTANTS = [
         "a failed initializer tells nobody who waits",
         "no end",
         "an_initializer_that_fails",
-        ("_workers.py", "            if self._halted:\n                self._clear()\n", ""),
+        ("_threads/workers.py", "            if self._halted:\n                self._clear()\n", ""),
     ),
     mutant(
         "who leaves since its initializer fails does not look once more",
         "not done (G1)",
         "an_initializer_that_fails_later",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "                    if crew.on_the_way is not None or not len(self._ledger.schedule):\n"
             "                        return False\n",
             "                    return False\n",
@@ -365,25 +381,29 @@ MUTANTS = [
         "a failed attempt is the last",
         "another attempt (B3)",
         "retry_due_against_idle_exit",
-        ("_attempt.py", "        if terms.policy is None or ", "        if True or terms.policy is None or "),
+        (
+            "_calls/attempt.py",
+            "        if terms.policy is None or ",
+            "        if True or terms.policy is None or ",
+        ),
     ),
     mutant(
         "done callbacks are forgotten",
         "callback ran 0 times (A3)",
         "callback_against_finishing",
-        ("_future.py", "        while callbacks:\n", "        while False:\n"),
+        ("_calls/call.py", "        while callbacks:\n", "        while False:\n"),
     ),
     mutant(
         "an attempt that fails when all is cancelled is put in backoff",
         "although an attempt was running (E2, F2)",
         "cancel_futures_against_a_failing_attempt",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "            if verdict.delay is not None and not (self._halted or call.done()):  # set",
             "            if verdict.delay is not None:  # set",
         ),
         (
-            "_workers.py",
+            "_threads/workers.py",
             "            if call._is_last or call.done() or self._halted:\n",
             "            if call._is_last or call.done():\n",
         ),
@@ -393,13 +413,13 @@ MUTANTS = [
         "deadlock",
         "two_executors_and_one_place",
         (
-            "_upstream.py",
+            "_upstream/upstream.py",
             "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
             "        now, opens = self._clock.monotonic(), self._gate.open_at()\n"
             "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
         ),
         (
-            "_upstream.py",
+            "_upstream/upstream.py",
             "        try:\n            now, opens = self._clock.monotonic(), self._gate.open_at()\n",
             "        try:\n",
         ),
@@ -409,7 +429,7 @@ MUTANTS = [
         "deadlock",
         "two_executors_and_one_place",
         (
-            "_upstream.py",
+            "_upstream/upstream.py",
             "        finally:  # whatever a signal handler raises, others wait for that\n            self._tell()\n",
             "        finally:  # whatever a signal handler raises, others wait for that\n            pass\n",
         ),
@@ -419,7 +439,7 @@ MUTANTS = [
         "deadlock",
         "resume_against_submit",
         (
-            "_upstream.py",
+            "_upstream/upstream.py",
             "                self._gate.release()\n            self._tell()\n",
             "                self._gate.release()\n",
         ),
@@ -428,14 +448,14 @@ MUTANTS = [
         "a place that nobody uses is not passed on",
         "deadlock",
         "a_place_for_a_call_that_is_cancelled",
-        ("_workers.py", "        upstream.decline(pool)\n", "        pass\n"),
+        ("_threads/workers.py", "        upstream.decline(pool)\n", "        pass\n"),
     ),
     mutant(
         "who was refused is told nothing",
         "deadlock",
         "two_calls_and_one_place",
         (
-            "_upstream.py",
+            "_upstream/upstream.py",
             "            self._waiting[pool] = [opens]\n",
             "",
         ),
@@ -444,20 +464,20 @@ MUTANTS = [
         "an attempt keeps its place when it fails",
         "still counted (U4)",
         "a_probe_that_fails",
-        ("_gate.py", "        if permit.is_over or", '        if evidence != "worked" or'),
+        ("_upstream/gate.py", "        if permit.is_over or", '        if evidence != "worked" or'),
     ),
     mutant(
         "a worker does not claim the call that it takes",
         "ready=-1",
         "cancel_against_a_worker_that_takes_the_call",
-        ("_workers.py", "                    del call._waits\n", "                    call._waits\n"),
+        ("_threads/workers.py", "                    del call._waits\n", "                    call._waits\n"),
     ),
     mutant(
         "a worker takes a call that somebody else has claimed",
         "counts a call twice, or not at all",
         "cancel_against_a_worker_that_takes_the_call",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "                    stray = call\n",
             "                    call._worker, call._began_at = worker, now\n",
         ),
@@ -467,7 +487,7 @@ MUTANTS = [
         "counts a call twice, or not at all",
         "cancel_against_a_worker_that_takes_the_call",
         (
-            "_ledger.py",
+            "_calls/ledger.py",
             "            del call._waits\n        except AttributeError:  # it is in",
             "            call._waits\n        except AttributeError:  # it is in",
         ),
@@ -476,14 +496,18 @@ MUTANTS = [
         "a call that is cancelled while a worker takes it stays noted as gone",
         "ready=-1",
         "cancel_against_a_worker_that_takes_the_call",
-        ("_workers.py", "                self._ledger.schedule.drop(stray)\n", "                pass\n"),
+        (
+            "_threads/workers.py",
+            "                self._ledger.schedule.drop(stray)\n",
+            "                pass\n",
+        ),
     ),
     mutant(
         "a call that is cancelled while a worker takes it is not counted",
         "stats() (G4)",
         "cancel_against_a_worker_that_takes_the_call",
         (
-            "_ledger.py",
+            "_calls/ledger.py",
             "        waiting = fresh + schedule.count_others()\n",
             "        waiting = fresh - strays + schedule.count_others()\n",
         ),
@@ -493,7 +517,7 @@ MUTANTS = [
         "deadlock",
         "wait_against_cancel",
         (
-            "_calls.py",
+            "_threads/calls.py",
             "            with call._condition:\n                with self._lock:\n",
             "            if True:\n                with self._lock:\n",
         ),
@@ -504,7 +528,7 @@ MUTANTS = [
         "deadlock",
         "waiting_against_finishing",
         (
-            "_calls.py",
+            "_threads/calls.py",
             "                    with worker.lock:\n                        pass\n",
             "                    pass\n",
         ),
@@ -514,7 +538,7 @@ MUTANTS = [
         "deadlock",
         "two_who_observe_against_finishing",
         (
-            "_calls.py",
+            "_threads/calls.py",
             "            try:\n                if HAS_GIL:\n",
             '            call.__dict__.setdefault("_condition", condition)\n'
             "            try:\n                if HAS_GIL:\n",
@@ -525,12 +549,12 @@ MUTANTS = [
         "deadlock",
         "resubmit_after_result",
         (
-            "_future.py",
+            "_calls/call.py",
             "            self._awaited = True  # announce",
             "            is_done, self._awaited = self._state in DONE, True  #",
         ),
         (
-            "_future.py",
+            "_calls/call.py",
             "            if self._state in DONE:\n                return True\n",
             "            if is_done:\n                return True\n",
         ),
@@ -540,18 +564,18 @@ MUTANTS = [
         "deadlock",
         "resubmit_after_result",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "                call._state = FINISHED\n",
             "                is_awaited, call._state = call._awaited, FINISHED\n",
         ),
-        ("_workers.py", "                if call._awaited:\n", "                if is_awaited:\n"),
+        ("_threads/workers.py", "                if call._awaited:\n", "                if is_awaited:\n"),
     ),
     mutant(
         "who waits for the result is not told that the call was cancelled",
         "deadlock",
         "result_against_cancel",
         (
-            "_calls.py",
+            "_threads/calls.py",
             "                call._open()\n                call._invoke_callbacks()\n        except BaseException:",
             "                call._invoke_callbacks()\n        except BaseException:",
         ),
@@ -561,7 +585,7 @@ MUTANTS = [
         "nobody takes up (C4, C5)",
         "submit_against_idle_exit",
         (
-            "_crew.py",
+            "_threads/crew.py",
             "        self._resting.append(worker)\n        self.can_summon = self.on_the_way is None\n",
             "        self._resting.append(worker)\n",
         ),
@@ -571,7 +595,7 @@ MUTANTS = [
         "(D2)",
         "an_order",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "            self._look_ahead()\n            return True\n",
             "            return True\n",
         ),
@@ -581,7 +605,7 @@ MUTANTS = [
         "deadlock",
         "a_thread_that_can_start_later",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "        if self._crew.can_summon and self._fresh:\n",
             "        if False:\n",
         ),
@@ -590,20 +614,20 @@ MUTANTS = [
         "a worker rests for the sake of calls that others have taken",
         "deadlock",
         "resume_against_a_worker_on_its_way",
-        ("_workers.py", "            self._release_leader()\n        if call", "        if call"),
+        ("_threads/workers.py", "            self._release_leader()\n        if call", "        if call"),
     ),
     mutant(
         "a worker rests for the sake of a call that was cancelled",
         "deadlock",
         "cancel_against_resume",
-        ("_calls.py", "        self._release_leader()\n        if self._max", "        if self._max"),
+        ("_threads/calls.py", "        self._release_leader()\n        if self._max", "        if self._max"),
     ),
     mutant(
         "who cancels all calls does not wait for workers that are taking some",
         "(B3, E1, E2, F2)",
         "cancel_futures_against_a_failing_attempt",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "calls = self._at_standstill(lambda _: self._ledger.schedule.waiting())\n",
             "calls = self._ledger.schedule.waiting()\n",
         ),
@@ -613,7 +637,7 @@ MUTANTS = [
         "drain() left a call behind (F3)",
         "drain_against_a_worker_that_takes_the_call",
         (
-            "_pool.py",
+            "_threads/pool.py",
             "self._at_standstill(lambda _: [*self._running_calls(), *self._ledger.schedule.waiting()])\n",
             "[*self._running_calls(), *self._ledger.schedule.waiting()]\n",
         ),
@@ -623,7 +647,7 @@ MUTANTS = [
         "pop from an empty deque",
         "many_cancelled_calls_against_a_worker",
         (
-            "_calls.py",
+            "_threads/calls.py",
             "            self._at_standstill(tidy)\n",
             "            tidy(True)\n",
         ),
@@ -633,7 +657,7 @@ MUTANTS = [
         "a refused call ran (G1)",
         "submit_against_shutdown_with_a_worker",
         (
-            "_pool.py",
+            "_threads/pool.py",
             "        if error is not None and self._change(call, self._ledger.refuse):",
             "        if error is not None and (self._change(call, self._ledger.refuse) or True):",
         ),
@@ -643,7 +667,7 @@ MUTANTS = [
         "it has another attempt (B3)",
         "submit_against_shutdown_with_a_worker",
         (
-            "_ledger.py",
+            "_calls/ledger.py",
             "        return is_queued and self._withdraw(call, counts=0)\n",
             "        call._is_last = not (is_queued and self._withdraw(call, counts=0))\n"
             "        return call.done()\n",
@@ -654,7 +678,7 @@ MUTANTS = [
         "a first attempt before that of an earlier call (D1)",
         "workers_that_share_a_place",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "        self._at_standstill(bool)  # from now on all have seen it\n",
             "",
         ),
@@ -664,7 +688,7 @@ MUTANTS = [
         "deadlock",
         "a_done_callback_that_waits_for_a_place",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "        self._give_place_back(worker)  # the callbacks may take long, or wait for it\n",
             "",
         ),
@@ -673,20 +697,20 @@ MUTANTS = [
         "a slot that was taken for a call that is gone stays taken",
         "a slot was used for nothing",
         "a_slot_for_a_call_that_is_cancelled",
-        ("_workers.py", "                upstream.go_on_without(now)\n", "                pass\n"),
+        ("_threads/workers.py", "                upstream.go_on_without(now)\n", "                pass\n"),
     ),
     mutant(
         "a place that was taken for a call that another worker took uses up a slot",
         "a slot was used for nothing",
         "workers_that_share_slots",
-        ("_upstream.py", "            self.go_on_without(permit.began_at)\n", ""),
+        ("_upstream/upstream.py", "            self.go_on_without(permit.began_at)\n", ""),
     ),
     mutant(
         "a worker goes on although its upstream is paused",
         "a paused service is called (U5)",
         "pause_against_a_worker_that_goes_on",
         (
-            "_upstream.py",
+            "_upstream/upstream.py",
             "                self._gate.hold(self._clock.monotonic() + length)\n                self._look()\n",
             "                self._gate.hold(self._clock.monotonic() + length)\n",
         ),
@@ -696,7 +720,7 @@ MUTANTS = [
         "a call that nobody takes up",
         "a_leader_that_knows_of_a_later_time",
         (
-            "_workers.py",
+            "_threads/workers.py",
             "            if due_at is not None and due_at < self._leads_until:\n",
             "            if False:\n",
         ),
@@ -706,7 +730,7 @@ MUTANTS = [
         "(U4",
         "calls_become_mixed_against_a_worker_that_goes_on",
         (
-            "_pool.py",
+            "_threads/pool.py",
             "                self._is_mixed = True\n                self._look_ahead()\n",
             "                self._is_mixed = True\n                self._upstream = None\n                self._look_ahead()\n",
         ),
@@ -717,7 +741,7 @@ MUTANTS = [
         "(U4)",
         "workers_that_share_few_slots",
         (
-            "_gate.py",
+            "_upstream/gate.py",
             "                self._slots.pop()\n            except",
             "                self._slots = [None] * (len(self._slots) - 1 if self._slots else [].pop())\n            except",
         ),
@@ -728,7 +752,7 @@ MUTANTS = [
         "deadlock",
         "room_in_an_upstream_against_cancel",
         (
-            "_pool.py",
+            "_threads/pool.py",
             "                        upstream.line_up(latch)\n                        continue\n",
             "                        upstream.line_up(latch)\n",
         ),
@@ -739,7 +763,7 @@ MUTANTS = [
         "deadlock",
         "room_in_an_upstream_against_cancel",
         (
-            "_upstream.py",
+            "_upstream/upstream.py",
             "            call._leave = partial(self._leave, reference)\n",
             "",
         ),
@@ -748,14 +772,14 @@ MUTANTS = [
         "who tells a listener does not look once more",
         "(G3)",
         "events_against_a_listener_that_falls_asleep",
-        ("_monitor.py", "        self._start_telling()  # look once more\n", ""),
+        ("_observe/monitor.py", "        self._start_telling()  # look once more\n", ""),
     ),
     mutant(
         "whoever has something to tell looks whether somebody tells before it queues that",
         "(G3)",
         "events_against_a_listener_that_falls_asleep",
         (
-            "_monitor.py",
+            "_observe/monitor.py",
             "        self._untold.append(tell)  # publish first,\n        if not self._is_telling:",
             "        is_telling = self._is_telling\n        self._untold.append(tell)\n        if not is_telling:",
         ),
@@ -765,6 +789,6 @@ MUTANTS = [
         "not now uses up an attempt",
         "(B3)",
         "not_now_and_a_failure",
-        ("_attempt.py", "            if is_free or not verdict.counts:\n", "            if is_free:\n"),
+        ("_calls/attempt.py", "            if is_free or not verdict.counts:\n", "            if is_free:\n"),
     ),
 ]

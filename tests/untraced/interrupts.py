@@ -139,4 +139,4 @@ def is_of_interest(code: CodeType) -> bool:
     """Return whether code is interrupted: that of the library, and what it uses to wait and to lock."""
     if code.co_name == "_wait_for_tstate_lock":  # before Python 3.13: it takes a thread for ended then
         return False
-    return os.path.dirname(code.co_filename) == LIBRARY or code.co_filename in STDLIB
+    return code.co_filename.startswith(LIBRARY + os.sep) or code.co_filename in STDLIB

@@ -24,15 +24,12 @@ from retrying_executor import (
     RetryingExecutor,
     RetryingFuture,
     RetryPolicy,
-    _crew,
     _executor,
-    _future,
-    _ledger,
-    _pool,
-    _schedule,
 )
+from retrying_executor._calls import call, ledger, schedule
+from retrying_executor._threads import crew, pool
 
-FILES = {module.__file__ for module in (_crew, _executor, _future, _ledger, _pool, _schedule)}
+FILES = {module.__file__ for module in (crew, _executor, call, ledger, pool, schedule)}
 
 
 class Interruption:
@@ -174,7 +171,7 @@ def test_the_library_may_be_interrupted_anywhere(
     max_workers: int, where: str, action: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A destructor or a signal handler may use the executor wherever it interrupts it (C5, F7, G1)."""
-    monkeypatch.setattr(_pool, "_ARRIVAL_TIMEOUT", 0.001)  # none arrives while the lock is held
+    monkeypatch.setattr(pool, "_ARRIVAL_TIMEOUT", 0.001)  # none arrives while the lock is held
     cancelled = "cancel" in action.__name__
     for k in itertools.count():
         scenario = Scenario(max_workers, f"scenario-{k}-")

@@ -1,0 +1,270 @@
+"""One attempt, and the policy's verdict on it: where workers run calls, policies and predicates.
+
+No lock is held here, and what is changed of a call belongs to its worker while it runs. Nothing
+that users' code raises gets out: it becomes an outcome.
+"""
+
+from __future__ import annotations
+
+from sys import modules
+
+from retrying_executor._common import log
+from retrying_executor._common.errors import NotNow
+from retrying_executor._common.exceptions import class_name, is_a, set_cause, traceback_of
+from retrying_executor._common.log import UnseenFailure
+from retrying_executor._common.values import in_words, optional_seconds
+from retrying_executor._policy.policy import CUT_SHORT, DONE, TOO_LATE, TOO_OLD, Attempt, Verdict, no_time_for
+from retrying_executor._policy.transient import close_answers, get
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from retrying_executor._calls.call import Outcome, Work
+    from retrying_executor._calls.schedule import Call
+    from retrying_executor._observe.monitor import Monitor
+    from retrying_executor._policy.policy import Policy, Terms
+    from retrying_executor._upstream.gate import Evidence, Permit
+
+_NEVER_TRIED = "never tried: the upstream {} was held for as long as max_elapsed allows"
+_TOO_OLD = "never tried: it was submitted more than {} ago, and that is its max_age"
+_NOTE = "retrying_executor: gave up after "
+
+
+def make(
+    call: Call, work: Work, permit: Permit | None, monitor: Monitor | None = None
+) -> tuple[Verdict, Outcome]:
+    """Make an attempt, unless it is too late for it, and ask the policy what follows.
+
+    Args:
+        call: Whose attempt it is.
+        work: What to run.
+        permit: What lets it through, if the call has an upstream.
+        monitor: Who looks on, if anybody does.
+
+    Returns:
+        What follows; and what this attempt ended with, or if none follows the outcome of the call.
+    """
+    previous = outcome = None
+    try:
+        terms = work[4]
+        if call._attempts or terms.upstream is not None or terms.max_age is not None:
+            now = call._pool.clock.monotonic()
+            if call._is_too_late(terms, now):
+                return _give_up(call, terms, now)
+            previous = call._last[1]
+        call._attempts += 1
+        if monitor is not None:
+            monitor.started(call, work)
+        outcome = run(work, previous)
+        if monitor is not None:
+            monitor.ended(call)
+        if outcome[1] is None and work[4].rejects is None:
+            return DONE, outcome
+        return follow_up(call, work[4], outcome, is_probe=permit is not None and permit.is_probe)
+    finally:
+        del call, work, outcome, previous  # a traceback keeps this frame
+
+
+def _give_up(call: Call, terms: Terms, now: float) -> tuple[Verdict, Outcome]:
+    """Return what follows where no attempt may start any more; see `make`."""
+    age = terms.max_age if call._expires_at <= now else None
+    verdict = TOO_LATE if age is None else TOO_OLD
+    if call._attempts:
+        return verdict, call._last
+    if age is not None:
+        call._began_at = call._expires_at - age  # for the note
+        return verdict, (None, TimeoutError(_TOO_OLD.format(in_words(age))))
+    assert terms.upstream is not None  # what it has waited for all the time
+    return verdict, (None, TimeoutError(_NEVER_TRIED.format(terms.upstream.name)))
+
+
+def ends_at(call: Call, terms: Terms) -> float:
+    """Return until when attempts of a call may start that has had one: then it is to be told, hold or not."""
+    return min(call._began_at + terms.max_elapsed, call._expires_at)
+
+
+def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> tuple[Verdict, Outcome]:
+    """Ask the policy what follows an attempt that failed, or whose result has to be judged; see `make`."""
+    exception = None
+    try:
+        if terms.policy is None or call._is_last:
+            return CUT_SHORT, outcome
+        now = call._pool.clock.monotonic()
+        elapsed = now - call._began_at
+        # A probe is free if the service failed: for the policy it is as if there had been none.
+        exception = outcome[1]
+        is_free = is_probe and is_a(exception, Exception) and terms.evidence_of(exception) == "failed"
+        postponed = call._postponed + is_free
+        verdict, outcome = judge(terms.policy, terms, call._attempts, elapsed, outcome, postponed=postponed)
+        if verdict.delay is not None and terms.max_age is not None and now + verdict.delay > call._expires_at:
+            age = now + verdict.delay - call._expires_at + terms.max_age
+            verdict.delay, verdict.reason = None, no_time_for(age, "max_age", terms.max_age)
+        if verdict.delay is not None:
+            call._last = outcome
+            if is_free and verdict.counts:
+                verdict.reason = "a probe, not counted"
+            if is_free or not verdict.counts:
+                call._postponed += 1
+        return verdict, outcome
+    finally:
+        del call, outcome, exception  # a traceback keeps this frame
+
+
+def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence, float | None]:
+    """Return what an attempt tells of its upstream, and how many seconds that asked to wait.
+
+    Args:
+        terms: What the call was submitted under.
+        verdict: What follows.
+        outcome: What the attempt ended with.
+    """
+    exception = outcome[1]
+    if verdict is DONE:
+        return "worked", None
+    if verdict is TOO_LATE or verdict is TOO_OLD:
+        return "none", None
+    if exception is None:  # a result that the program rejects is an answer
+        return "worked", None
+    if not is_a(exception, Exception):
+        return "none", None
+    if verdict.concerns_call or (is_a(exception, NotNow) and get(exception, "only_this_call") is True):
+        return "none", None
+    asked = verdict.asked  # whether or not the call gives up
+    if asked is None:
+        asked = terms.asked_by(exception)
+    if asked is not None or not verdict.counts:
+        return "busy", asked
+    return terms.evidence_of(exception), None
+
+
+def conclude(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> UnseenFailure | None:
+    """Prepare a call for being done with *outcome*; return what logs that, if it is a failure."""
+    unseen = None
+    if outcome[1] is not None:
+        if work[4].policy is not None:
+            elapsed = call._pool.clock.monotonic() - call._began_at
+            add_note(outcome[1], call._attempts, elapsed, verdict.reason)
+        unseen = UnseenFailure(log.about(call, work), call._attempts, outcome[1], work[3])
+    call._work = None  # now, so that no destructor of an argument runs under the lock
+    if call._attempts > 1 or unseen is not None:
+        call._last = outcome
+    return unseen
+
+
+def announce(call: Call, work: Work, outcome: Outcome, verdict: Verdict, monitor: Monitor | None) -> None:
+    """Log, and tell who looks on, what follows an attempt that failed; see `make`."""
+    if verdict.delay is not None:
+        log.retry_scheduled(call, work, outcome, verdict)
+    elif work[4].policy is None:
+        return  # it never retries: a failure is just that
+    else:
+        log.gave_up(call, work, outcome, verdict)
+    if monitor is not None:
+        monitor.followed_up(call, outcome, verdict)
+
+
+def let_go(outcome: Outcome) -> None:
+    """The call is in backoff: give back the connections that the exception of its attempt keeps open."""
+    if outcome[1] is not None:
+        close_answers(outcome[1])
+
+
+def run(work: Work, previous: BaseException | None) -> Outcome:
+    """Run one attempt, in a copy of the context captured by ``submit()``.
+
+    Args:
+        work: What to run.
+        previous: What the attempt before it raised. If this one raises the same object again, the
+            traceback of the attempt before is cut off, so that it does not grow with each attempt.
+
+    Returns:
+        What it returned or raised.
+    """
+    fn, args, kwargs, context, _ = work
+    old = None if previous is None else traceback_of(previous)
+    try:
+        context = context.copy()
+        if context and "decimal" in modules:
+            context.run(_own_decimal_context)
+        return context.run(fn, *args, **kwargs), None
+    except BaseException as exception:
+        if exception is previous:
+            _cut(traceback_of(exception), old)
+        return None, exception
+    finally:
+        del work, previous, fn, args, kwargs, context, old  # a traceback keeps this frame
+
+
+def _own_decimal_context() -> None:
+    """Let the attempt change its own decimal context: a copied `contextvars` context has the same object."""
+    try:
+        decimal = modules["decimal"]
+        decimal.setcontext(decimal.getcontext().copy())
+    except Exception:  # it is being imported by another thread: nobody has a context yet
+        return
+
+
+def _cut(traceback: TracebackType | None, old: TracebackType | None) -> None:
+    """Cut *old* off the end of *traceback*: raising an exception again puts entries before the old ones."""
+    while traceback is not None and old is not None:
+        if traceback.tb_next is old:
+            traceback.tb_next = None
+        traceback = traceback.tb_next
+
+
+def judge(
+    policy: Policy, terms: Terms, number: int, elapsed: float, outcome: Outcome, *, postponed: int = 0
+) -> tuple[Verdict, Outcome]:
+    """Ask the policy what follows an attempt.
+
+    Args:
+        policy: The policy to ask.
+        terms: What the call was submitted under.
+        number: Which attempt it was; the first is 1.
+        elapsed: Seconds since the first attempt began.
+        outcome: What the attempt ended with.
+        postponed: How many attempts before it are not counted.
+
+    Returns:
+        What follows; and if nothing does the outcome of the call: the attempt's own, or the error of
+        a policy that failed.
+    """
+    result, exception = outcome
+    attempt = None
+    try:
+        if exception is None:
+            if terms.rejects is None or not terms.rejects(result):
+                return DONE, outcome
+        elif not is_a(exception, Exception):
+            return Verdict(None, reason=f"{class_name(exception)} is never retried"), outcome
+        attempt = Attempt(
+            number=number, exception=exception, result=result, elapsed=elapsed, postponed=postponed
+        )
+        if terms.verdict is not None:
+            return terms.verdict(attempt), outcome
+        delay = optional_seconds("what the retry policy returns", policy(attempt))
+        return Verdict(delay, reason="the retry policy says so" if delay is None else ""), outcome
+    except BaseException as error:
+        if exception is not None and error is not exception:
+            set_cause(error, exception)
+        return Verdict(None, reason="this was raised by the retry policy"), (None, error)
+    finally:
+        del result, exception, outcome, attempt  # a traceback keeps this frame
+
+
+def add_note(exception: BaseException, attempts: int, elapsed: float, reason: str) -> None:
+    """Say on *exception* how many attempts were made in how long, and why no more (PEP 678).
+
+    An exception that is raised again and again, by one call or by many, keeps the latest note only.
+    """
+    try:
+        notes = getattr(exception, "__notes__", [])
+        if not isinstance(notes, list):
+            return
+        notes = [note for note in notes if not str(note).startswith(_NOTE)]
+        plural = "" if attempts == 1 else "s"
+        notes.append(f"{_NOTE}{attempts} attempt{plural} in {in_words(elapsed)}: {reason}")
+        exception.__notes__ = notes  # type: ignore[attr-defined]  # known from Python 3.11 on
+    except BaseException:  # an exception that takes no notes goes without
+        return

@@ -1,0 +1,455 @@
+"""One call: its state, and every change of it.
+
+The future is also the work item. Its life, with the state that the standard library knows:
+
+    waits ──a worker takes it──> runs ──finish──> FINISHED
+      │  <────────back off────────┘
+      └──cancel──> CANCELLED_AND_NOTIFIED
+
+Until it is done ``_state`` is PENDING; it runs while it has a ``_worker``, in whose hands it is.
+
+A future starts *unobserved*: with no condition, no waiters and no callbacks, since building those
+is most of what a standard future costs. The first that needs them (`wait`, `as_completed`,
+``add_done_callback``, and whatever ends a call from outside) makes it *observed*, for good, and from then on
+the inherited code rules. Who only waits, in ``result()``, does so at a *latch*: a lock of its own, opened
+when the call is done. So nobody waits at the condition, and a lock does for it; and who is interrupted has
+nothing to hand on.
+
+Most calls are taken, made done and observed without a lock in common. What only one side may do it has to
+*claim*: by deleting a slot, which succeeds for one thread only.
+
+- ``_waits`` is there while the call waits. Whoever deletes it has the call: the worker that takes it; who
+  cancels or refuses it; who sets its outcome from outside. `_back_off` puts it back.
+- ``_unobserved`` is there until the call is observed, or about to be done without ever having been. The
+  worker that deletes it makes the call done, under its own lock, without telling anybody but the latches.
+
+=========================== ================================================================================
+a worker that takes it      under its own lock: deletes ``_waits``; if it is gone somebody else has the call
+a worker that has its       under its own lock: deletes ``_unobserved`` and makes it done; if that is gone,
+outcome                     makes it done under the condition, and tells whoever observes it
+who observes it             deletes ``_unobserved``; if it is gone, waits until its worker has given its lock
+                            back once: a worker that had claimed it has made it done. Then gives it the
+                            condition, unless somebody else has
+back-off                    under the pool's lock: is it the last attempt? Else puts ``_waits`` back
+who cancels it              observes it; under the condition and the pool's lock: deletes ``_waits`` and makes
+                            it done; if that is gone, the attempt that runs is the last
+who refuses it              as who cancels it, unless an attempt was made: then it was accepted
+who sets its outcome        observes it; under both: deletes ``_waits``, if it is there, and makes it done
+who waits                   adds its latch, sets ``_awaited``, then looks at ``_state``
+whoever makes it done       sets ``_state``, then looks at ``_awaited`` and the latches
+=========================== ================================================================================
+
+The last two have nothing to claim: each announces first, then looks, so at least one of them sees the other.
+What must stay true:
+
+- A call becomes done once. A state that is done never changes, so reading ``_state`` needs no lock.
+- An observed call becomes done under its condition. Lock order: condition, pool's lock, worker's lock.
+- While an attempt runs, ``_work``, ``_last`` and ``_attempts`` belong to its worker, without a lock.
+- Between a claim and what it was for nothing is called or allocated. So no destructor gets in between, and no
+  signal handler: Python runs those after calls only.
+
+That takes the GIL. Without it two threads can delete a slot, and all of this happens under one lock; see
+`_threads.crew`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from concurrent.futures import CancelledError, Future, InvalidStateError, TimeoutError  # noqa: A004  # not the builtin on 3.10
+from contextlib import suppress
+
+from retrying_executor._calls.current import key_of
+from retrying_executor._common.stdlib import (
+    CANCELLED_AND_NOTIFIED,
+    DONE,
+    FINISHED,
+    HAS_GIL,
+    LOGGER,
+    PENDING,
+    RUNNING,
+    STATE_NAMES,
+)
+from retrying_executor._common.values import check_timeout, to_seconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+    from typing import Any, NoReturn, TypeAlias, TypeVar
+
+    from retrying_executor._calls.schedule import Lane
+    from retrying_executor._common.log import UnseenFailure
+    from retrying_executor._common.values import Duration
+    from retrying_executor._observe.monitor import Story
+    from retrying_executor._policy.policy import Terms
+    from retrying_executor._threads.crew import Worker
+    from retrying_executor._threads.pool import Pool
+
+    T = TypeVar("T")
+
+    Work: TypeAlias = tuple[Callable[..., object], tuple[Any, ...], dict[str, Any], Context, Terms]
+    """Function, arguments, keyword arguments, context of the submitter, terms."""
+
+    Outcome: TypeAlias = tuple[object, BaseException | None]
+    """What an attempt ended with: a result and ``None``, or ``None`` and an exception."""
+
+    Ending: TypeAlias = tuple[Outcome, UnseenFailure | None]
+    """What a call becomes done with."""
+
+
+NO_OUTCOME: Outcome = (None, None)
+
+
+class RetryingFuture(Future["T"]):
+    """The future of one call; done after the call's last attempt.
+
+    Made by ``submit()`` only. It can be used wherever a `concurrent.futures.Future` can. While the
+    call waits for its next attempt the future is pending: neither running nor done.
+    """
+
+    # All that a call needs which succeeds at once, and which nobody observes.
+    __slots__ = (
+        "_attempts",
+        "_awaited",
+        "_began_at",
+        "_pool",
+        "_result",
+        "_state",
+        "_unobserved",
+        "_waits",
+        "_work",
+        "_worker",
+    )
+
+    _state: str
+    _result: T
+    _worker: Worker | None
+
+    # These stand for the other attributes, until an instance grows its own.
+    _exception: BaseException | None = None
+    _is_last: bool = False  # whoever wanted to cancel it came too late: no attempt follows that which runs
+    _postponed: int = 0
+    _due_at: float | None = None
+    _last: Outcome = NO_OUTCOME
+    _unseen: UnseenFailure | None = None
+    _lane: Lane | None = None  # while it waits for its upstream
+    _leave: Callable[[], object] | None = (
+        None  # gives back its place in the upstream's backlog, if that is limited
+    )
+    _story: Story | None = None  # if somebody listens
+    _waits_until: float = math.inf  # for that, at most
+    _expires_at: float = math.inf  # by its max_age: no attempt starts later
+
+    # Made on first need, see __getattr__.
+    _condition: threading.Condition  # in truth the lock that one would have
+    _waiters: list[Any]
+    _done_callbacks: list[Callable[[Future[T]], object]]
+    _told: int = 0  # how many of the waiters
+
+    def __init__(self, pool: Pool, work: Work) -> None:
+        # Not Future.__init__: it would build what makes a future observed.
+        self._pool = pool
+        self._work: Work | None = work
+        self._state = PENDING
+        self._worker = None
+        self._attempts = 0
+        self._waits = self._unobserved = True
+        self._awaited = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_condition":
+            self._pool.observe(self)
+            return self._condition
+        if name in ("_waiters", "_done_callbacks"):  # used under the condition only
+            return self.__dict__.setdefault(name, [])
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    # -- what the call is doing ------------------------------------------------------------------
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts have started; 0 before the first."""
+        return self._attempts
+
+    @property
+    def last_exception(self) -> BaseException | None:
+        """What the latest failed attempt raised.
+
+        ``None`` if it returned a result that was rejected, or if there is no failed attempt; and
+        once the call succeeded or was cancelled.
+        """
+        return self._last[1] if self._exception is None else self._exception
+
+    @property
+    def due_at(self) -> float | None:
+        """When the next attempt is due, on the clock of `time.monotonic`; ``None`` if not in backoff."""
+        return self._due_at
+
+    @property
+    def key(self) -> str:
+        """What `current_call`, events and logs tell of too: a UUID that no other call has.
+
+        Or the *key* given to ``with_options()``, which all calls of that view have.
+        """
+        return key_of(self)
+
+    def done(self) -> bool:
+        """Return whether the call was cancelled or had its last attempt."""
+        return self._state in DONE
+
+    def running(self) -> bool:
+        """Return whether an attempt is running; false in backoff."""
+        return self._worker is not None and self._state == PENDING
+
+    def cancelled(self) -> bool:
+        """Return whether the call was cancelled."""
+        return self._state == CANCELLED_AND_NOTIFIED
+
+    def __repr__(self) -> str:
+        # Takes no lock: it may be called anywhere, while one is held too.
+        state = RUNNING if self.running() else self._state
+        ending = ""
+        if state == FINISHED:
+            exception = self._exception
+            ending = (
+                f" returned {type(self._result).__name__}"
+                if exception is None
+                else f" raised {type(exception).__name__}"
+            )
+        return f"<{type(self).__name__} at {id(self):#x} state={STATE_NAMES[state]}{ending}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
+    # -- waiting for the outcome -----------------------------------------------------------------
+
+    def result(self, timeout: Duration | None = None) -> T:
+        """Return the result of the call, after waiting for its last attempt if need be.
+
+        Args:
+            timeout: How long to wait, in seconds; ``None``: as long as it takes.
+
+        Raises:
+            TypeError: If *timeout* is neither a number nor a ``timedelta``.
+            CancelledError: If the call was cancelled.
+            TimeoutError: If the call was not done in time.
+            BaseException: What the last attempt raised.
+        """
+        if timeout is not None:
+            check_timeout(timeout)
+        if self._state not in DONE and not self._wait(timeout):
+            raise TimeoutError
+        if self._state != FINISHED:
+            raise CancelledError
+        exception = self._exception
+        if exception is None:
+            return self._result
+        self._look()
+        try:
+            raise exception
+        finally:
+            del self, exception  # the traceback refers to this frame: break the cycle
+
+    def exception(self, timeout: Duration | None = None) -> BaseException | None:
+        """Return what the last attempt raised, or ``None``; waits and raises like `result`."""
+        if timeout is not None:
+            check_timeout(timeout)
+        if self._state not in DONE and not self._wait(timeout):
+            raise TimeoutError
+        if self._state != FINISHED:
+            raise CancelledError
+        self._look()
+        return self._exception
+
+    def _wait(self, timeout: Duration | None) -> bool:
+        """Wait until the call is done, and return whether it is."""
+        latches = self.__dict__.setdefault("_latches", [])
+        latch = self._pool.make_latch(self)
+        try:
+            latches.append(latch)
+            self._awaited = True  # announce it, then look
+            if not HAS_GIL:  # pragma: no cover  # coverage is measured with it
+                self._pool.synchronize()
+            if self._state in DONE:
+                return True
+            if timeout is None:
+                latch.acquire()
+            else:
+                seconds = to_seconds(timeout)
+                latch.acquire(timeout=seconds) if seconds > 0 else latch.acquire(False)
+            return self.done()
+        finally:  # if this is interrupted, one latch too many is opened: no harm
+            with suppress(ValueError):
+                latches.remove(latch)
+
+    def _get_snapshot(self) -> Any:  # pragma: no cover  # called by asyncio from Python 3.15 on
+        # There, asyncio takes the outcome by this instead of exception().
+        self._look()
+        return super()._get_snapshot()  # type: ignore[misc]  # private, and not in older versions
+
+    def _look(self) -> None:
+        """Take note that somebody sees the outcome."""
+        if self._unseen is not None:
+            self._unseen.seen()
+
+    # -- changing the state from outside ---------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Cancel the call unless an attempt is running or it is done; return whether it is cancelled.
+
+        In backoff that succeeds: no further attempt is made. While an attempt runs it does not,
+        but that attempt is then the last one, whatever its outcome.
+        """
+        return self._pool.cancel(self)
+
+    def set_running_or_notify_cancel(self) -> NoReturn:
+        """Raise `InvalidStateError`: only the executor starts the attempts of its calls."""
+        raise InvalidStateError("only the executor starts the attempts of its calls")
+
+    def set_result(self, result: T) -> None:
+        """Make the call done with *result*, whatever becomes of it; for unit tests only.
+
+        Raises:
+            InvalidStateError: If the call is done.
+        """
+        self._set_outcome((result, None))
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Make the call done with *exception*, whatever becomes of it; for unit tests only.
+
+        Raises:
+            InvalidStateError: If the call is done.
+        """
+        self._set_outcome((None, exception))
+
+    def _set_outcome(self, outcome: Outcome) -> None:
+        if not self._pool.settle(self, outcome):
+            raise InvalidStateError(f"{self._state}: {self!r}")
+
+    def _is_too_late(self, terms: Terms, now: float) -> bool:
+        """Return whether no attempt may start any more."""
+        if self._attempts and terms.is_too_late(now - self._began_at):
+            return True
+        return self._waits_until <= now or self._expires_at < now
+
+    @property
+    def _is_retry(self) -> bool:
+        """Whether it waits among the retries, or did: it was tried, or waited in a lane for too long."""
+        return self._attempts > 0 or self._waits_until < math.inf
+
+    # -- for the pool: changes of state, under its lock ------------------------------------------
+
+    def _claim(self) -> bool:
+        """Take a call that waits out of all others' hands; return whether it was there to be taken."""
+        try:
+            del self._waits
+        except AttributeError:
+            return False
+        return True
+
+    def _begin(self, worker: Worker, now: float) -> bool:
+        """An attempt is about to run, unless somebody else has the call; return whether that is so."""
+        if not self._claim():
+            return False
+        self._worker = worker
+        if self._attempts:
+            self._due_at = None
+        elif self._waits_until < self._expires_at and self._work is not None:
+            # Its time began when it was refused.
+            self._began_at = self._waits_until - self._work[4].max_elapsed
+        else:
+            self._began_at = now
+        return True
+
+    def _back_off(self, due_at: float) -> None:
+        """The attempt failed, and another follows."""
+        self._due_at = due_at
+        self._worker = None
+        self._waits = True
+
+    def _finish(self, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
+        """The call has its outcome; return ``False`` if it had one already."""
+        if self._state in DONE:
+            if unseen is not None:
+                unseen.seen()
+            return False
+        try:
+            self._release()
+        finally:  # an interruption does not stop it half-way
+            self._result, exception = outcome  # type: ignore[assignment]  # what fn returned
+            if exception is not None:
+                self._exception = exception
+                self._unseen = unseen
+            self._state = FINISHED  # last: whoever sees it sees the rest
+        return True
+
+    def _release(self) -> None:
+        """Let go of what only a further attempt would need."""
+        self._work = None
+        if self._leave is not None:  # before it is seen to be done, so that whoever sees it finds room
+            self._leave()
+            self._leave = None
+        if self._last is not NO_OUTCOME:
+            self._last = NO_OUTCOME
+            self._due_at = None
+
+    # -- for the pool: telling others, without its lock ------------------------------------------
+
+    def _open(self) -> None:
+        """Let those pass who wait for the call, which is done, if anybody does; may be done again."""
+        if self._awaited:
+            for latch in self.__dict__["_latches"].copy():  # who waits no more takes out its own
+                try:  # not suppress(), which takes longer than all the rest
+                    latch.release()
+                except RuntimeError:
+                    continue  # it is open already
+
+    def _tell_waiters(self) -> None:
+        """Tell `wait` and `as_completed`, each once; under the condition."""
+        while self._told < len(self._waiters):
+            waiter = self._waiters[self._told]
+            if self._state == CANCELLED_AND_NOTIFIED:
+                waiter.add_cancelled(self)
+            elif self._exception is None:
+                waiter.add_result(self)
+            else:
+                waiter.add_exception(self)
+            self._told += 1
+
+    def _invoke_callbacks(self) -> None:
+        """Run the done callbacks, each of them, and let go of them.
+
+        What a callback raises is logged, as the standard library does, on its logger. A
+        ``KeyboardInterrupt`` or the like is raised again when all have run.
+        """
+        interrupt = None
+        callbacks = self.__dict__.get("_done_callbacks")
+        while callbacks:
+            callback = callbacks[0]
+            del callbacks[0]  # at once: who was interrupted goes on with the next
+            try:
+                callback(self)
+            except Exception:
+                LOGGER.exception("exception calling callback for %r", self)
+            except BaseException as exception:
+                interrupt = exception  # the others run first
+        if interrupt is not None:
+            raise interrupt
+
+    def _orphan(self, error: BaseException) -> None:
+        """In a forked child, make the call's state that of the child.
+
+        The condition may be held by a thread that is not there, and the waiters and callbacks
+        belong to the parent.
+        """
+        if hasattr(self, "_unobserved"):
+            del self._unobserved  # the thread that forks may be in the middle of it: it finds the call done
+        else:
+            self.__dict__["_condition"] = threading.RLock()
+            self._waiters = []
+            self.__dict__.pop("_done_callbacks", None)
+        if self._state not in DONE:
+            self._claim()
+            self._finish((None, error), None)
+            self._open()

@@ -1,0 +1,139 @@
+"""The books: every call that was accepted waits, runs or is done, and is counted as such.
+
+Pure like the schedule: no threads, no clock. Whoever uses it holds the lock that guards it. What must
+stay true between any two methods:
+
+- a call that waits is in the schedule, its future is pending, and it is in no worker's hands;
+- a call that is done is counted once: as succeeded, as failed or as cancelled; by its worker, if that
+  made its last attempt, else here. Whoever leaves hands its counts over.
+
+Nobody counts what is accepted: it is the sum of what became of it.
+
+A signal handler that cancels in the middle of an addition here may cost one count. No decision rests
+on those numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+from retrying_executor._calls.schedule import Schedule
+from retrying_executor._calls.stats import Stats
+from retrying_executor._common.stdlib import CANCELLED_AND_NOTIFIED, DONE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from retrying_executor._calls.call import Outcome
+    from retrying_executor._calls.schedule import Call
+    from retrying_executor._common.log import UnseenFailure
+    from retrying_executor._threads.crew import Worker
+
+
+class Ledger:
+    """The calls of one pool, from the moment they are accepted."""
+
+    __slots__ = ("_cancelled", "_failed", "_retried", "_succeeded", "schedule")
+
+    def __init__(self) -> None:
+        self.schedule = Schedule()
+        self._succeeded = 0
+        self._failed = 0
+        self._cancelled = 0
+        self._retried = 0
+
+    def refuse(self, call: Call) -> bool:
+        """If a call still waits for its first attempt, it was not accepted after all: nothing counts it."""
+        is_queued = call._attempts == 0 and (call._lane is not None or self.schedule.has_fresh(call))
+        return is_queued and self._withdraw(call, counts=0)
+
+    def cancel(self, call: Call) -> bool:
+        """Cancel a call that waits; of one that runs, make this attempt the last and return ``False``."""
+        if self._withdraw(call):
+            return True
+        if not call.done():
+            call._is_last = True
+        return False
+
+    def take_out(self, call: Call) -> bool:
+        """Cancel a call that waits for its first attempt; leave any other as it is, and return ``False``."""
+        return call._attempts == 0 and self._withdraw(call)
+
+    def _withdraw(self, call: Call, counts: int = 1) -> bool:
+        """Cancel a call that waits, and return whether it did; an interruption does not stop it half-way."""
+        place, gone = self.schedule.place_of(call, retried=call._is_retry)
+        try:
+            del call._waits
+        except AttributeError:  # it is in a worker's hands, or done
+            return False
+        try:
+            call._release()
+        finally:  # where an interruption can come after the last step only
+            call._state = CANCELLED_AND_NOTIFIED
+            self._cancelled += counts
+            call._lane = None
+            gone.add(call)
+        place.drop_gone()
+        return True
+
+    def back_off(self, call: Call, due_at: float) -> bool:
+        """A call that runs waits again, until *due_at*; return whether it is the first that is due."""
+        call._back_off(due_at)
+        self._retried += 1
+        return self.schedule.add_retry(call, due_at)
+
+    def settle(self, call: Call, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
+        """Make a call done from outside, wherever it is; return ``False`` if it is done already."""
+        place, gone = self.schedule.place_of(call, retried=call._is_retry)
+        was_done, waits = call.done(), call._claim()
+        try:
+            finished = call._finish(outcome, unseen)
+        finally:  # where an interruption can come after the last step only
+            if call._state in DONE:
+                self._succeeded += not was_done and outcome[1] is None
+                self._failed += not was_done and outcome[1] is not None
+                if waits:
+                    call._lane = None
+                    gone.add(call)
+            elif waits:  # pragma: no cover  # see tests/untraced
+                call._waits = True
+        if waits:
+            place.drop_gone()
+        return finished
+
+    def take_over(self, worker: Worker) -> None:
+        """A worker leaves: keep what it has counted."""
+        self._succeeded += worker.succeeded
+        self._failed += worker.failed
+        worker.succeeded = worker.failed = 0
+
+    def stats(self, now: float, workers: Collection[Worker]) -> Stats:
+        """Return a consistent snapshot, given what time it is and who is at work, while all stand still."""
+        workers = list(workers)  # a destructor may submit, and start one
+        in_hand = [worker.call for worker in workers if worker.call is not None]
+        running = sum(not call.done() for call in in_hand)
+        schedule = self.schedule
+        # What was cancelled while a worker took it is in its hands, no longer in the schedule.
+        strays = sum(schedule.is_gone(call) for call in in_hand)
+        fresh = schedule.count_fresh() + strays  # once: others submit meanwhile
+        waiting = fresh + schedule.count_others()
+        ready = fresh + schedule.count_due(now)
+        held = schedule.count_held(now)
+        due_at = schedule.first_due_at()
+        succeeded = self._succeeded + sum(worker.succeeded for worker in workers)
+        failed = self._failed + sum(worker.failed for worker in workers)
+        return Stats(
+            threads=len(workers),
+            running=running,
+            ready=ready,
+            held=held,
+            in_backoff=waiting - ready - held,
+            submitted=waiting + running + succeeded + failed + self._cancelled,
+            succeeded=succeeded,
+            failed=failed,
+            cancelled=self._cancelled,
+            retried=self._retried,
+            next_due_at=None if due_at == math.inf else due_at,
+            opens_at=schedule.opens_at(now),
+        )

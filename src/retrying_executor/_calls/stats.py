@@ -1,0 +1,41 @@
+"""What an executor is doing, in numbers."""
+
+from __future__ import annotations
+
+from retrying_executor._common.values import Value
+
+
+class Stats(Value):
+    """A consistent snapshot of an executor: ``submitted`` is always the sum of what became of it.
+
+    ``submitted == running + ready + in_backoff + held + succeeded + failed + cancelled``
+
+    Attributes:
+        threads: Threads that are at work, resting or being started.
+        running: Calls whose attempt is running.
+        ready: Calls that could start now, were a worker free.
+        in_backoff: Calls that wait for the delay before their next attempt to be over.
+        submitted: Calls accepted so far.
+        succeeded: Calls that returned a result, a last one that was rejected included.
+        failed: Calls that are done with an exception.
+        cancelled: Calls that were cancelled.
+        retried: Attempts that failed and after which the call went into backoff.
+        next_due_at: When the first retry is due, or an upstream opens if that is sooner, in seconds on
+            the clock of `time.monotonic`; ``None`` if no call waits for a time.
+        held: Calls that could start now, but for the limits or the hold of their upstream.
+        opens_at: When the first of these upstreams lets a call through again, on the same clock; ``None`` if
+            no call is held, or if it is not known.
+    """
+
+    threads: int
+    running: int
+    ready: int
+    in_backoff: int
+    submitted: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    retried: int
+    next_due_at: float | None
+    held: int = 0
+    opens_at: float | None = None

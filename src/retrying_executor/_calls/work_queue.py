@@ -1,0 +1,58 @@
+"""What clients find that look into the queue of a standard executor.
+
+google-cloud-pubsub does at its end: it takes out what has not begun, and gives it back to the service.
+"""
+
+from __future__ import annotations
+
+from queue import Empty
+from types import SimpleNamespace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from retrying_executor._calls.schedule import Call
+    from retrying_executor._threads.pool import Pool
+
+
+class WorkQueue:
+    """The calls that wait for their first attempt, as a queue that can be emptied; nothing can be put in.
+
+    Args:
+        pool: Whose calls these are.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._seen: list[Call] = []  # the first one comes last; looked at once, since there may be many
+
+    def qsize(self) -> int:
+        """Return how many there are."""
+        return len(self._pool.untried())
+
+    def empty(self) -> bool:
+        """Return whether there is none."""
+        return not self._pool.untried()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> SimpleNamespace:
+        """Take the next call out for good: it is cancelled. Never waits, whatever the arguments.
+
+        Returns:
+            Its ``future``, ``fn``, ``args`` and ``kwargs``; and these three as its ``task``, as from
+            Python 3.14 on.
+
+        Raises:
+            Empty: If there is none.
+        """
+        while True:
+            if not self._seen:
+                self._seen = self._pool.untried()[::-1]
+            if not self._seen:
+                raise Empty
+            call = self._seen.pop()
+            work = call._work
+            if work is not None and self._pool.take_out(call):
+                fn, args, kwargs, *_ = work
+                task = (fn, args, kwargs)
+                return SimpleNamespace(future=call, fn=fn, args=args, kwargs=kwargs, task=task)
+
+    get_nowait = get

@@ -1,0 +1,1 @@
+"""Who looks on: listeners and the watchdog."""

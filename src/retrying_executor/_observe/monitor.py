@@ -1,0 +1,315 @@
+"""Who looks on: a listener is told what happens to calls, and a watchdog notices those that run for long.
+
+An executor that nobody looks on has no monitor, and pays for looking whether there is one.
+
+Listeners are called in a thread of their own, so none holds up a call: a pool with a single worker, which
+starts when there is something to tell and leaves when there is not. What is to be told is queued in
+``_untold``, without a lock: publish first, then look whether somebody is telling. An attempt may start
+before ``submit()`` returns and its call is accepted for good. So it is who tells that puts that in order, and
+says of every call first that it was accepted.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections import deque
+from functools import partial
+from itertools import count
+
+from retrying_executor._calls.call import RetryingFuture
+from retrying_executor._calls.current import current
+from retrying_executor._common import lifecycle, log
+from retrying_executor._common.lifecycle import LISTENER_TIMEOUT, ExitTimeout
+from retrying_executor._common.values import Value
+from retrying_executor._observe.watchdog import Watchdog
+from retrying_executor._policy.policy import Terms
+from retrying_executor._threads.pool import Pool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Literal, TypeAlias
+
+    from retrying_executor._calls.call import Outcome, Work
+    from retrying_executor._calls.schedule import Call
+    from retrying_executor._policy.policy import Verdict
+
+    Kind: TypeAlias = Literal[
+        "accepted",
+        "attempt_started",
+        "retry_scheduled",
+        "not_now",
+        "gave_up",
+        "done",
+        "upstream_held",
+        "upstream_back",
+    ]
+
+_MOST_WAITING = 10_000
+_GRACE = 1.0  # seconds
+
+
+class Event(Value):
+    """What has happened to a call, or to an upstream.
+
+    Attributes:
+        kind: ``"accepted"``, ``"attempt_started"``, ``"retry_scheduled"``, ``"not_now"`` (the same, where the
+            service said so: see `NotNow`), ``"gave_up"`` (an attempt failed, and no other follows),
+            ``"done"``, ``"upstream_held"`` or ``"upstream_back"``.
+        time: When, in seconds since the epoch, as `time.time` has it.
+        call: The name of the call; empty for an upstream.
+        key: That of its future, and of `current_call`; empty for an upstream.
+        label: That of its view, or ``None``.
+        executor: The ``thread_name_prefix`` of its executor; empty for an upstream.
+        attempt: Which attempt it is about, the latest one; 0 before the first, or for an upstream.
+        duration: How long that attempt took, in seconds; with ``"done"``, how long it is since the call was
+            accepted; ``None`` before an attempt has ended, or for an upstream.
+        delay: How long until the next attempt, or how long the upstream is held, in seconds; infinite for
+            a hold until ``resume()``; else ``None``.
+        outcome: With ``"done"``: ``"succeeded"``, ``"failed"`` or ``"cancelled"``; else ``None``.
+        exception: What the attempt raised, or the call failed with; ``None`` if nothing. Its traceback refers
+            to frames of the call, and so to arguments: whoever keeps events keeps these.
+        reason: In words: what the attempt ended with, and why the delay is what it is; often empty.
+        upstream: The name of the upstream, or of that of the call; ``None`` if it has none.
+    """
+
+    kind: str  # a Kind
+    time: float
+    call: str = ""
+    key: str = ""
+    attempt: int = 0
+    duration: float | None = None
+    delay: float | None = None
+    outcome: Literal["succeeded", "failed", "cancelled"] | None = None
+    exception: BaseException | None = None
+    reason: str = ""
+    upstream: str | None = None
+    label: str | None = None
+    executor: str = ""
+
+
+class Story:
+    """What has been told of a call, and what is to be told: nothing that the call must let go of."""
+
+    __slots__ = ("accepted_at", "began_at", "ending", "is_announced", "is_over", "time", "took", "who")
+
+    def __init__(self, call: Call, work: Work, time: float, accepted_at: float) -> None:
+        upstream = work[4].upstream
+        self.who: dict[str, Any] = {
+            **log.about(call, work).fields(),
+            "upstream": None if upstream is None else upstream.name,
+        }
+        self.time = time  # at which it was accepted, on the clock of events
+        self.accepted_at = accepted_at  # and on that of durations
+        self.is_announced = False
+        self.is_over = False  # it has been told that it is done
+        self.ending: Event | None = None  # it is done before it was announced
+        self.began_at = 0.0  # the latest attempt
+        self.took: float | None = None
+
+
+class Monitor:
+    """Looks on for one pool.
+
+    Args:
+        on_event: Called with each `Event`, or ``None``.
+        warn_after: For how many seconds an attempt may run before that is logged; ``None``: for ever.
+        thread_name: What the names of the listener's thread and of the watchdog's begin with.
+        exit_timeout: How long the end of the interpreter waits.
+    """
+
+    def __init__(
+        self,
+        on_event: Callable[[Event], object] | None,
+        warn_after: float | None,
+        thread_name: str,
+        exit_timeout: ExitTimeout,
+    ) -> None:
+        self._on_event = on_event
+        self.exit_timeout = exit_timeout
+        self._is_over = False  # no call will have anything to tell
+        self._thread_name = thread_name
+        self._watchdog = None if warn_after is None else Watchdog(warn_after, thread_name)
+        self.restart()
+        lifecycle.register_monitor(self)
+
+    def restart(self) -> None:
+        """Start with nothing, as in a forked child."""
+        self._lock = threading.RLock()  # guards _is_telling; reentrant for the sake of destructors
+        self._untold: deque[Callable[[], None]] = deque()
+        self._is_telling = False
+        self._drop = count(1).__next__
+        self._dropped = 0  # how many events
+        self._reported = 0.1  # of these, when that was logged
+        self._patience = LISTENER_TIMEOUT
+        self._is_late = False
+        self._pool = Pool(
+            max_workers=1,
+            thread_name_prefix=f"{self._thread_name}-events",
+            initializer=None,
+            initargs=(),
+            idle_timeout=_GRACE,
+            exit_timeout=ExitTimeout(LISTENER_TIMEOUT),
+            max_pending=None,
+            wait_when_full=False,
+            upstream=None,
+            monitor=None,
+        )
+        if self._watchdog is not None:
+            self._watchdog.restart()
+
+    def _now(self) -> float:
+        return time.time()
+
+    def _monotonic(self) -> float:
+        return time.monotonic()
+
+    # -- what has happened -----------------------------------------------------------------------
+
+    def submitted(self, call: Call) -> None:
+        """A call is about to be queued."""
+        if self._on_event is not None:
+            work = call._work
+            assert work is not None
+            call._story = Story(call, work, self._now(), self._monotonic())
+            call.add_done_callback(self._done)
+
+    def accepted(self, call: Call) -> None:
+        """``submit()`` is about to return the call's future."""
+        if call._story is not None:
+            self._queue(partial(self._tell_accepted, call._story))
+
+    def started(self, call: Call, work: Work) -> None:
+        """An attempt begins, in this thread."""
+        if call._story is not None:
+            self._report_dropped()
+            call._story.took = None
+            self._add("attempt_started", call)
+            call._story.began_at = self._monotonic()
+        if self._watchdog is not None:
+            self._watchdog.began(call, work)
+
+    def ended(self, call: Call) -> None:
+        """The attempt is over, whatever it ended with."""
+        if self._watchdog is not None:
+            self._watchdog.ended(call)
+        if call._story is not None:
+            call._story.took = self._monotonic() - call._story.began_at
+
+    def followed_up(self, call: Call, outcome: Outcome, verdict: Verdict) -> None:
+        """The attempt failed, and another follows or not."""
+        if call._story is not None:
+            kind: Kind = "retry_scheduled" if verdict.counts else "not_now"
+            if verdict.delay is None:
+                kind = "gave_up"
+            reason = log.describe(*outcome)
+            if verdict.reason:
+                reason += f" ({verdict.reason})"
+            self._add(kind, call, delay=verdict.delay, exception=outcome[1], reason=reason)
+
+    def _done(self, call: Any) -> None:
+        assert call._story is not None
+        took = self._monotonic() - call._story.accepted_at
+        if call.cancelled():
+            self._add("done", call, duration=took, outcome="cancelled")
+        elif call._exception is None:
+            self._add("done", call, duration=took, outcome="succeeded")
+        else:
+            reason, error = log.describe(None, call._exception), call._exception
+            self._add("done", call, duration=took, outcome="failed", exception=error, reason=reason)
+
+    def upstream_changed(self, name: str, kind: Kind, delay: float | None, reason: str) -> None:
+        """An upstream that calls of this pool go to is held, or works again."""
+        if self._on_event is not None and not self._is_over:
+            event = Event(kind=kind, time=self._now(), upstream=name, delay=delay, reason=reason)
+            self._queue(partial(self._call_listener, event))
+
+    def _add(self, kind: Kind, call: Call, **more: Any) -> None:
+        story = call._story
+        assert story is not None
+        about = {"kind": kind, "attempt": call._attempts, "duration": story.took, **more}
+        self._queue(partial(self._tell, story, self._now(), about))
+
+    def _queue(self, tell: Callable[[], None]) -> None:
+        if len(self._untold) >= _MOST_WAITING:
+            self._dropped = self._drop()  # to be logged where no lock is held
+            return
+        self._untold.append(tell)  # publish first,
+        if not self._is_telling:  # then look
+            self._start_telling()
+
+    def _report_dropped(self) -> None:
+        dropped = self._dropped
+        if dropped >= 10 * self._reported:
+            self._reported = dropped
+            log.events_dropped(dropped)
+
+    # -- telling it ------------------------------------------------------------------------------
+
+    def _start_telling(self) -> None:
+        with self._lock:
+            if self._is_telling or not self._untold:
+                return
+            self._is_telling = True
+        work: Work = (self._tell_all, (), {}, contextvars.Context(), Terms(None))
+        try:
+            self._pool.submit(RetryingFuture(self._pool, work))
+        except BaseException as error:
+            self._is_telling = False
+            if not isinstance(error, RuntimeError):  # no thread can be started: the next event tries again
+                raise
+
+    def _tell_all(self) -> None:
+        current.holder = None  # what this thread runs is no call of anybody
+        while self._untold:
+            self._untold.popleft()()
+        with self._lock:
+            self._is_telling = False
+        self._start_telling()  # look once more
+
+    def _tell_accepted(self, story: Story) -> None:
+        if not story.is_announced:
+            story.is_announced = True
+            self._call_listener(Event(kind="accepted", time=story.time, **story.who))
+        ending, story.ending = story.ending, None
+        if ending is not None:
+            self._call_listener(ending)
+
+    def _tell(self, story: Story, at: float, about: dict[str, Any]) -> None:
+        if story.is_over:  # set_result() may come between a verdict and its announcement
+            return
+        event = Event(time=at, **about, **story.who)
+        story.is_over = event.outcome is not None
+        if not story.is_announced and event.outcome == "cancelled":
+            story.ending = event  # submit() may still raise: then the call was never accepted
+            return
+        self._tell_accepted(story)
+        self._call_listener(event)
+
+    def _call_listener(self, event: Event) -> None:
+        assert self._on_event is not None
+        try:
+            self._on_event(event)
+        except BaseException as error:
+            log.listener_failed(event.kind, error)
+
+    def finish(self, timeout: float) -> None:
+        """No call is left: wait until the listener has been told everything, and the threads have left.
+
+        Args:
+            timeout: For how many seconds; no more than `LISTENER_TIMEOUT` in any case.
+        """
+        began_at = time.monotonic()
+        timeout = max(0.0, min(timeout, self._patience))
+        self._is_over = True
+        self._report_dropped()
+        if self._watchdog is not None:
+            self._watchdog.finish(timeout)
+        if not self._pool.is_own_thread():
+            self._start_telling()
+            if not self._pool.retire(timeout) and not self._is_late:
+                self._is_late = True
+                log.listener_is_late(timeout)
+        self._patience -= time.monotonic() - began_at  # the interpreter's end does not begin anew

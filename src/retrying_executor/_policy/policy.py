@@ -1,0 +1,525 @@
+"""Whether and when a failed attempt is followed by another: pure decisions, no threads, no clock."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from retrying_executor._common.errors import NotNow
+from retrying_executor._common.exceptions import is_a
+from retrying_executor._common.misuse import checked_callable, says_where
+from retrying_executor._common.values import (
+    Value,
+    checked_bool,
+    in_words,
+    optional_seconds,
+    positive_int,
+    seconds,
+)
+from retrying_executor._policy.transient import get, retry_after, transient
+from retrying_executor._upstream.evidence import evidence_of, service_failed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import EllipsisType
+    from typing import Any, TypeAlias
+
+    from typing_extensions import TypedDict, Unpack
+
+    from retrying_executor._calls.schedule import Call
+    from retrying_executor._common.values import Duration
+    from retrying_executor._upstream.gate import Evidence
+    from retrying_executor._upstream.upstream import Upstream
+
+    RetryOn: TypeAlias = (
+        type[BaseException]
+        | tuple[type[BaseException], ...]
+        | Callable[[Exception], bool | Duration | NotNow]
+    )
+    GiveUpOn: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
+    Policy: TypeAlias = Callable[["Attempt"], Duration | None]
+
+    class PolicyOptions(TypedDict, total=False):
+        """The options of `RetryPolicy`, for signatures that pass them on."""
+
+        max_attempts: int | None
+        initial_delay: Duration
+        multiplier: float
+        max_delay: Duration
+        jitter: bool
+        max_elapsed: Duration | None
+        max_age: Duration | None
+        retry_on: RetryOn
+        give_up_on: GiveUpOn
+        retry_result: Callable[[Any], object] | None
+        max_retry_after: Duration | None
+        delays: Iterable[Duration] | None
+        random: Callable[[], float] | None
+
+
+MAX_RETRY_AFTER = 300.0
+_DEFAULT_MAX_ATTEMPTS = 5
+_DEFAULT_CURVE = {"initial_delay": 0.5, "multiplier": 2.0, "max_delay": 60.0}
+_SPREAD = 0.25  # of what is asked for, at least; docs/explanation/fleet.py shows what it does for the load
+
+
+class Attempt(Value):
+    """A failed attempt, as a policy sees it.
+
+    Attributes:
+        number: Which attempt of its call it was; the first is 1.
+        exception: What it raised; ``None`` if it returned a result that ``retry_result`` rejected.
+        result: What it returned; ``None`` if it raised.
+        elapsed: Seconds since the first attempt of the call began.
+        postponed: How many attempts before it were answered "not now", and so are not counted.
+    """
+
+    number: int
+    exception: Exception | None
+    result: object
+    elapsed: float
+    postponed: int = 0
+
+
+class Verdict:
+    """What follows a failed attempt.
+
+    Attributes:
+        delay: Seconds to wait before the next attempt; ``None``: the call gives up.
+        counts: Whether the attempt is used up.
+        asked: How many seconds the answer asked to wait, if it did.
+        reason: Why it is this delay, or why the call gives up, fit for a log line; often empty with a delay.
+        concerns_call: Whether "not now" was said of this call only, not of its upstream.
+    """
+
+    __slots__ = ("asked", "concerns_call", "counts", "delay", "reason")
+
+    def __init__(
+        self,
+        delay: float | None,
+        *,
+        counts: bool = True,
+        asked: float | None = None,
+        reason: str = "",
+        concerns_call: bool = False,
+    ) -> None:
+        self.delay = delay
+        self.counts = counts
+        self.asked = asked
+        self.reason = reason
+        self.concerns_call = concerns_call
+
+
+DONE = Verdict(None)
+"""The result was accepted."""
+
+TOO_LATE = Verdict(None, reason="no time left for another attempt")
+"""There was no time left for the attempt: it was not made."""
+
+TOO_OLD = Verdict(None, reason="max_age has passed since submit()")
+"""The call was too old for the attempt: it was not made."""
+
+CUT_SHORT = Verdict(None, reason="cancelled or shut down while it ran")
+"""The attempt was to be the last one, whatever the policy says."""
+
+
+class RetryPolicy(Value):
+    """When to try again, and when to give up: exponential backoff with full jitter.
+
+    After failed attempt *n* the delay is drawn uniformly from zero to
+    ``min(max_delay, initial_delay * multiplier ** (n - 1))`` seconds. A policy is an immutable
+    value: equal options make equal policies.
+
+    Args:
+        max_attempts: How many attempts a call gets, the first included: 1 or more, or ``None`` for
+            no limit. The default is 5, or one more than there are *delays*. Attempts that were
+            answered "not now" (`NotNow`) do not count.
+        initial_delay: Upper bound of the first delay, in seconds; 0 or more.
+        multiplier: Factor from each upper bound to the next; 1 or more.
+        max_delay: Upper bound of every delay, in seconds; *initial_delay* or more.
+        jitter: ``True``: draw each delay uniformly from zero to its bound, so that callers that
+            failed together do not come back together. ``False``: the bound is the delay. The
+            default is ``True``, or ``False`` with *delays*.
+        max_elapsed: No attempt starts later than this many seconds after the first one began;
+            0 or more, or ``None`` for no limit.
+        max_age: No attempt starts later than this many seconds after ``submit()``, whatever the call waited
+            for: a thread, its upstream, its next attempt. It fails with its last exception, or with a
+            ``TimeoutError`` if it was never tried. More than 0, or ``None`` for no limit. Calls that only a
+            busy executor holds up fail when their turn comes.
+        retry_on: Which failures are worth another attempt: a class of exceptions, a tuple of classes, or
+            a callable from the exception to a ``bool``, to the seconds to wait before the next
+            attempt (exactly; the limits on attempts and time hold; 0 and 1 as floats), or to a `NotNow`.
+            The default is `transient`. Whatever the classes, an answer that `transient` takes for "not
+            now" is no failure, and the call comes back later; a callable decides about that itself. A
+            `NotNow` that a call raises is worth another attempt always, and exceptions that are not an
+            `Exception`, such as ``KeyboardInterrupt``, never.
+        give_up_on: Which failures are final, whatever *retry_on* says: a class of exceptions, or a tuple
+            of classes; the default is none. "Not now" stays "not now" here too.
+        max_retry_after: Where an exception tells of an answer that asks to wait (``Retry-After`` and
+            its like, see `retry_after`), the next attempt comes no sooner, unless it asks for more
+            than this many seconds: 0 or more, or ``None`` for no such limit. With jitter, up to the
+            delay of the curve, or a quarter of what is asked for, comes on top. The default is five
+            minutes: longer than the windows of common rate limits, and short enough that a wrong
+            header does no harm.
+        retry_result: A predicate: the results for which it is true are failures too. When no
+            attempt is left, the last result is the call's result.
+        delays: The delays themselves, in seconds, instead of a curve; as many retries as delays.
+        random: The source of jitter: a callable that returns uniform samples from ``[0, 1)``;
+            the default is `random.random`.
+
+    Raises:
+        TypeError: If an argument has the wrong type, or *delays* comes with an option of the curve.
+        ValueError: If an argument is out of its range.
+
+    References:
+        Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015 (full jitter).
+    """
+
+    max_attempts: int | None
+    initial_delay: float
+    multiplier: float
+    max_delay: float
+    jitter: bool
+    max_elapsed: float | None
+    max_age: float | None
+    retry_on: RetryOn
+    give_up_on: GiveUpOn
+    retry_result: Callable[[Any], object] | None
+    max_retry_after: float | None
+    delays: tuple[float, ...] | None
+    random: Callable[[], float] | None
+
+    _given_as = "retry"
+
+    @says_where
+    def __init__(
+        self,
+        *,
+        max_attempts: int | EllipsisType | None = ...,
+        initial_delay: Duration = 0.5,
+        multiplier: float = 2.0,
+        max_delay: Duration = 60.0,
+        jitter: bool | EllipsisType = ...,
+        max_elapsed: Duration | None = 3600.0,
+        max_age: Duration | None = None,
+        retry_on: RetryOn = transient,
+        give_up_on: GiveUpOn = (),
+        retry_result: Callable[[Any], object] | None = None,
+        max_retry_after: Duration | None = MAX_RETRY_AFTER,
+        delays: Iterable[Duration] | None = None,
+        random: Callable[[], float] | None = None,
+    ) -> None:
+        curve = {
+            "initial_delay": seconds("initial_delay", initial_delay),
+            "multiplier": _checked_multiplier(multiplier),
+            "max_delay": seconds("max_delay", max_delay),
+        }
+        if curve["max_delay"] < curve["initial_delay"]:
+            raise ValueError(
+                f"max_delay must be {initial_delay!r} (initial_delay) or more, not {max_delay!r}"
+            )
+        if delays is not None:
+            delays = _checked_delays(delays)
+            if curve != _DEFAULT_CURVE:
+                raise TypeError(f"delays stands instead of {', '.join(curve)}: give either, not both")
+        if max_attempts is ...:
+            max_attempts = _DEFAULT_MAX_ATTEMPTS if delays is None else len(delays) + 1
+        elif max_attempts is not None:
+            positive_int("max_attempts", max_attempts)
+        if delays is not None and (max_attempts is None or max_attempts > len(delays) + 1):
+            raise ValueError(
+                f"max_attempts must be at most {len(delays) + 1} ({len(delays)} delays), not {max_attempts!r}"
+            )
+        if jitter is ...:
+            jitter = delays is None
+        else:
+            checked_bool("jitter", jitter)
+        super().__init__(
+            **curve,
+            max_attempts=max_attempts,
+            jitter=jitter,
+            max_elapsed=optional_seconds("max_elapsed", max_elapsed),
+            max_age=_checked_max_age(max_age),
+            retry_on=_checked_retry_on(retry_on),
+            give_up_on=_checked_classes(give_up_on),
+            retry_result=checked_callable("retry_result", retry_result, takes=1),
+            max_retry_after=optional_seconds("max_retry_after", max_retry_after),
+            delays=delays,
+            random=checked_callable("random", random, takes=0),
+        )
+
+    def replace(self, **changes: Unpack[PolicyOptions]) -> RetryPolicy:
+        """Return a policy with the given options changed; the options and errors of the class.
+
+        Changing from a curve to *delays*, or back, or to other delays, also resets ``max_attempts``
+        and ``jitter`` to their defaults, unless they are given too.
+        """
+        options = dict(self.__dict__)
+        waits = {*_DEFAULT_CURVE, "delays"}
+        has_delays = self.delays is not None or changes.get("delays") is not None
+        if has_delays and not waits.isdisjoint(changes):
+            for name in (*waits, "max_attempts", "jitter"):
+                del options[name]
+        return type(self)(**{**options, **changes})
+
+    __replace__ = replace  # for copy.replace()
+
+    def __call__(self, attempt: Attempt) -> float | None:
+        """Return the seconds to wait before the next attempt, or ``None`` to give up.
+
+        Raises:
+            TypeError: If *attempt* is no `Attempt`. A policy is no decorator: it is given as ``retry=``.
+        """
+        if not isinstance(attempt, Attempt):
+            raise TypeError(
+                f"attempt must be an Attempt, not {attempt!r}: a policy is no decorator, but given as retry="
+            )
+        return self.verdict(attempt).delay
+
+    def verdict(self, attempt: Attempt) -> Verdict:
+        """Return what follows a failed attempt, and why."""
+        answer = True if attempt.exception is None else self._read(attempt.exception)
+        if is_a(answer, str):
+            return Verdict(None, reason=answer)
+        counts = not isinstance(answer, NotNow)
+        used = attempt.number - attempt.postponed
+        if counts and self.max_attempts is not None and used >= self.max_attempts:
+            attempts = (
+                "the only attempt is" if self.max_attempts == 1 else f"all {self.max_attempts} attempts are"
+            )
+            return Verdict(None, reason=f"{attempts} used")
+        asked = None
+        if isinstance(answer, NotNow):
+            asked = after(answer)
+        if asked is None and issubclass(type(answer), (bool, NotNow)) and attempt.exception is not None:
+            asked = asked_by(attempt.exception, self.max_retry_after)
+        if is_a(answer, float):
+            delay = answer
+        else:
+            number = max(used, 1) if counts else attempt.postponed + 1
+            delay = seconds("the delay", self._delay(number, asked))  # whatever the source of jitter returns
+        if self.max_elapsed is not None and attempt.elapsed + delay > self.max_elapsed:
+            return Verdict(None, reason=no_time_for(attempt.elapsed + delay, "max_elapsed", self.max_elapsed))
+        reasons = [] if asked is None else [f"asked to wait {in_words(asked)}"]
+        reasons += [] if counts else ["not counted"]
+        concerns_call = is_a(answer, NotNow) and get(answer, "only_this_call") is True
+        return Verdict(
+            delay, counts=counts, asked=asked, reason=", ".join(reasons), concerns_call=concerns_call
+        )
+
+    def _read(self, exception: Exception) -> bool | float | NotNow | str:
+        """Return whether a failure is worth another attempt, and when; in words why, if it is not."""
+        if is_a(exception, NotNow):
+            return exception
+        retry_on = self.retry_on
+        answer = (transient if isinstance(retry_on, (type, tuple)) else retry_on)(exception)
+        if isinstance(answer, NotNow):
+            return answer
+        if issubclass(type(exception), self.give_up_on):
+            return "it is in give_up_on"
+        if isinstance(retry_on, (type, tuple)):
+            return issubclass(type(exception), retry_on) or "it is not in retry_on"
+        if isinstance(answer, bool):
+            return answer or ("another attempt cannot help" if retry_on is transient else "retry_on says so")
+        if isinstance(answer, int) and answer in (0, 1):
+            raise TypeError(f"what retry_on returns must be a bool, or seconds as a float, not {answer!r}")
+        return seconds("what retry_on returns (if not a bool or a NotNow)", answer)
+
+    def _delay(self, number: int, asked: float | None) -> float:
+        """Return the delay after the *number*-th failure, or the *number*-th "not now", of a call."""
+        if self.delays:
+            bound = self.delays[min(number, len(self.delays)) - 1]
+        else:
+            bound = backoff(number, base=self.initial_delay, multiplier=self.multiplier, cap=self.max_delay)
+        if asked is not None:
+            if not self.jitter:
+                return asked or bound
+            bound = max(bound, _SPREAD * asked)
+        if self.jitter:
+            bound *= _random() if self.random is None else self.random()
+        return bound + (asked or 0.0)
+
+
+def after(not_now: NotNow) -> float | None:
+    """Return how many seconds a call asks to wait; ``None`` if it does not, or if that cannot be read."""
+    try:
+        return optional_seconds("after", not_now.after)
+    except BaseException:  # somebody has set it to something else, or a subclass raises
+        return None
+
+
+def no_time_for(start: float, name: str, limit: float) -> str:
+    """Return in words why no attempt follows *start* seconds after the time from which a *limit* counts."""
+    return f"the next attempt would start after {in_words(start)}, and {name} is {in_words(limit)}"
+
+
+def asked_by(exception: Exception, limit: float | None) -> float | None:
+    """Return how many seconds an answer asks to wait, up to a *limit*; ``None`` if it does not."""
+    asked = retry_after(exception)
+    return asked if asked is None or limit is None else min(asked, limit)
+
+
+def backoff(number: int, *, base: float, multiplier: float, cap: float) -> float:
+    """Return the upper bound of the delay after a failed attempt: seconds in ``[0, cap]``.
+
+    Args:
+        number: The attempt that failed; the first is 1.
+        base: The bound after the first attempt, in seconds; 0 or more.
+        multiplier: Factor from each bound to the next; 1 or more.
+        cap: Upper bound of all bounds, in seconds; *base* or more.
+    """
+    try:
+        return min(cap, base * multiplier ** (number - 1))
+    except OverflowError:
+        return cap if base else 0.0
+
+
+class Terms:
+    """On what terms calls are made: an upstream, and a policy, taken apart once for all calls under it.
+
+    Args:
+        policy: When to try again, or ``None``: never.
+        upstream: The service that the calls go to, or ``None``.
+        label: What tells them apart from others of the same function, or ``None``.
+        key: The key that they have in common, or ``None``: each has one of its own.
+    """
+
+    __slots__ = (
+        "key",
+        "label",
+        "latest",
+        "marks_calls",
+        "max_age",
+        "max_elapsed",
+        "policy",
+        "rejects",
+        "upstream",
+        "verdict",
+    )
+
+    def __init__(
+        self,
+        policy: Policy | None,
+        upstream: Upstream | None = None,
+        *,
+        label: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        self.policy = policy
+        self.upstream = upstream
+        self.label = label
+        self.key = key
+        self.latest: Callable[[], object] = _nothing
+        """Returns the function that was checked last: most calls are of that one, and checks take time."""
+        own = policy if isinstance(policy, RetryPolicy) else None
+        self.max_age = None if own is None else own.max_age
+        self.marks_calls = key is not None or self.max_age is not None  # few do: see `mark`
+        # A subclass may decide in another way.
+        decides_itself = own is not None and type(own).__call__ is RetryPolicy.__call__
+        self.verdict = own.verdict if own is not None and decides_itself else None
+        self.rejects = None if own is None else own.retry_result
+        self.max_elapsed = math.inf if own is None or own.max_elapsed is None else own.max_elapsed
+
+    def mark(self, call: Call) -> None:
+        """Note on a call, before it is queued, what it has by these terms."""
+        if self.key is not None:
+            call.__dict__["_key"] = self.key
+        if self.max_age is not None:
+            call._expires_at = call._pool.clock.monotonic() + self.max_age
+
+    def asked_by(self, exception: Exception) -> float | None:
+        """Return how many seconds an answer asks to wait, as far as that is heeded."""
+        if is_a(exception, NotNow):
+            return after(exception)
+        own = self.policy if isinstance(self.policy, RetryPolicy) else None
+        return asked_by(exception, MAX_RETRY_AFTER if own is None else own.max_retry_after)
+
+    def evidence_of(self, exception: Exception) -> Evidence:
+        """Return what a failure tells of the upstream: by its own rule, if it has one."""
+        return evidence_of(exception, service_failed if self.upstream is None else self.upstream.is_recorded)
+
+    def is_too_late(self, elapsed: float) -> bool:
+        """Return whether no attempt may start *elapsed* seconds after the first one began."""
+        return elapsed > self.max_elapsed
+
+
+def checked_policy(retry: object) -> Policy | None:
+    """Return *retry* if it can serve as the ``retry`` option.
+
+    Raises:
+        TypeError: If it is neither ``None`` nor callable with an attempt, or is a class.
+    """
+    if isinstance(retry, type):
+        how = "retry=RetryPolicy(retry_on=...)" if issubclass(retry, BaseException) else "call it"
+        raise TypeError(f"retry must be a policy, not the class {retry!r}: {how}")
+    if retry is transient or retry is retry_after:
+        raise TypeError(f"retry must be a policy, not {retry!r}: that takes exceptions, as retry_on does")
+    policy: Policy | None = checked_callable("retry", retry, takes=1, what="a RetryPolicy, a callable")
+    return policy
+
+
+def _nothing() -> None:
+    """Stand for the reference to a function where there is none yet."""
+
+
+def _random() -> float:
+    from random import random  # slow to import, and not every program retries
+
+    return random()
+
+
+def _checked_max_age(max_age: Duration | None) -> float | None:
+    age = optional_seconds("max_age", max_age)
+    if age == 0.0:
+        raise ValueError(f"max_age must be more than 0 seconds, or None, not {max_age!r}")
+    return age
+
+
+def _checked_multiplier(multiplier: object) -> float:
+    if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
+        raise TypeError(f"multiplier must be a number, not {multiplier!r}")
+    if not 1.0 <= multiplier <= sys.float_info.max:
+        raise ValueError(f"multiplier must be finite and 1 or more, not {multiplier!r}")
+    return float(multiplier)
+
+
+def _checked_delays(delays: Iterable[Duration]) -> tuple[float, ...]:
+    try:
+        each = enumerate(delays)
+    except TypeError:
+        raise TypeError(f"delays must be an iterable of seconds, not {delays!r}") from None
+    return tuple(seconds(f"delays[{index}]", delay) for index, delay in each)
+
+
+def _are_classes(value: object) -> bool:
+    classes = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(one, type) and issubclass(one, BaseException) for one in classes)
+
+
+def _checked_retry_on(retry_on: RetryOn) -> RetryOn:
+    classes = retry_on if isinstance(retry_on, tuple) else (retry_on,)
+    if not classes:
+        raise ValueError("retry_on must name an exception class, not (): with retry=None nothing is retried")
+    for one in classes:
+        is_exception = isinstance(one, type) and issubclass(one, BaseException)
+        if not is_exception and (isinstance(one, type) or isinstance(retry_on, tuple) or not callable(one)):
+            raise TypeError(
+                f"retry_on must be an exception class, a tuple of them, or a callable, not {retry_on!r}"
+            )
+        if isinstance(one, type) and not issubclass(one, Exception) and not issubclass(Exception, one):
+            raise ValueError(f"retry_on must be subclasses of Exception: {one!r} is never retried")
+        if one is retry_after or isinstance(one, RetryPolicy):
+            raise TypeError(f"retry_on must say whether an exception is worth another attempt, not {one!r}")
+    if not isinstance(retry_on, (type, tuple)):
+        checked_callable("retry_on", retry_on, takes=1)
+    return retry_on
+
+
+def _checked_classes(give_up_on: GiveUpOn) -> GiveUpOn:
+    if not _are_classes(give_up_on):
+        raise TypeError(f"give_up_on must be an exception class or a tuple of them, not {give_up_on!r}")
+    classes = give_up_on if isinstance(give_up_on, tuple) else (give_up_on,)
+    if any(issubclass(one, NotNow) for one in classes):
+        raise ValueError(f"give_up_on must name failures, and NotNow is none: not {give_up_on!r}")
+    return give_up_on

@@ -1,0 +1,352 @@
+"""Which failures are worth another attempt, and how long they ask to wait: read off the exception.
+
+Exceptions are read by their shape, so no client library is imported: an HTTP status and headers
+(requests, httpx, urllib, urllib3, aiohttp, and SDKs built on them), an AWS error code (botocore), a gRPC
+status (grpc, google-api-core). What each means stands in `codes`. Nothing here ever raises, whatever
+an exception does when it is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from retrying_executor._common.errors import NotNow
+from retrying_executor._common.exceptions import is_a, led_to, traceback_of
+from retrying_executor._common.wrapper import codes as wrapper_codes
+from retrying_executor._policy import codes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+
+_MOST_EXCEPTIONS = 100  # of one chain
+
+
+def transient(exception: BaseException) -> bool | NotNow:
+    """Return whether a failure may go away by itself; the default ``retry_on`` of `RetryPolicy`.
+
+    Every `Exception` may, except those that say that it does not:
+
+    - HTTP answers 4xx, other than 408 (Request Timeout), 425 (Too Early) and 429 (Too Many Requests);
+    - AWS client errors that are neither throttling nor capacity, and the gRPC statuses that
+      correspond;
+    - a call that could not even be made, since its arguments do not fit;
+    - `NameError`, `ImportError`, `SyntaxError` and `NotImplementedError`.
+
+    Args:
+        exception: What an attempt raised.
+
+    Returns:
+        Whether another attempt is worth it; or a `NotNow` for an answer that is no failure, but asks to
+        come back later (HTTP 429, the throttling and capacity codes of AWS, gRPC's ``RESOURCE_EXHAUSTED``),
+        and for a `NotNow` that itself. Never raises for an exception, whatever its attributes do.
+
+    Raises:
+        TypeError: If *exception* is no exception.
+    """
+    _check(exception)
+    try:
+        return _judge(exception)
+    except BaseException:  # of a hostile attribute: it proves nothing about the call
+        return is_a(exception, Exception)
+
+
+def retry_after(exception: BaseException) -> float | None:
+    """Return how many seconds an answer asks to wait: 0 or more; ``None`` if it does not.
+
+    Never raises for an exception, whatever its attributes do.
+
+    Read are, in this order: the header ``retry-after-ms`` or ``x-ms-retry-after-ms``; the header
+    ``Retry-After`` in seconds, or as a date, of which the header ``Date`` is subtracted, so that the two
+    clocks need not agree; gRPC's ``grpc-retry-pushback-ms`` and the detail ``google.rpc.RetryInfo``.
+    What is malformed or negative is ignored.
+
+    References:
+        RFC 9110, section 10.2.3 (Retry-After). gRFC A6 (pushback).
+        https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto (RetryInfo)
+
+    Raises:
+        TypeError: If *exception* is no exception.
+    """
+    _check(exception)
+    for read in (_asked_by_headers, _asked_by_metadata, _asked_by_details):
+        try:
+            seconds = read(exception)
+        except BaseException:  # of a hostile attribute, or what is malformed
+            continue
+        if seconds is not None and 0.0 <= seconds < math.inf:
+            return seconds
+    return None
+
+
+def _check(exception: object) -> None:
+    if not isinstance(exception, BaseException):
+        raise TypeError(f"exception must be an exception, not {exception!r}")
+
+
+def close_answers(exception: BaseException) -> None:
+    """Close the HTTP answers that an exception refers to, or one that led to it. Never raises.
+
+    With urllib, the exception is the answer; others have a ``response``. Each may be an open connection.
+    """
+    seen: set[int] = set()
+    found = [exception]
+    while found and len(seen) < _MOST_EXCEPTIONS:
+        one = found.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        found += led_to(one)
+        for answer in (one, get(one, "response")):
+            try:
+                if _is_answer(answer):
+                    answer.close()  # type: ignore[attr-defined]  # it has that
+            except BaseException:  # of a hostile one; or its connection is broken
+                continue
+
+
+# -- what it means ---------------------------------------------------------------------------------
+
+
+def _judge(exception: BaseException) -> bool | NotNow:
+    if is_a(exception, NotNow):
+        return exception
+    if not is_a(exception, Exception) or issubclass(type(exception), codes.PROGRAMMING_ERRORS):
+        return False
+    if is_a(exception, TypeError) and _was_not_entered(exception):
+        return False
+    code = aws_code_of(exception)
+    if code in codes.AWS_NOT_NOW:
+        return NotNow()
+    if code in codes.AWS_TRANSIENT:
+        return True
+    if code in codes.AWS_FINAL:
+        return False
+    grpc_status = grpc_status_of(exception)
+    if grpc_status is not None:
+        return NotNow() if grpc_status in codes.GRPC_NOT_NOW else grpc_status not in codes.GRPC_FINAL
+    status = http_status_of(exception)
+    if status in codes.HTTP_NOT_NOW:
+        return NotNow()
+    return status not in codes.HTTP_CLIENT_ERRORS or status in codes.HTTP_TRANSIENT_CLIENT_ERRORS
+
+
+def _was_not_entered(exception: TypeError) -> bool:
+    """Return whether no frame below the one that caught it has seen it: the call itself was at fault."""
+    traceback = traceback_of(exception)
+    below = None if traceback is None else traceback.tb_next
+    while below is not None and below.tb_frame.f_code in wrapper_codes:
+        below = below.tb_next
+    return traceback is not None and below is None
+
+
+# -- what it says ----------------------------------------------------------------------------------
+
+
+def get(obj: object, name: str) -> object:
+    """Return an attribute, or ``None`` if there is none, or if it cannot be had."""
+    try:
+        return getattr(obj, name, None)
+    except BaseException:
+        return None
+
+
+def _item(mapping: object, name: str) -> object:
+    """Return an item of a dictionary, or ``None`` if there is none, or if it is no dictionary."""
+    return mapping.get(name) if isinstance(mapping, dict) else None
+
+
+def aws_code_of(exception: BaseException) -> str | None:
+    """Return the error code of an exception of botocore: ``response["Error"]["Code"]``."""
+    code = _item(_item(get(exception, "response"), "Error"), "Code")
+    # In the middle of an event stream they are written with a small letter.
+    return code[:1].upper() + code[1:] if isinstance(code, str) else None
+
+
+def grpc_status_of(exception: BaseException) -> str | None:
+    """Return the name of the gRPC status of an exception of grpc or google-api-core."""
+    code = get(exception, "grpc_status_code")
+    if code is None:
+        code = get(exception, "code") if callable(get(exception, "details")) else None
+        code = code() if callable(code) else None
+    name = get(code, "name")
+    return name if isinstance(name, str) and type(code).__name__ == "StatusCode" else None
+
+
+def http_status_of(exception: BaseException) -> int | None:
+    """Return the status of the HTTP answer that an exception tells of."""
+    response = get(exception, "response")
+    places = (
+        (_item(response, "ResponseMetadata"), "HTTPStatusCode"),  # botocore
+        (response, "status_code"),  # requests, httpx, SDKs
+        (response, "status"),  # urllib3, aiohttp
+        (exception, "status_code"),  # SDKs
+        (exception, "http_status"),  # SDKs
+        (exception, "status"),  # aiohttp, SDKs
+        (exception, "code"),  # urllib, google-api-core
+    )
+    for place, name in places:
+        if name == "code" and response is get(exception, "headers") is get(exception, "errors") is None:
+            continue  # it tells of no answer: it may be any code
+        status = _item(place, name) if isinstance(place, dict) else get(place, name)
+        if isinstance(status, int) and not isinstance(status, bool) and 100 <= status < 600:
+            return int(status)
+    return _exhausted_status(exception)
+
+
+def _exhausted_status(exception: BaseException) -> int | None:
+    """Return the status that urllib3 has retried in vain; requests wraps that once more."""
+    for wrapper in (exception, *exception.args[:1]):
+        words = str(get(wrapper, "reason")).split()
+        if words[:2] == ["too", "many"] and words[3:] == ["error", "responses"]:
+            return int(words[2])
+    return None
+
+
+def _is_answer(obj: object) -> bool:
+    """Return whether something has what an HTTP answer has that can be closed."""
+    has_status = any(isinstance(get(obj, name), int) for name in ("status_code", "status", "code"))
+    return has_status and get(obj, "headers") is not None and callable(get(obj, "close"))
+
+
+# -- how long it asks to wait ----------------------------------------------------------------------
+
+
+def _asked_by_headers(exception: BaseException) -> float | None:
+    headers = _headers(exception)
+    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
+        milliseconds = _number(headers.get(name, ""))
+        if milliseconds is not None:
+            return milliseconds / 1000.0
+    value = headers.get("retry-after", "")
+    seconds = _number(value)
+    if seconds is None:
+        date = timestamp_of(value)
+        now = timestamp_of(headers.get("date", ""))
+        seconds = None if date is None else max(0.0, date - (time.time() if now is None else now))
+    return seconds
+
+
+def _headers(exception: BaseException) -> dict[str, str]:
+    """Return the headers of the HTTP answer that an exception tells of, by lower-case name."""
+    response = get(exception, "response")
+    candidates = (
+        _item(_item(response, "ResponseMetadata"), "HTTPHeaders"),  # botocore
+        get(response, "headers"),
+        get(exception, "headers"),
+    )
+    for headers in candidates:
+        items = get(headers, "items")
+        if callable(items):
+            pairs: Any = items()
+            return {_text(name).lower(): _text(value) for name, value in pairs}
+    return {}
+
+
+def _text(value: object) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def _number(text: str) -> float | None:
+    """Return a number without a sign, in digits with at most one point; ``None`` for anything else."""
+    text = text.strip()
+    digits = text.replace(".", "", 1)
+    return float(text) if digits.isascii() and digits.isdigit() else None
+
+
+def timestamp_of(text: str) -> float | None:
+    """Return the date of a header in seconds since the epoch; ``None`` if it is none."""
+    if not text:
+        return None
+    from datetime import datetime  # slow to import, and few answers have a date
+    from email.utils import mktime_tz, parsedate_tz
+
+    parsed = parsedate_tz(text)
+    if parsed is None:
+        return None
+    try:
+        datetime(*parsed[:5], min(parsed[5], 59))  # there are leap seconds
+    except ValueError:
+        return None
+    return float(mktime_tz(parsed))
+
+
+def _asked_by_metadata(exception: BaseException) -> float | None:
+    """Read what trails the answer of a gRPC call: the pushback, or the details of its status."""
+    trailing = get(exception, "trailing_metadata")
+    pairs: Any = trailing() if callable(trailing) else ()
+    metadata: dict[str, object] = dict(pairs)
+    milliseconds = _number(_text(metadata.get("grpc-retry-pushback-ms", "")))
+    if milliseconds is not None:
+        return milliseconds / 1000.0
+    status = metadata.get("grpc-status-details-bin")
+    for detail in _messages(status, field=3) if isinstance(status, bytes) else ():
+        for kind in _messages(detail, field=1):
+            if kind.endswith(b"/google.rpc.RetryInfo"):
+                delays = [delay for info in _messages(detail, field=2) for delay in _messages(info, field=1)]
+                return _protobuf_duration(delays[0])
+    return None
+
+
+def _asked_by_details(exception: BaseException) -> float | None:
+    """Read the details that google-api-core has parsed, or the exception of grpc that it keeps."""
+    details = get(exception, "details")
+    for detail in details if isinstance(details, (list, tuple)) else ():
+        delay = get(detail, "retry_delay")
+        if delay is not None:
+            return float(delay.seconds + delay.nanos / 1e9)  # type: ignore[attr-defined]  # it is a RetryInfo
+    response = get(exception, "response")
+    return _asked_by_metadata(response) if isinstance(response, Exception) else None
+
+
+# -- just enough of protobuf -----------------------------------------------------------------------
+
+
+def _fields(message: bytes) -> Iterable[tuple[int, int | bytes]]:
+    """Yield the fields of an encoded message: number and value.
+
+    References:
+        https://protobuf.dev/programming-guides/encoding/
+    """
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(message):
+        key = varint()
+        number, wire_type = key >> 3, key & 7
+        if wire_type == 0:
+            yield number, varint()
+        else:
+            size = {1: 8, 5: 4}.get(wire_type) or varint()
+            if at + size > len(message):
+                raise ValueError("a message that is cut off")
+            yield number, message[at : at + size]
+            at += size
+
+
+def _messages(message: bytes, *, field: int) -> Iterable[bytes]:
+    """Yield the values of one field, if they are encoded messages or strings."""
+    for number, value in _fields(message):
+        if number == field and isinstance(value, bytes):
+            yield value
+
+
+def _protobuf_duration(message: bytes) -> float:
+    """Return an encoded ``google.protobuf.Duration`` in seconds."""
+    values = {number: value for number, value in _fields(message) if isinstance(value, int)}
+    if values.get(1, 0) >> 63 or values.get(2, 0) >> 63:
+        return -1.0  # both are signed, and a negative one is malformed here
+    return values.get(1, 0) + values.get(2, 0) / 1e9

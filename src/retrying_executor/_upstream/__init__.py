@@ -1,0 +1,1 @@
+"""Services, and when they may be called."""

@@ -1,0 +1,143 @@
+"""What a failed attempt tells of the service that it called: read off the exception.
+
+A service is judged by its own failures only. What the program itself got wrong, what failed before the
+service was reached, and what is not understood tells nothing of it; a final answer shows that it works.
+Exceptions are read by their shape, as in `_policy.transient`. Nothing here ever raises.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from retrying_executor._common.errors import NotNow
+from retrying_executor._policy import codes
+from retrying_executor._policy.transient import aws_code_of, get, grpc_status_of, http_status_of, transient
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from retrying_executor._upstream.gate import Evidence
+
+_MOST_CAUSES = 10
+_BEFORE_THE_SERVICE = re.compile("|".join(codes.BEFORE_THE_SERVICE))
+_NETWORK_FAILURES = re.compile("|".join(codes.NETWORK_FAILURES))
+
+
+def service_failed(exception: BaseException) -> bool:
+    """Return whether an exception tells that the service failed.
+
+    That is the default of ``Upstream(record_exceptions=)``. These do: an answer 5xx or 408, and the AWS codes
+    and gRPC statuses that correspond; a connection that cannot be made, breaks off, or times out. The
+    exceptions that it was raised from, or that it carries, are asked where it says nothing itself. Anything
+    else tells nothing of the service: errors of the program itself, arguments and credentials that are wrong,
+    certificates that do not verify, local files, answers that are final.
+
+    Args:
+        exception: What an attempt raised.
+
+    Returns:
+        Whether the service failed. Never raises.
+    """
+    try:
+        return _service_failed(exception)
+    except BaseException:  # of a hostile attribute: it proves nothing about the service
+        return False
+
+
+def evidence_of(
+    exception: Exception, is_recorded: Callable[[Exception], object] = service_failed
+) -> Evidence:
+    """Return what a failure tells of the service that was called. Never raises.
+
+    Args:
+        exception: What an attempt raised.
+        is_recorded: Whether it is a failure of the service.
+    """
+    answer = transient(exception)
+    if isinstance(answer, NotNow):
+        return "none" if get(answer, "only_this_call") is True else "busy"
+    try:
+        if is_recorded(exception):
+            return "failed"
+    except BaseException:  # of a predicate of somebody's own: it says nothing then
+        return "none"
+    return "worked" if answer is False and _is_answer(exception) else "none"
+
+
+def _service_failed(exception: BaseException) -> bool:
+    chain = list(_chain(exception))
+    if any(_has_name(one, _BEFORE_THE_SERVICE) for one in chain):
+        return False
+    for one in chain:
+        verdict = _verdict(one)
+        if verdict is not None:
+            return verdict
+    return False
+
+
+def _verdict(exception: BaseException) -> bool | None:
+    """Return what one exception says by itself; ``None`` if nothing."""
+    status = http_status_of(exception)
+    code = aws_code_of(exception)
+    if code is not None:
+        return code in codes.AWS_TRANSIENT or (status is not None and status >= 500)
+    grpc_status = grpc_status_of(exception)
+    if grpc_status is not None:
+        return grpc_status in codes.GRPC_FAILED
+    if status is not None:
+        return status >= 500 or status in codes.HTTP_FAILED
+    if hasattr(exception, "smtp_code") or hasattr(exception, "recipients"):
+        return get(exception, "smtp_code") == codes.SMTP_NOT_AVAILABLE
+    if isinstance(exception, codes.LOCAL_ERRORS):
+        return False
+    if isinstance(exception, OSError):
+        return exception.errno is None or exception.errno in _NETWORK_ERRORS or _is_network_class(exception)
+    return True if _has_name(exception, _NETWORK_FAILURES) else None
+
+
+def _chain(exception: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and, from the outside in, those that it was raised from or that it carries."""
+    unseen = [exception]
+    for _ in range(_MOST_CAUSES):
+        if not unseen:
+            return
+        one = unseen.pop(0)
+        yield one
+        inside = (one.__cause__, get(one, "reason"), *one.args[:2])
+        unseen += [other for other in inside if isinstance(other, BaseException)]
+
+
+def _is_network_class(exception: OSError) -> bool:
+    return isinstance(exception, (ConnectionError, TimeoutError)) or _has_name(exception, _NETWORK_FAILURES)
+
+
+def _has_name(exception: BaseException, words: re.Pattern[str]) -> bool:
+    """Return whether the name of the exception's class, or of a base, has one of these in it."""
+    return words.search(" ".join([cls.__name__ for cls in type(exception).__mro__])) is not None
+
+
+def _is_answer(exception: Exception) -> bool:
+    """Return whether a failure that is final is what the service said."""
+    return any(read(exception) is not None for read in (http_status_of, aws_code_of, grpc_status_of))
+
+
+_NETWORK_ERRORS = {
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED",
+        "ECONNREFUSED",
+        "ECONNRESET",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "ENETDOWN",
+        "ENETRESET",
+        "ENETUNREACH",
+        "ENOTCONN",
+        "EPIPE",
+        "ESHUTDOWN",
+        "ETIMEDOUT",
+    )
+    if hasattr(errno, name)  # Windows lacks some
+}

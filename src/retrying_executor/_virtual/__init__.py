@@ -1,0 +1,1 @@
+"""Who makes the attempts in virtual time: whoever waits for them."""

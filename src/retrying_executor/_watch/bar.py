@@ -1,0 +1,149 @@
+"""The bar on a terminal, drawn by rich; everything here needs it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from retrying_executor._watch.progress import clock, eta, outcome, pending, per_second
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any, TextIO
+
+    from rich.console import RenderableType
+
+    from retrying_executor._watch.progress import Progress as Seen
+
+_open: set[Bar] = set()
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        """Raise it: the default closes standard output, and exits."""
+        raise BrokenPipeError
+
+
+def console_on(file: TextIO) -> Console:
+    """Return a console; whether it is interactive depends on *file* and the environment."""
+    return _Console(file=file)
+
+
+class _Display(Progress):
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Draw the bar, and below it where the calls stand."""
+        yield self.make_tasks_table(self.tasks)
+        yield from (Text(task.description) for task in self.tasks)
+
+
+class Bar:
+    """Shows the progress as a bar with figures that move in place; `Display`.
+
+    What is printed meanwhile appears above it, and so does what is logged to standard output or error.
+    """
+
+    interval = 0.2
+
+    def __init__(self, console: Console) -> None:
+        self._streams = sys.stdout, sys.stderr
+        self._handlers: list[tuple[logging.StreamHandler[Any], Any]] = []  # and where they wrote
+        self._display = _Display(
+            BarColumn(),
+            TextColumn("{task.fields[done]}", style="progress.download"),
+            TextColumn("{task.fields[share]}", style="progress.percentage"),
+            TextColumn("{task.fields[rate]}", style="progress.data.speed"),
+            TextColumn("{task.fields[time]}", style="progress.remaining"),
+            console=console,
+            auto_refresh=False,
+            redirect_stdout=_is_terminal(sys.stdout),  # else it goes to a file, and must stay there
+            redirect_stderr=_is_terminal(sys.stderr),
+        )
+
+    def begin(self, progress: Seen) -> None:
+        self._task = self._display.add_task("", total=None, done="", share="", rate="", time="")
+        self._update(progress, eta(progress), _below(progress))
+        _open.add(self)
+        self._display.start()
+        self._redirect_logging()
+
+    def show(self, progress: Seen) -> None:
+        if not self._display.console.is_terminal:  # else rich goes on redirecting what is printed
+            raise OSError("the terminal is closed")
+        self._update(progress, eta(progress), _below(progress))
+        self._display.refresh()
+
+    def end(self, progress: Seen) -> None:
+        self._update(progress, clock(progress.elapsed), outcome(progress))  # close() draws it
+
+    def close(self) -> None:
+        if self in _open:
+            _open.discard(self)
+            self._restore_logging()
+            with suppress(OSError, ValueError):
+                self._display.stop()
+
+    def abandon(self) -> None:
+        """Leave the terminal to the parent process: rich's locks may be held, by a thread that is gone."""
+        self._restore_logging()
+        sys.stdout, sys.stderr = self._streams
+
+    def _update(self, progress: Seen, time_text: str, below: str) -> None:
+        self._display.update(
+            self._task,
+            completed=progress.done,
+            total=progress.total or None,  # none at all, and it would be full
+            description=below,
+            done=f"{progress.done}/{progress.total}",
+            share=f"{100 * progress.done // (progress.total or 1)} %",  # 100 % is all of them
+            rate=per_second(progress.rate),
+            time=time_text,
+        )
+
+    def _redirect_logging(self) -> None:
+        """Have handlers that write to a stream of ours write above the bar: rich only replaces the names."""
+        replaced = list(zip(self._streams, (sys.stdout, sys.stderr), strict=True))
+        for handler in _handlers():
+            for old, new in replaced:
+                if handler.stream is old is not new:
+                    handler.setStream(new)
+                    self._handlers.append((handler, old))
+
+    def _restore_logging(self) -> None:
+        while self._handlers:
+            handler, old = self._handlers.pop()
+            handler.setStream(old)
+
+
+def _below(progress: Seen) -> str:
+    return f"{pending(progress, time.time())}, failed {progress.failed}"
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+def _handlers() -> Iterator[logging.StreamHandler[Any]]:
+    for logger in (logging.root, *logging.root.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", ()):
+            if isinstance(handler, logging.StreamHandler):
+                yield handler
+
+
+def _abandon_all() -> None:
+    while _open:
+        _open.pop().abandon()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # always, but on Windows
+    os.register_at_fork(after_in_child=_abandon_all)

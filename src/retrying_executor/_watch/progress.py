@@ -1,0 +1,166 @@
+"""How far an executor has got, and that in words: worked out from two snapshots and the time alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+
+from retrying_executor._common.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from retrying_executor._calls.stats import Stats
+
+_WINDOW = 30.0  # seconds that the rate is taken over ...
+_FEW = 10  # ... or as long as it took to carry out so many calls, if that is longer
+_DAY = 86400.0  # seconds
+
+
+class Progress(Value):
+    """How far an executor has got since a first snapshot; times are in seconds.
+
+    Calls that were pending then count, and so does whatever was submitted later.
+
+    Attributes:
+        elapsed: The time since the first snapshot.
+        done: Calls that succeeded, failed or were cancelled.
+        total: Calls that are done or pending.
+        held_for: How long it takes until an upstream opens; ``None`` if that is not known.
+        rate: Calls that succeeded or failed, per second, of late; ``None`` if no time has passed.
+        eta: How long the rest will take at this rate; ``None`` if that is not known.
+    """
+
+    elapsed: float
+    done: int
+    total: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    retried: int
+    ready: int
+    running: int
+    in_backoff: int
+    held: int
+    held_for: float | None
+    rate: float | None
+    eta: float | None
+
+    def is_news(self, before: Progress) -> bool:
+        """Return whether anything but the time is different from what was the case *before*."""
+        counts = ("done", "total", "failed", "retried", "ready", "running", "in_backoff", "held")
+        return any(getattr(self, name) != getattr(before, name) for name in counts)
+
+
+class Pace:
+    """Calls carried out per second, over half a minute or, if they took longer, the last ten calls.
+
+    Args:
+        now: When it begins, in seconds.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._marks = deque([(now, 0)])  # when more calls than before were seen to be finished
+
+    def rate(self, now: float, finished: int) -> float | None:
+        """Return the rate, given how many calls are finished by now; ``None`` if no time has passed."""
+        marks = self._marks
+        if finished > marks[-1][1]:
+            marks.append((now, finished))
+        begins_at = now - _WINDOW
+        while len(marks) > 1 and marks[1][0] <= begins_at and finished - marks[1][1] >= _FEW:
+            marks.popleft()
+        since, before = marks[0]
+        is_last_before = len(marks) == 1 or marks[1][0] > begins_at
+        if is_last_before and finished - before >= _FEW:  # so many within the window: a lull before is over
+            since = max(since, begins_at)
+        return (finished - before) / (now - since) if now > since else None
+
+
+def progress(first: Stats, last: Stats, *, elapsed: float, now: float, rate: float | None) -> Progress:
+    """Return what has become of an executor from the *first* snapshot to the *last*.
+
+    Args:
+        first: What it was doing when the block began.
+        last: What it is doing now.
+        elapsed: How long ago the block began, in seconds.
+        now: The time on the clock of `time.monotonic`.
+        rate: Calls per second, see `Pace`.
+    """
+    succeeded, failed = last.succeeded - first.succeeded, last.failed - first.failed
+    cancelled = last.cancelled - first.cancelled
+    waiting = last.ready + last.running + last.in_backoff + last.held
+    done = succeeded + failed + cancelled
+    rest_takes = None
+    if done and not waiting:
+        rest_takes = 0.0
+    elif rate and (last.ready or last.running):  # nobody knows how long others wait
+        rest_takes = waiting / rate
+    held_for = None
+    if last.opens_at is not None:
+        held_for = max(0.0, last.opens_at - now)
+    return Progress(
+        elapsed=elapsed,
+        done=done,
+        total=done + waiting,
+        succeeded=succeeded,
+        failed=failed,
+        cancelled=cancelled,
+        retried=last.retried - first.retried,
+        ready=last.ready,
+        running=last.running,
+        in_backoff=last.in_backoff,
+        held=last.held,
+        held_for=held_for,
+        rate=rate,
+        eta=rest_takes,
+    )
+
+
+def clock(duration: float) -> str:
+    """Return a number of seconds as full hours, minutes and seconds: ``0:00:07``."""
+    minutes, rest = divmod(int(duration), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def eta(now: Progress) -> str:
+    """Return when it will be over: ``ETA 0:00:07``, or ``ETA -``."""
+    return f"ETA {'-' if now.eta is None else clock(math.ceil(now.eta))}"
+
+
+def per_second(rate: float | None) -> str:
+    """Return a rate in three digits, without powers of ten; or ``-``."""
+    if rate is None:
+        return "-"
+    return f"{rate:.3g}/s" if not rate or 1e-4 <= rate < 999.5 else f"{rate:.0f}/s"
+
+
+def pending(now: Progress, time_of_day: float) -> str:
+    """Return where the pending calls stand, given the time of day in seconds since the epoch."""
+    until = ""
+    if now.held_for is not None and now.held_for < _DAY:
+        until = time.strftime(" until %H:%M:%S", time.localtime(time_of_day + now.held_for))
+    elif now.held_for is not None:
+        until = f" for {clock(now.held_for)}"
+    return f"ready {now.ready}, running {now.running}, in backoff {now.in_backoff}, held {now.held}{until}"
+
+
+def line(now: Progress, time_of_day: float) -> str:
+    """Return the progress in a line, given the time of day in seconds since the epoch."""
+    return (
+        f"[{clock(now.elapsed)}] done {now.done}/{now.total}, failed {now.failed}, "
+        f"{pending(now, time_of_day)}, {per_second(now.rate)}, {eta(now)}"
+    )
+
+
+def last_line(now: Progress) -> str:
+    """Return what has become of the calls."""
+    return f"[{clock(now.elapsed)}] ended: done {now.done}/{now.total}, {outcome(now)}"
+
+
+def outcome(now: Progress) -> str:
+    """Return what has become of the calls that are done, and how long it took."""
+    return (
+        f"succeeded {now.succeeded}, failed {now.failed}, cancelled {now.cancelled}, "
+        f"retried {now.retried}, took {now.elapsed:.1f} s"
+    )

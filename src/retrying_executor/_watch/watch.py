@@ -1,0 +1,218 @@
+"""A live view of an executor, for scripts: a bar on a terminal, lines anywhere else.
+
+One thread for each block takes the snapshots and writes. It ends when the block has been left and no call is
+pending, or with the interpreter, once that has waited for the calls.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from contextlib import nullcontext, suppress
+
+from retrying_executor._common import lifecycle
+from retrying_executor._common.values import checked_bool, seconds
+from retrying_executor._executor import RetryingExecutor, View
+from retrying_executor._watch.progress import Pace, Progress, last_line, line, progress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+    from typing import Protocol, TextIO
+
+    from retrying_executor._common.values import Duration
+    from retrying_executor._threads.pool import Pool
+
+    class Display(Protocol):
+        """What shows the progress. Its methods, but for ``close()``, may raise what is in `BROKEN`."""
+
+        interval: float
+        """Seconds from one ``show()`` to the next."""
+
+        def begin(self, progress: Progress) -> None: ...
+        def show(self, progress: Progress) -> None: ...
+        def end(self, progress: Progress) -> None: ...
+        def close(self) -> None:
+            """Leave everything as it was; may be called at any time, and more than once."""
+
+
+BROKEN = (OSError, ValueError)
+"""What writing raises when nobody reads any more, or the file is closed."""
+
+_LONGEST_WAIT = 0.5  # seconds, in which nobody looks whether the last call is done
+
+
+class Lines:
+    """Shows the progress as lines in a file, if there is news; `Display`."""
+
+    def __init__(self, file: TextIO, interval: float) -> None:
+        self.interval = interval
+        self._file = file
+
+    def begin(self, progress: Progress) -> None:
+        self._shown = progress
+
+    def show(self, progress: Progress) -> None:
+        if progress.is_news(self._shown):
+            self._shown = progress
+            self._write(line(progress, time.time()))
+
+    def end(self, progress: Progress) -> None:
+        self._write(last_line(progress))
+
+    def close(self) -> None:
+        """Do nothing: the file is not ours."""
+
+    def _write(self, text: str) -> None:
+        self._file.write(f"{text}\n")  # in one piece, lest something else gets in between
+        self._file.flush()
+
+
+class _Watcher:
+    """Looks at an executor now and then, in a thread of its own, and has it shown; a block for ``with``.
+
+    The view outlives its block while calls are pending, since the end of the executor may come after it.
+    """
+
+    def __init__(self, executor: RetryingExecutor | View, display: Display) -> None:
+        self._pool = executor._pool  # not the executor: that may be dropped
+        self._display = display
+        self._is_left = False
+        self._over = threading.Event()
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._run, name="retrying_executor.watch")
+
+    def __enter__(self) -> None:
+        if self._thread.ident is not None:
+            raise RuntimeError("a view can be entered only once: call watch() again")
+        self._began_at = time.monotonic()
+        self._pace = Pace(self._began_at)
+        self._first = self._pool.stats()
+        try:
+            with suppress(*BROKEN):
+                self._display.begin(self._look())
+                self._thread.start()
+                if not lifecycle.register_view(self):
+                    self.end()
+        except BaseException:
+            self._over.set()  # if it has been started
+            self._display.close()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if os.getpid() == self._pid:  # else the thread is the parent's, and may have had any lock at the fork
+            self._is_left = True
+            self.settle(self._pool)
+
+    def settle(self, pool: Pool) -> None:
+        """End, if the block has been left, and no call of *pool* is pending."""
+        if pool is self._pool and self._is_finished():
+            self.end()
+
+    def end(self) -> None:
+        """Show how it is now, as the last; whatever is pending."""
+        self._over.set()
+        if self._thread.is_alive():  # else it was not started, or has ended
+            self._thread.join()
+        self._display.close()
+
+    def _run(self) -> None:
+        display = self._display
+        try:
+            while self._goes_on(display.interval):
+                display.show(self._look())
+            display.end(self._look())
+        except BROKEN:
+            pass  # it is not to be shown to anybody
+        finally:
+            display.close()
+
+    def _goes_on(self, interval: float) -> bool:
+        """Wait until the next look is due; return ``False`` if there is none."""
+        due_at = time.monotonic() + interval
+        while True:
+            left = due_at - time.monotonic()
+            if self._over.wait(max(0.0, min(left, _LONGEST_WAIT))) or self._is_finished():
+                return False
+            if left <= 0:
+                return True
+
+    def _is_finished(self) -> bool:
+        if not self._is_left:
+            return False
+        now = self._pool.stats()
+        return not now.ready + now.running + now.in_backoff + now.held
+
+    def _look(self) -> Progress:
+        first, last, now = self._first, self._pool.stats(), time.monotonic()
+        rate = self._pace.rate(now, last.succeeded + last.failed - first.succeeded - first.failed)
+        its_now = self._pool.clock.monotonic()  # for those in virtual time
+        return progress(first, last, elapsed=now - self._began_at, now=its_now, rate=rate)
+
+
+def _display_on(file: TextIO, interval: float) -> Display:
+    """Return the best that *file* allows for."""
+    if file.isatty() and not hasattr(file, "rich_proxied_file"):  # else rich shows something there already
+        try:
+            from retrying_executor._watch.bar import Bar, console_on
+        except ImportError:
+            pass  # rich is not installed
+        else:
+            console = console_on(file)
+            if console.is_interactive:
+                return Bar(console)
+    return Lines(file, interval)
+
+
+def watch(
+    executor: RetryingExecutor | View,
+    *,
+    interval: Duration = 10.0,
+    file: TextIO | None = None,
+    quiet: bool = False,
+) -> AbstractContextManager[None]:
+    """Show what *executor* is doing while a ``with`` block runs, and until its calls are done.
+
+    On a terminal that is a progress bar, if `rich <https://rich.readthedocs.io>`_ is installed (the extra
+    ``rich``). Anywhere else it is a line now and then, if anything has changed. What is shown in the end
+    stays: how many calls succeeded, failed and were cancelled, and how long it took.
+
+    Calls count that were pending when the block began, and those submitted since, through all views. The
+    end of the block does not wait for them. If some are pending then, the view goes on until none is: so
+    ``with executor, watch(executor):`` and ``with watch(executor), executor:`` both show how it ends, after
+    an exception or Ctrl-C too. When ``shutdown()`` has waited for the last call, the last line has been
+    written; at the end of the interpreter it comes when that waits no longer. The rate is that of the last
+    half a minute, or of the last ten calls if they took longer.
+
+    Args:
+        executor: The executor, or a view of it.
+        interval: How long it is from one line to the next, at least, in seconds; more than 0. A bar
+            moves several times a second.
+        file: The text file to write to; ``None``: standard error. If it cannot be written to, or
+            cannot any more, nothing else is affected. To have the last line, close it after the executor.
+        quiet: Whether to show nothing at all.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If *interval* is 0 or less, infinite or not a number (NaN).
+    """
+    if not isinstance(executor, (RetryingExecutor, View)):
+        raise TypeError(f"executor must be a RetryingExecutor or a view of one, not {executor!r}")
+    length = seconds("interval", interval)
+    if not length:
+        raise ValueError(f"interval must be more than 0, not {interval!r}")
+    file = sys.stderr if file is None else file
+    if checked_bool("quiet", quiet) or file is None:  # there is no standard error under pythonw.exe
+        return nullcontext()
+    try:
+        file.write("")
+        return _Watcher(executor, _display_on(file, length))
+    except BROKEN:
+        return nullcontext()
+    except (AttributeError, TypeError):
+        raise TypeError(f"file must be open for writing text, not {file!r}") from None
