@@ -16,11 +16,11 @@ from typing import Any, NoReturn
 import pytest
 
 from observe import see_to_reports
-from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, Upstream
+from retrying_executor import Attempt, NotNow, RetryPolicy, Upstream
 from retrying_executor._calls import attempt
 from retrying_executor._calls.attempt import add_note, run
+from retrying_executor._calls.terms import Terms
 from retrying_executor._common.log import Subject, UnseenFailure
-from retrying_executor._policy.policy import Terms
 from retrying_executor.testing import VirtualTimeExecutor
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
@@ -174,7 +174,7 @@ def test_a_hostile_failure_that_nobody_looked_at_is_logged(
     exception = type("Hostile", (Exception,), {name: hostile})()
     _, raised = run(work_of(raise_, exception), None)
     assert raised is exception
-    UnseenFailure(Subject(RetryingExecutor(1).submit(int), "call", None), 1, exception)
+    UnseenFailure(Subject("call", key="", label=None, executor=""), 1, exception)
     see_to_reports()
     [record] = [record for record in caplog.records if "nobody looked" in record.getMessage()]
     text = logging.Formatter().format(record)

@@ -435,9 +435,7 @@ def test_a_process_that_has_a_parent_logs_what_is_left_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It waits for no atexit, which may not come (G3)."""
-    failure = log.UnseenFailure(
-        log.Subject(retrying_executor.RetryingExecutor(1).submit(int), "call", None), 1, ValueError("no")
-    )
+    failure = log.UnseenFailure(log.Subject("call", key="", label=None, executor=""), 1, ValueError("no"))
     log.report_in_time()
     assert "" == caplog.text
     monkeypatch.setattr(multiprocessing.process, "parent_process", object)

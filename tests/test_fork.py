@@ -407,8 +407,7 @@ def test_a_failure_that_goes_away_in_a_child_is_logged_there_although_the_parent
 
         came_out = threading.Event()
         logging.getLogger("retrying_executor").addHandler(Handler())
-        with RetryingExecutor(1, retry=None) as executor:
-            subject = log.Subject(executor.submit(int), "call", None)
+        subject = log.Subject("call", key="", label=None, executor="")
         log.UnseenFailure(subject, 1, ValueError())  # no worker is left
         assert came_out.wait(TIMEOUT)
 

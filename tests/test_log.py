@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, as_completed, wait
 from threading import Event, Lock
 from typing import Any, NoReturn
+from uuid import uuid4
 
 import pytest
 
@@ -503,13 +504,13 @@ def test_an_unseen_failure_says_why_where_tracebacks_do_not(
     assert line == f"{FAILED} ({exception.__notes__[0]})"
     assert "gave up after 5 attempts" in line
     exception.__notes__ = notes
-    UnseenFailure(Subject(RetryingExecutor(1).submit(int), "call", None), 1, exception)
+    UnseenFailure(Subject("call", key=str(uuid4()), label=None, executor=""), 1, exception)
     assert logged(logging.ERROR)[1].endswith(f"nobody looked at its outcome{end}")
 
 
 def test_an_unseen_failure_is_logged_once() -> None:
     """Seen failures keep quiet, and let go of the exception (G2, G3)."""
-    subject = Subject(RetryingExecutor(1).submit(int), "call", None)
+    subject = Subject("call", key=str(uuid4()), label=None, executor="")
     failure = UnseenFailure(subject, 1, ValueError())
     failure.seen()
     assert failure._exception is None
@@ -583,7 +584,7 @@ def test_a_future_may_go_away_in_a_log_handler(executor: RetryingExecutor) -> No
 def test_many_futures_that_go_away_need_one_thread(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many failures fall due, one thread at a time waits to see to them (C2, G3)."""
     started: list[Callable[[], object]] = []
-    subject = Subject(RetryingExecutor(1).submit(int), "call", None)
+    subject = Subject("call", key=str(uuid4()), label=None, executor="")
     with monkeypatch.context() as patched:
         patched.setattr(log, "start_new_thread", lambda target, _: started.append(target))
         for _ in range(100):
@@ -607,7 +608,7 @@ def test_where_no_thread_can_be_started_a_worker_logs_what_went_away(
     with RetryingExecutor(1, retry=None) as executor:
         assert executor.submit(int).result(TIMEOUT) == 0
         monkeypatch.setattr(f"retrying_executor.{at}", refuse)
-        UnseenFailure(Subject(executor.submit(int), "call", None), 1, ValueError())
+        UnseenFailure(Subject("call", key=str(uuid4()), label=None, executor=""), 1, ValueError())
     assert ["call failed after 1 attempt, and nobody looked at its outcome"] == logged(logging.ERROR)
 
 
@@ -624,7 +625,7 @@ def test_an_interruption_keeps_no_failure_from_being_logged(
         interrupted.setattr(log, "start_new_thread", interrupt)
         with pytest.raises(KeyboardInterrupt):
             log._report_soon()
-    UnseenFailure(Subject(RetryingExecutor(1).submit(int), "call", None), 1, ValueError())
+    UnseenFailure(Subject("call", key=str(uuid4()), label=None, executor=""), 1, ValueError())
     assert eventually(lambda: 1 == len(logged(logging.ERROR)))
 
 

@@ -31,10 +31,10 @@ from retrying_executor import (
     Upstream,
     current_call,
 )
+from retrying_executor._calls.terms import Terms
 from retrying_executor._common import lifecycle
 from retrying_executor._observe import monitor
 from retrying_executor._observe.watchdog import Run
-from retrying_executor._policy.policy import Terms
 from test_exit import run
 
 AT_ONCE = RetryPolicy(delays=(0,) * 4)
@@ -487,7 +487,7 @@ def test_a_listener_may_use_the_executor(listener: Listener) -> None:
 
     executor = RetryingExecutor(1, on_event=on_event)
     executor.submit(int)
-    assert eventually(lambda: not threads_named(executor._pool._thread_name_prefix))
+    assert eventually(lambda: not threads_named(executor._pool.name))
     assert [None, 0] == seen
 
 

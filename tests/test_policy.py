@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrying_executor import Attempt, NotNow, RetryPolicy, transient
-from retrying_executor._policy.policy import Terms, backoff, checked_policy
+from retrying_executor._calls.terms import Terms
+from retrying_executor._policy.policy import backoff, checked_policy
 
 DEFAULTS = {
     "max_attempts": 5,

@@ -779,7 +779,7 @@ def test_an_interruption_leaves_no_call_pending(
         raise KeyboardInterrupt
 
     future = executor.submit(DownUntil(executor))
-    monkeypatch.setattr(log, "retry_scheduled", interrupt)
+    monkeypatch.setattr(log, "tells_of_retries", interrupt)
     with pytest.raises(KeyboardInterrupt):
         executor.advance(0)
     assert isinstance(future.exception(), KeyboardInterrupt)

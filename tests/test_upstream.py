@@ -35,7 +35,8 @@ from retrying_executor import (
     Upstream,
 )
 from retrying_executor._calls import attempt
-from retrying_executor._policy.policy import TOO_LATE, Terms
+from retrying_executor._calls.terms import Terms
+from retrying_executor._policy.verdict import TOO_LATE
 from retrying_executor._threads.pool import Pool
 from retrying_executor.testing import VirtualTimeExecutor
 from test_exit import run

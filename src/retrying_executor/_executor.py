@@ -10,6 +10,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from types import FunctionType
 
 from retrying_executor._calls.call import RetryingFuture
+from retrying_executor._calls.terms import Terms
 from retrying_executor._calls.work_queue import WorkQueue
 from retrying_executor._common import lifecycle
 from retrying_executor._common.misuse import ASYNC, check_call, checked_callable, refuse_to_copy, says_where
@@ -21,7 +22,7 @@ from retrying_executor._common.values import (
     positive_int,
     to_seconds,
 )
-from retrying_executor._policy.policy import RetryPolicy, Terms, checked_policy
+from retrying_executor._policy.policy import RetryPolicy, checked_policy
 from retrying_executor._threads.pool import Pool
 from retrying_executor._upstream.upstream import Upstream, checked_upstream
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     A3 = TypeVar("A3")
 
 _DEFAULT_POLICY = RetryPolicy()
+_GRACE = 1.0  # seconds, for which the thread that calls a listener stays
 _NO_KEYWORDS: dict[str, Any] = {}  # shared by all calls without any; nobody changes it
 _executor_number = itertools.count().__next__
 
@@ -83,7 +85,7 @@ class _Submitter(Executor):
         pool = self._pool
         future: RetryingFuture[T] = RetryingFuture(pool, work)
         if terms.marks_calls:
-            terms.mark(future)
+            future._go_by(terms)
         monitor = pool.monitor
         if monitor is None:
             pool.submit(future)
@@ -196,7 +198,7 @@ class _Submitter(Executor):
         """Return how a lazy ``map()`` gets at its executor, with which it ends."""
         return weakref.ref(self)
 
-    @says_where
+    @says_where("with_options({}=...)")
     def with_options(
         self,
         *,
@@ -303,7 +305,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         ValueError: If an argument is out of its range.
     """
 
-    @says_where
+    @says_where("RetryingExecutor({}=...)")
     def __init__(
         self,
         max_workers: int | None = None,
@@ -452,7 +454,22 @@ def _monitor(
         return None
     from retrying_executor._observe.monitor import Monitor  # few programs have one
 
-    return Monitor(on_event, patience, thread_name, exit_timeout)
+    return Monitor(on_event, patience, thread_name, exit_timeout, _new_teller)
+
+
+def _new_teller(name: str) -> Pool:
+    return Pool(
+        max_workers=1,
+        thread_name_prefix=name,
+        initializer=None,
+        initargs=(),
+        idle_timeout=_GRACE,
+        exit_timeout=lifecycle.ExitTimeout(lifecycle.LISTENER_TIMEOUT),
+        max_pending=None,
+        wait_when_full=False,
+        upstream=None,
+        monitor=None,
+    )
 
 
 def check_when_full(when_full: object, max_pending: int | None, upstream: Upstream | None) -> bool:

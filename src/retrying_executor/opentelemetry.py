@@ -18,11 +18,13 @@ from contextlib import suppress
 from functools import partial
 from importlib import metadata
 
-from retrying_executor import NotNow, current_call, transient
+from retrying_executor._calls.current import current_call
 from retrying_executor._common import lifecycle
+from retrying_executor._common.errors import NotNow
 from retrying_executor._common.log import describe
 from retrying_executor._common.wrapper import Wrapper
 from retrying_executor._executor import _Submitter
+from retrying_executor._policy.transient import transient
 
 try:
     from opentelemetry import context, metrics, trace
@@ -247,8 +249,9 @@ def _outcome_of(exception: BaseException, span: Span) -> dict[str, str]:
 def _all_stats() -> dict[str, Counter[str]]:
     """Return the statistics by the executors' names, as a sum where several have the same."""
     totals: dict[str, Counter[str]] = {}
-    for pool in lifecycle.pools():
+    pools: list[Any] = lifecycle.pools()
+    for pool in pools:
         stats: Stats = pool.stats()
         numbers = {field: value for field, value in vars(stats).items() if isinstance(value, int)}
-        totals.setdefault(pool._thread_name_prefix, Counter()).update(numbers)
+        totals.setdefault(pool.name, Counter()).update(numbers)
     return totals

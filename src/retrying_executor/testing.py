@@ -5,11 +5,12 @@ Nothing here starts a thread, and nothing waits. In pytest, the fixture ``virtua
 
 from __future__ import annotations
 
+from retrying_executor._calls.terms import Terms
 from retrying_executor._calls.work_queue import WorkQueue
 from retrying_executor._common.misuse import says_where
 from retrying_executor._common.values import optional_seconds, positive_int, seconds
 from retrying_executor._executor import RetryingExecutor, check_monitoring, check_when_full
-from retrying_executor._policy.policy import RetryPolicy, Terms
+from retrying_executor._policy.policy import RetryPolicy
 from retrying_executor._upstream.upstream import checked_upstream
 from retrying_executor._virtual.pool import VirtualPool
 
@@ -72,7 +73,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             `VirtualTimeExecutor` that is not shut down.
     """
 
-    @says_where
+    @says_where()
     def __init__(
         self,
         max_workers: int | None = None,
@@ -111,7 +112,7 @@ class VirtualTimeExecutor(RetryingExecutor):
         self._terms = Terms(self._terms.policy, upstream)
         self._virtual = VirtualPool(
             seed=seed,
-            thread_name_prefix=self._pool._thread_name_prefix,
+            thread_name_prefix=self._pool.name,
             initializer=initializer,
             initargs=initargs,
             exit_timeout=optional_seconds("exit_timeout", exit_timeout),
@@ -120,7 +121,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             on_event=on_event,
         )
         self._virtual.serve(upstream)
-        self._work_queue = WorkQueue(self._virtual)  # type: ignore[arg-type, assignment]  # as below
+        self._work_queue = WorkQueue(self._virtual)  # type: ignore[assignment]  # as below
         self._pool = self._virtual  # type: ignore[assignment]  # it has what executors, views and futures need
 
     def monotonic(self) -> float:

@@ -209,7 +209,7 @@ MUTANTS = [
         "outcome_from_outside_against_finishing",
         (
             "_calls/call.py",
-            "        if self._state in DONE:\n            if unseen",
+            "        if self._state in DONE_STATES:\n            if unseen",
             "        if False:\n            if unseen",
         ),
     ),
@@ -555,7 +555,7 @@ MUTANTS = [
         ),
         (
             "_calls/call.py",
-            "            if self._state in DONE:\n                return True\n",
+            "            if self._state in DONE_STATES:\n                return True\n",
             "            if is_done:\n                return True\n",
         ),
     ),

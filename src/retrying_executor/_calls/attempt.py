@@ -13,18 +13,27 @@ from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import class_name, is_a, set_cause, traceback_of
 from retrying_executor._common.log import UnseenFailure
 from retrying_executor._common.values import in_words, optional_seconds
-from retrying_executor._policy.policy import CUT_SHORT, DONE, TOO_LATE, TOO_OLD, Attempt, Verdict, no_time_for
+from retrying_executor._policy.policy import no_time_for
 from retrying_executor._policy.transient import close_answers, get
+from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT, TOO_LATE, TOO_OLD, Attempt, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Protocol
 
-    from retrying_executor._calls.call import Outcome, Work
-    from retrying_executor._calls.schedule import Call
-    from retrying_executor._observe.monitor import Monitor
-    from retrying_executor._policy.policy import Policy, Terms
+    from retrying_executor._calls.call import Call, Outcome, Work
+    from retrying_executor._calls.terms import Terms
+    from retrying_executor._policy.policy import Policy
     from retrying_executor._upstream.gate import Evidence, Permit
+
+    class Observer(Protocol):
+        """Who looks on while attempts are made."""
+
+        def started(self, call: Call, work: Work, /) -> None: ...
+        def ended(self, call: Call, /) -> None: ...
+        def followed_up(self, call: Call, news: log.FollowUp, /) -> None: ...
+
 
 _NEVER_TRIED = "never tried: the upstream {} was held for as long as max_elapsed allows"
 _TOO_OLD = "never tried: it was submitted more than {} ago, and that is its max_age"
@@ -32,7 +41,7 @@ _NOTE = "retrying_executor: gave up after "
 
 
 def make(
-    call: Call, work: Work, permit: Permit | None, monitor: Monitor | None = None
+    call: Call, work: Work, permit: Permit | None, observer: Observer | None = None
 ) -> tuple[Verdict, Outcome]:
     """Make an attempt, unless it is too late for it, and ask the policy what follows.
 
@@ -40,7 +49,7 @@ def make(
         call: Whose attempt it is.
         work: What to run.
         permit: What lets it through, if the call has an upstream.
-        monitor: Who looks on, if anybody does.
+        observer: Who looks on, if anybody does.
 
     Returns:
         What follows; and what this attempt ended with, or if none follows the outcome of the call.
@@ -54,13 +63,13 @@ def make(
                 return _give_up(call, terms, now)
             previous = call._last[1]
         call._attempts += 1
-        if monitor is not None:
-            monitor.started(call, work)
+        if observer is not None:
+            observer.started(call, work)
         outcome = run(work, previous)
-        if monitor is not None:
-            monitor.ended(call)
+        if observer is not None:
+            observer.ended(call)
         if outcome[1] is None and work[4].rejects is None:
-            return DONE, outcome
+            return ACCEPTED, outcome
         return follow_up(call, work[4], outcome, is_probe=permit is not None and permit.is_probe)
     finally:
         del call, work, outcome, previous  # a traceback keeps this frame
@@ -120,7 +129,7 @@ def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence
         outcome: What the attempt ended with.
     """
     exception = outcome[1]
-    if verdict is DONE:
+    if verdict is ACCEPTED:
         return "worked", None
     if verdict is TOO_LATE or verdict is TOO_OLD:
         return "none", None
@@ -145,23 +154,33 @@ def conclude(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> Unse
         if work[4].policy is not None:
             elapsed = call._pool.clock.monotonic() - call._began_at
             add_note(outcome[1], call._attempts, elapsed, verdict.reason)
-        unseen = UnseenFailure(log.about(call, work), call._attempts, outcome[1], work[3])
+        unseen = UnseenFailure(call._subject(work), call._attempts, outcome[1], work[3])
     call._work = None  # now, so that no destructor of an argument runs under the lock
     if call._attempts > 1 or unseen is not None:
         call._last = outcome
     return unseen
 
 
-def announce(call: Call, work: Work, outcome: Outcome, verdict: Verdict, monitor: Monitor | None) -> None:
+def announce(call: Call, work: Work, outcome: Outcome, verdict: Verdict, observer: Observer | None) -> None:
     """Log, and tell who looks on, what follows an attempt that failed; see `make`."""
-    if verdict.delay is not None:
-        log.retry_scheduled(call, work, outcome, verdict)
-    elif work[4].policy is None:
+    if verdict.delay is None and work[4].policy is None:
         return  # it never retries: a failure is just that
-    else:
-        log.gave_up(call, work, outcome, verdict)
-    if monitor is not None:
-        monitor.followed_up(call, outcome, verdict)
+    is_logged = log.tells_of_retries()
+    if not is_logged and observer is None:
+        return
+    kind = "gave_up" if verdict.delay is None else "retry_scheduled" if verdict.counts else "not_now"
+    news = log.FollowUp(
+        kind,
+        call._attempts,
+        delay=verdict.delay,
+        exception=outcome[1],
+        what=log.describe(*outcome),
+        why=verdict.reason,
+    )
+    if is_logged:
+        log.followed_up(call._subject(work), news, work[3])
+    if observer is not None:
+        observer.followed_up(call, news)
 
 
 def let_go(outcome: Outcome) -> None:
@@ -235,7 +254,7 @@ def judge(
     try:
         if exception is None:
             if terms.rejects is None or not terms.rejects(result):
-                return DONE, outcome
+                return ACCEPTED, outcome
         elif not is_a(exception, Exception):
             return Verdict(None, reason=f"{class_name(exception)} is never retried"), outcome
         attempt = Attempt(

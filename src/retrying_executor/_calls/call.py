@@ -59,10 +59,10 @@ import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError, TimeoutError  # noqa: A004  # not the builtin on 3.10
 from contextlib import suppress
 
-from retrying_executor._calls.current import key_of
+from retrying_executor._common.log import Subject, call_name
 from retrying_executor._common.stdlib import (
     CANCELLED_AND_NOTIFIED,
-    DONE,
+    DONE_STATES,
     FINISHED,
     HAS_GIL,
     LOGGER,
@@ -74,17 +74,14 @@ from retrying_executor._common.values import check_timeout, to_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from contextvars import Context
-    from typing import Any, NoReturn, TypeAlias, TypeVar
+    from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
 
-    from retrying_executor._calls.schedule import Lane
+    from retrying_executor._calls.terms import Terms
     from retrying_executor._common.log import UnseenFailure
-    from retrying_executor._common.values import Duration
-    from retrying_executor._observe.monitor import Story
-    from retrying_executor._policy.policy import Terms
-    from retrying_executor._threads.crew import Worker
-    from retrying_executor._threads.pool import Pool
+    from retrying_executor._common.values import Clock, Duration
+    from retrying_executor._upstream.gate import Permit
 
     T = TypeVar("T")
 
@@ -97,8 +94,51 @@ if TYPE_CHECKING:
     Ending: TypeAlias = tuple[Outcome, UnseenFailure | None]
     """What a call becomes done with."""
 
+    class Owner(Protocol):
+        """Whose call it is: what a future asks of the pool that makes its attempts."""
+
+        name: str
+        """That of the executor."""
+
+        @property
+        def clock(self) -> Clock: ...
+        def observe(self, call: Call, /) -> None:
+            """Give a call what its observers need."""
+
+        def make_latch(self, call: Call, /) -> Any:
+            """Return a lock that is closed, at which somebody waits for *call*."""
+
+        def synchronize(self) -> None:
+            """Wait until whoever is in the middle of something has seen what was announced, or is seen."""
+
+        def cancel(self, call: Call, /) -> bool:
+            """Cancel a call that waits; of one that is running, make this attempt the last."""
+
+        def settle(self, call: Call, outcome: Outcome, /) -> bool:
+            """Make a call done with *outcome*; return ``False`` if it is done already."""
+
+    Call: TypeAlias = "RetryingFuture[Any]"
+
 
 NO_OUTCOME: Outcome = (None, None)
+
+
+class Hand:
+    """What has a call while an attempt of it runs.
+
+    Args:
+        lock: Guards it; reentrant.
+    """
+
+    __slots__ = ("call", "ending", "failed", "lock", "permit", "succeeded")
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self.lock = lock
+        self.call: Call | None = None
+        self.permit: Permit | None = None  # what lets it through, if it has an upstream
+        self.ending: Ending | None = None  # what it is to be made done with
+        self.succeeded = 0  # of the calls that it had
+        self.failed = 0
 
 
 class RetryingFuture(Future["T"]):
@@ -124,7 +164,7 @@ class RetryingFuture(Future["T"]):
 
     _state: str
     _result: T
-    _worker: Worker | None
+    _worker: Hand | None
 
     # These stand for the other attributes, until an instance grows its own.
     _exception: BaseException | None = None
@@ -133,11 +173,11 @@ class RetryingFuture(Future["T"]):
     _due_at: float | None = None
     _last: Outcome = NO_OUTCOME
     _unseen: UnseenFailure | None = None
-    _lane: Lane | None = None  # while it waits for its upstream
+    _lane: Any = None  # while it waits for its upstream
     _leave: Callable[[], object] | None = (
         None  # gives back its place in the upstream's backlog, if that is limited
     )
-    _story: Story | None = None  # if somebody listens
+    _story: Any = None  # what whoever looks on remembers of it
     _waits_until: float = math.inf  # for that, at most
     _expires_at: float = math.inf  # by its max_age: no attempt starts later
 
@@ -147,7 +187,7 @@ class RetryingFuture(Future["T"]):
     _done_callbacks: list[Callable[[Future[T]], object]]
     _told: int = 0  # how many of the waiters
 
-    def __init__(self, pool: Pool, work: Work) -> None:
+    def __init__(self, pool: Owner, work: Work) -> None:
         # Not Future.__init__: it would build what makes a future observed.
         self._pool = pool
         self._work: Work | None = work
@@ -192,11 +232,17 @@ class RetryingFuture(Future["T"]):
 
         Or the *key* given to ``with_options()``, which all calls of that view have.
         """
-        return key_of(self)
+        try:
+            key: str = self.__dict__["_key"]
+        except KeyError:
+            from uuid import uuid4  # slow to import, and few programs ask
+
+            key = self.__dict__.setdefault("_key", str(uuid4()))
+        return key
 
     def done(self) -> bool:
         """Return whether the call was cancelled or had its last attempt."""
-        return self._state in DONE
+        return self._state in DONE_STATES
 
     def running(self) -> bool:
         """Return whether an attempt is running; false in backoff."""
@@ -238,7 +284,7 @@ class RetryingFuture(Future["T"]):
         """
         if timeout is not None:
             check_timeout(timeout)
-        if self._state not in DONE and not self._wait(timeout):
+        if self._state not in DONE_STATES and not self._wait(timeout):
             raise TimeoutError
         if self._state != FINISHED:
             raise CancelledError
@@ -255,7 +301,7 @@ class RetryingFuture(Future["T"]):
         """Return what the last attempt raised, or ``None``; waits and raises like `result`."""
         if timeout is not None:
             check_timeout(timeout)
-        if self._state not in DONE and not self._wait(timeout):
+        if self._state not in DONE_STATES and not self._wait(timeout):
             raise TimeoutError
         if self._state != FINISHED:
             raise CancelledError
@@ -271,7 +317,7 @@ class RetryingFuture(Future["T"]):
             self._awaited = True  # announce it, then look
             if not HAS_GIL:  # pragma: no cover  # coverage is measured with it
                 self._pool.synchronize()
-            if self._state in DONE:
+            if self._state in DONE_STATES:
                 return True
             if timeout is None:
                 latch.acquire()
@@ -338,6 +384,17 @@ class RetryingFuture(Future["T"]):
         """Whether it waits among the retries, or did: it was tried, or waited in a lane for too long."""
         return self._attempts > 0 or self._waits_until < math.inf
 
+    def _subject(self, work: Work) -> Subject:
+        """Return what messages say of it, given its work, which may be gone by now."""
+        return Subject(call_name(work[0]), key=self.key, label=work[4].label, executor=self._pool.name)
+
+    def _go_by(self, terms: Terms) -> None:
+        """Take note, before it is queued, of what it has by terms that mark their calls."""
+        if terms.key is not None:
+            self.__dict__["_key"] = terms.key
+        if terms.max_age is not None:
+            self._expires_at = self._pool.clock.monotonic() + terms.max_age
+
     # -- for the pool: changes of state, under its lock ------------------------------------------
 
     def _claim(self) -> bool:
@@ -348,7 +405,7 @@ class RetryingFuture(Future["T"]):
             return False
         return True
 
-    def _begin(self, worker: Worker, now: float) -> bool:
+    def _begin(self, worker: Hand, now: float) -> bool:
         """An attempt is about to run, unless somebody else has the call; return whether that is so."""
         if not self._claim():
             return False
@@ -370,7 +427,7 @@ class RetryingFuture(Future["T"]):
 
     def _finish(self, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
         """The call has its outcome; return ``False`` if it had one already."""
-        if self._state in DONE:
+        if self._state in DONE_STATES:
             if unseen is not None:
                 unseen.seen()
             return False
@@ -449,7 +506,12 @@ class RetryingFuture(Future["T"]):
             self.__dict__["_condition"] = threading.RLock()
             self._waiters = []
             self.__dict__.pop("_done_callbacks", None)
-        if self._state not in DONE:
+        if self._state not in DONE_STATES:
             self._claim()
             self._finish((None, error), None)
             self._open()
+
+
+def names_of(calls: Iterable[Call]) -> list[str]:
+    """Return the names of those calls that are not done, for a log line."""
+    return sorted(call_name(work[0]) for call in calls if (work := call._work) is not None)

@@ -10,19 +10,11 @@ from retrying_executor._common.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
-
-    from retrying_executor._calls.schedule import Call
-
-    class Holder(Protocol):
-        """Who has the call that a thread runs, if it runs one: a worker."""
-
-        call: Call | None
-        lock: threading.RLock
+    from retrying_executor._calls.call import Hand
 
 
 class _Current(threading.local):
-    holder: Holder | None = None
+    holder: Hand | None = None
 
 
 current = _Current()
@@ -65,18 +57,7 @@ def current_call() -> CurrentCall | None:
     return CurrentCall(
         name=call_name(work[0]),
         attempt=call._attempts,
-        key=key_of(call),
+        key=call.key,
         time_left=None if left == math.inf else max(0.0, left),
         label=work[4].label,
     )
-
-
-def key_of(call: Call) -> str:
-    """Return the call's key, which is drawn when somebody asks for the first time."""
-    try:
-        key: str = call.__dict__["_key"]
-    except KeyError:
-        from uuid import uuid4  # slow to import, and few programs ask
-
-        key = call.__dict__.setdefault("_key", str(uuid4()))
-    return key

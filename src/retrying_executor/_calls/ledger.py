@@ -19,16 +19,14 @@ import math
 
 from retrying_executor._calls.schedule import Schedule
 from retrying_executor._calls.stats import Stats
-from retrying_executor._common.stdlib import CANCELLED_AND_NOTIFIED, DONE
+from retrying_executor._common.stdlib import CANCELLED_AND_NOTIFIED, DONE_STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from retrying_executor._calls.call import Outcome
-    from retrying_executor._calls.schedule import Call
+    from retrying_executor._calls.call import Call, Hand, Outcome
     from retrying_executor._common.log import UnseenFailure
-    from retrying_executor._threads.crew import Worker
 
 
 class Ledger:
@@ -90,7 +88,7 @@ class Ledger:
         try:
             finished = call._finish(outcome, unseen)
         finally:  # where an interruption can come after the last step only
-            if call._state in DONE:
+            if call._state in DONE_STATES:
                 self._succeeded += not was_done and outcome[1] is None
                 self._failed += not was_done and outcome[1] is not None
                 if waits:
@@ -102,13 +100,13 @@ class Ledger:
             place.drop_gone()
         return finished
 
-    def take_over(self, worker: Worker) -> None:
+    def take_over(self, worker: Hand) -> None:
         """A worker leaves: keep what it has counted."""
         self._succeeded += worker.succeeded
         self._failed += worker.failed
         worker.succeeded = worker.failed = 0
 
-    def stats(self, now: float, workers: Collection[Worker]) -> Stats:
+    def stats(self, now: float, workers: Collection[Hand]) -> Stats:
         """Return a consistent snapshot, given what time it is and who is at work, while all stand still."""
         workers = list(workers)  # a destructor may submit, and start one
         in_hand = [worker.call for worker in workers if worker.call is not None]

@@ -28,12 +28,10 @@ from itertools import count, islice
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypeAlias
+    from typing import TypeAlias
 
-    from retrying_executor._calls.call import RetryingFuture
+    from retrying_executor._calls.call import Call
     from retrying_executor._upstream.upstream import Upstream
-
-    Call: TypeAlias = RetryingFuture[Any]
 
     Refusal: TypeAlias = tuple[Upstream, float, float]
     """Whose limits forbid a start; when to ask again; and until when the call may wait for that."""

@@ -10,8 +10,15 @@ from types import SimpleNamespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from retrying_executor._calls.schedule import Call
-    from retrying_executor._threads.pool import Pool
+    from typing import Protocol
+
+    from retrying_executor._calls.call import Call
+
+    class Backlog(Protocol):
+        """A pool, as far as this looks into it."""
+
+        def untried(self) -> list[Call]: ...
+        def take_out(self, call: Call, /) -> bool: ...
 
 
 class WorkQueue:
@@ -21,7 +28,7 @@ class WorkQueue:
         pool: Whose calls these are.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Backlog) -> None:
         self._pool = pool
         self._seen: list[Call] = []  # the first one comes last; looked at once, since there may be many
 

@@ -16,22 +16,59 @@ from importlib import import_module
 
 from retrying_executor._common.log import forget_unseen, report_in_time
 from retrying_executor._common.stdlib import register_atexit
-from retrying_executor._policy.transient import timestamp_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol
 
-    from retrying_executor._observe.monitor import Monitor
-    from retrying_executor._threads.pool import Pool
-    from retrying_executor._upstream.upstream import Upstream
-    from retrying_executor._watch.watch import _Watcher as Watcher
+    from retrying_executor._common.values import Clock
 
-    class Clock(Protocol):
-        """The module `time`, or what stands in for it."""
+    class Forkable(Protocol):
+        """What has a lock, and goes through forks."""
 
-        def monotonic(self) -> float: ...
+        def synchronize(self) -> None:
+            """Wait until whoever has the lock has given it back."""
+
+        def lock_for_fork(self, timeout: float) -> bool:
+            """Before: see that no other thread is in the middle of anything, unless that takes too long."""
+
+        def unlock_after_fork(self) -> None:
+            """After, in the parent: go on, however far `lock_for_fork` has come."""
+
+        def restart_in_child(self) -> None:
+            """After, in the child: start afresh."""
+
+    class Pool(Forkable, Protocol):
+        """What has calls, and threads that make them."""
+
+        exit_timeout: ExitTimeout
+
+        def close(self) -> None:
+            """Accept no more calls."""
+
+        def finish(self, timeout: float | None, *, granted: float | None = None) -> None:
+            """See that every call has its outcome."""
+
+    class Monitor(Protocol):
+        """Who looks on for a pool."""
+
+        exit_timeout: ExitTimeout
+
+        def restart(self) -> None:
+            """In a forked child: start with nothing."""
+
+        def finish(self, timeout: float) -> None:
+            """See that everything is told."""
+
+    class Watcher(Protocol):
+        """A view that shows how it ends."""
+
+        def settle(self, pool: object, /) -> None:
+            """End if all is done: *pool* was waited for."""
+
+        def end(self) -> None:
+            """End, whatever is pending."""
 
 
 _LOCK_TIMEOUT = 0.5  # seconds; most are free at once
@@ -41,9 +78,12 @@ LISTENER_TIMEOUT = 5.0
 _guard = threading.RLock()
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 _exiting = False
-_upstreams: weakref.WeakSet[Upstream] = weakref.WeakSet()
+_upstreams: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
 _views: weakref.WeakSet[Watcher] = weakref.WeakSet()
+
+
+_preparations: list[Callable[[], object]] = []
 
 
 class _Undo(threading.local):
@@ -80,6 +120,11 @@ class ExitTimeout:
         return max(0.0, self._ends_at - now)
 
 
+def before_fork(prepare: Callable[[], object]) -> None:
+    """Have *prepare* import what threads import when they need it, so that none is in the middle of that."""
+    _preparations.append(prepare)
+
+
 def register(pool: Pool) -> None:
     """Finish the pool's calls when the interpreter ends, and see it through forks."""
     with _guard:
@@ -94,7 +139,7 @@ def pools() -> list[Pool]:
         return list(_pools)
 
 
-def register_upstream(upstream: Upstream) -> None:
+def register_upstream(upstream: Forkable) -> None:
     """See the upstream through forks."""
     with _guard:
         _upstreams.add(upstream)
@@ -156,7 +201,8 @@ def _before_fork() -> None:
     import random  # noqa: F401
     import uuid  # noqa: F401
 
-    timestamp_of("Thu, 01 Jan 1970 00:00:00 GMT")
+    for prepare in _preparations:
+        prepare()
 
     # What threads are importing here: the child may want that too.
     for name in [name for name in list(sys.modules) if name.startswith("retrying_executor.")]:
@@ -169,7 +215,7 @@ def _before_fork() -> None:
         late.synchronize()
 
 
-def _lock_all() -> Pool | Upstream | None:
+def _lock_all() -> Forkable | None:
     """Lock everything; return what cannot be locked soon, if there is such a one.
 
     Whoever has that one's lock may want another's, in a destructor. So nobody waits for it for long who
@@ -177,7 +223,7 @@ def _lock_all() -> Pool | Upstream | None:
     """
     _guard.acquire()
     _undo.steps.append(_unlock_guard)
-    everything: list[Pool | Upstream] = [*_upstreams, *_pools]
+    everything: list[Forkable] = [*_upstreams, *_pools]
     for one in everything:
         _undo.steps.append(one.unlock_after_fork)
         if not one.lock_for_fork(_LOCK_TIMEOUT):

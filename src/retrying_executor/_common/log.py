@@ -29,13 +29,10 @@ from retrying_executor._common.wrapper import Wrapper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from contextvars import Context
     from types import TracebackType
 
-    from retrying_executor._calls.call import Outcome, Work
-    from retrying_executor._calls.schedule import Call
-    from retrying_executor._policy.policy import Verdict
 
 logger = logging.getLogger("retrying_executor")
 
@@ -70,18 +67,19 @@ class Subject:
     """The call that a message is about: what tells it apart from others.
 
     Args:
-        call: Which it is.
         name: That of its function; see `call_name`.
+        key: That of its future.
         label: That of its view, or ``None``.
+        executor: The name of its executor.
     """
 
     __slots__ = ("executor", "key", "label", "name")
 
-    def __init__(self, call: Call, name: str, label: str | None) -> None:
+    def __init__(self, name: str, *, key: str, label: str | None, executor: str) -> None:
         self.name = name
+        self.key = key
         self.label = label
-        self.key = call.key
-        self.executor = call._pool._thread_name_prefix
+        self.executor = executor
 
     def __str__(self) -> str:
         return (
@@ -95,34 +93,58 @@ class Subject:
         return {"call": self.name, "label": self.label, "key": self.key, "executor": self.executor}
 
 
-def about(call: Call, work: Work) -> Subject:
-    """Return what messages say of a call."""
-    return Subject(call, call_name(work[0]), work[4].label)
+class FollowUp:
+    """What follows a failed attempt, as it is logged and told.
+
+    Args:
+        kind: ``"retry_scheduled"``, ``"not_now"`` (the same, where the service said so) or ``"gave_up"``.
+        attempt: Which attempt it was; the first is 1.
+        delay: Seconds until the next one; ``None``: there is none.
+        exception: What it raised; ``None`` if its result was rejected.
+        what: In words, what it ended with.
+        why: In words, why the delay is what it is, or why no attempt follows; often empty.
+    """
+
+    __slots__ = ("attempt", "delay", "exception", "kind", "what", "why")
+
+    def __init__(
+        self,
+        kind: str,
+        attempt: int,
+        *,
+        delay: float | None,
+        exception: BaseException | None,
+        what: str,
+        why: str,
+    ) -> None:
+        self.kind = kind
+        self.attempt = attempt
+        self.delay = delay
+        self.exception = exception
+        self.what = what
+        self.why = f" ({why})" if why else ""
 
 
-def retry_scheduled(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> None:
-    """An attempt failed, and another follows."""
-    delay = verdict.delay
-    if delay is not None and logger.isEnabledFor(logging.INFO):
-        message = "%s: attempt %d failed (%s); the next one in %s%s%s"
-        at = ""
-        with suppress(OverflowError, OSError, ValueError):  # of a delay that ends at no date
-            at = time.strftime(", at %H:%M:%S", time.localtime(time.time() + delay)) if delay >= 1.0 else ""
-        subject, number, what = about(call, work), call._attempts, describe(*outcome)
-        details = in_words(delay), at, verdict.reason and f" ({verdict.reason})"
-        kind = "retry_scheduled" if verdict.counts else "not_now"
-        extra = {"kind": kind, **subject.fields(), "attempt": number, "delay": delay, "reason": what}
-        _log(logging.INFO, message, subject, number, what, *details, extra=extra, context=work[3])
+def tells_of_retries() -> bool:
+    """Return whether `followed_up` would log anything: otherwise nobody needs to know what to say."""
+    return logger.isEnabledFor(logging.INFO)
 
 
-def gave_up(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> None:
-    """A call has had its last attempt, and failed; whether that is bad news, who looks at it knows."""
-    if logger.isEnabledFor(logging.INFO):
-        subject, number, what = about(call, work), call._attempts, describe(*outcome)
-        extra = {"kind": "gave_up", **subject.fields(), "attempt": number, "reason": what}
-        why = verdict.reason and f" ({verdict.reason})"
+def followed_up(subject: Subject, news: FollowUp, context: Context) -> None:
+    """An attempt failed; whether it is bad news that no other follows, who looks at the outcome knows."""
+    delay = news.delay
+    extra = {"kind": news.kind, **subject.fields(), "attempt": news.attempt, "reason": news.what}
+    about = subject, news.attempt, news.what
+    if delay is None:
         message = "%s: gave up after attempt %d (%s)%s"
-        _log(logging.INFO, message, subject, number, what, why, extra=extra, context=work[3])
+        _log(logging.INFO, message, *about, news.why, extra=extra, context=context)
+        return
+    at = ""
+    with suppress(OverflowError, OSError, ValueError):  # of a delay that ends at no date
+        at = time.strftime(", at %H:%M:%S", time.localtime(time.time() + delay)) if delay >= 1.0 else ""
+    message = "%s: attempt %d failed (%s); the next one in %s%s%s"
+    details = in_words(delay), at, news.why
+    _log(logging.INFO, message, *about, *details, extra={**extra, "delay": delay}, context=context)
 
 
 def upstream_held(name: str, held_for: float, reason: str, *, is_news: bool) -> None:
@@ -180,22 +202,21 @@ def worker_interrupted(error: BaseException) -> None:
     _log(level, message, times, exc_info=error, extra={"kind": "worker_interrupted"})
 
 
-def time_is_up(cancelled: int, running: Iterable[Call], timeout: float) -> None:
+def time_is_up(cancelled: int, running: list[str], timeout: float) -> None:
     """A shutdown has used up its *timeout*, in seconds: waiting calls are cancelled."""
     _cut_short("time_is_up", f"shutdown timed out after {max(0.0, timeout):.3g} s", cancelled, running)
 
 
-def interrupted(cancelled: int, running: Iterable[Call]) -> None:
+def interrupted(cancelled: int, running: list[str]) -> None:
     """Ctrl-C has ended a ``with`` block: waiting calls are cancelled, running ones left to finish."""
     _cut_short("interrupted", "interrupted", cancelled, running)
 
 
-def _cut_short(kind: str, reason: str, cancelled: int, running: Iterable[Call]) -> None:
-    names = sorted(call_name(work[0]) for call in running if (work := call._work) is not None)
-    if cancelled or names:
-        extra = {"kind": kind, "cancelled": cancelled, "running": len(names)}
+def _cut_short(kind: str, reason: str, cancelled: int, running: list[str]) -> None:
+    if cancelled or running:
+        extra = {"kind": kind, "cancelled": cancelled, "running": len(running)}
         message = "%s: %d waiting call%s cancelled, %s"
-        still = f"still running: {', '.join(names)}" if names else "none still running"
+        still = f"still running: {', '.join(running)}" if running else "none still running"
         _log(logging.WARNING, message, reason, cancelled, "" if cancelled == 1 else "s", still, extra=extra)
 
 

@@ -1,7 +1,8 @@
 """What is refused at once, since it would pass in silence or fail in an obscure way later.
 
 What is looked at of a callable is its code, and only of those that Python knows: no `inspect`, which is slow
-to import, and no attribute that an object makes up. Where an option belongs is read off the signatures.
+to import, and no attribute that an object makes up. Where an option belongs is read off the signatures
+of what is decorated.
 """
 
 from __future__ import annotations
@@ -136,11 +137,34 @@ def _may_take(function: Any, count: int) -> bool:
 # -- options ---------------------------------------------------------------------------------------
 
 
-def says_where(function: F) -> F:
-    """Have a method say where an option belongs that it does not take, or that is given by position."""
+def says_where(place: str = "") -> Callable[[F], F]:
+    """Have a method say where an option belongs that it does not take, or that is given by position.
+
+    Args:
+        place: How its own options are given, with ``{}`` for the name; empty: others need not know it.
+    """
+
+    def decorate(function: F) -> F:
+        names = _own_options(function)
+        if place:
+            _places[place] = names
+        return _checked(function, names)
+
+    return decorate
+
+
+_places: dict[str, frozenset[str]] = {}
+"""The names of the options, by where they belong."""
+
+
+def _own_options(function: Callable[..., Any]) -> frozenset[str]:
+    code = function.__code__
+    return frozenset(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
+
+
+def _checked(function: F, names: frozenset[str]) -> F:
     code = function.__code__
     most = code.co_argcount
-    names = frozenset(code.co_varnames[1 : most + code.co_kwonlyargcount])
     takes_others = code.co_flags & _VARKEYWORDS
 
     @wraps(function)
@@ -161,35 +185,15 @@ def says_where(function: F) -> F:
 
 
 def _refuse_option(function: Callable[..., Any], names: Iterable[str], options: Iterable[str]) -> NoReturn:
-    places = _places()
     name = next(each for each in options if each not in names)
-    known = {*names}.union(*places.values())
+    known = {*names}.union(*_places.values())
     meant = _ALSO_CALLED.get(name, name)
     if meant not in known:
         from difflib import get_close_matches  # slow to import
 
         meant = "".join(get_close_matches(name, sorted(known), 1, _ALIKE))
-    hints = [place.format(meant) for place, options in places.items() if meant in options]
+    hints = sorted(place.format(meant) for place, options in _places.items() if meant in options)
     if meant in names:
         hints = [f"{meant}="]
     advice = f": did you mean {' or '.join(hints)}?" if hints else ""
     raise TypeError(f"{function.__qualname__}() got an unexpected keyword argument {name!r}{advice}")
-
-
-def _places() -> dict[str, frozenset[str]]:
-    """Return the names of all options, by where they belong."""
-    from retrying_executor._executor import RetryingExecutor
-    from retrying_executor._policy.policy import RetryPolicy
-    from retrying_executor._upstream.upstream import Upstream
-
-    methods: dict[str, Any] = {
-        "retry=RetryPolicy({}=...)": RetryPolicy.__init__,
-        "RetryingExecutor({}=...)": RetryingExecutor.__init__,
-        "with_options({}=...)": RetryingExecutor.with_options,
-        "upstream=Upstream(..., {}=...)": Upstream.__init__,
-    }
-    codes = {place: method.__wrapped__.__code__ for place, method in methods.items()}
-    return {
-        place: frozenset(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
-        for place, code in codes.items()
-    }

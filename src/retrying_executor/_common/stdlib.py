@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 """Whether threads run one at a time. Where it is so when the program begins, it stays so."""
 
-DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
+DONE_STATES = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
 __all__ = [
     "CANCELLED_AND_NOTIFIED",
-    "DONE",
+    "DONE_STATES",
     "FINISHED",
     "HAS_GIL",
     "LOGGER",

@@ -20,21 +20,27 @@ from itertools import count
 
 from retrying_executor._calls.call import RetryingFuture
 from retrying_executor._calls.current import current
+from retrying_executor._calls.terms import Terms
 from retrying_executor._common import lifecycle, log
-from retrying_executor._common.lifecycle import LISTENER_TIMEOUT, ExitTimeout
+from retrying_executor._common.lifecycle import LISTENER_TIMEOUT
 from retrying_executor._common.values import Value
 from retrying_executor._observe.watchdog import Watchdog
-from retrying_executor._policy.policy import Terms
-from retrying_executor._threads.pool import Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Literal, TypeAlias
+    from typing import Any, Literal, Protocol, TypeAlias
 
-    from retrying_executor._calls.call import Outcome, Work
-    from retrying_executor._calls.schedule import Call
-    from retrying_executor._policy.policy import Verdict
+    from retrying_executor._calls.call import Call, Owner, Work
+    from retrying_executor._common.lifecycle import ExitTimeout
+
+    class Teller(Owner, Protocol):
+        """A pool with a single thread that leaves when it has nothing to do."""
+
+        def submit(self, call: Call, /) -> None: ...
+        def is_own_thread(self) -> bool: ...
+        def retire(self, timeout: float, /) -> bool:
+            """Wait until all is done and the thread is gone; return whether it is."""
 
     Kind: TypeAlias = Literal[
         "accepted",
@@ -48,7 +54,6 @@ if TYPE_CHECKING:
     ]
 
 _MOST_WAITING = 10_000
-_GRACE = 1.0  # seconds
 
 
 class Event(Value):
@@ -98,7 +103,7 @@ class Story:
     def __init__(self, call: Call, work: Work, time: float, accepted_at: float) -> None:
         upstream = work[4].upstream
         self.who: dict[str, Any] = {
-            **log.about(call, work).fields(),
+            **call._subject(work).fields(),
             "upstream": None if upstream is None else upstream.name,
         }
         self.time = time  # at which it was accepted, on the clock of events
@@ -118,6 +123,7 @@ class Monitor:
         warn_after: For how many seconds an attempt may run before that is logged; ``None``: for ever.
         thread_name: What the names of the listener's thread and of the watchdog's begin with.
         exit_timeout: How long the end of the interpreter waits.
+        new_teller: Makes, given a name, what runs the listener: a pool with a single thread.
     """
 
     def __init__(
@@ -126,7 +132,9 @@ class Monitor:
         warn_after: float | None,
         thread_name: str,
         exit_timeout: ExitTimeout,
+        new_teller: Callable[[str], Teller],
     ) -> None:
+        self._new_teller = new_teller
         self._on_event = on_event
         self.exit_timeout = exit_timeout
         self._is_over = False  # no call will have anything to tell
@@ -145,18 +153,7 @@ class Monitor:
         self._reported = 0.1  # of these, when that was logged
         self._patience = LISTENER_TIMEOUT
         self._is_late = False
-        self._pool = Pool(
-            max_workers=1,
-            thread_name_prefix=f"{self._thread_name}-events",
-            initializer=None,
-            initargs=(),
-            idle_timeout=_GRACE,
-            exit_timeout=ExitTimeout(LISTENER_TIMEOUT),
-            max_pending=None,
-            wait_when_full=False,
-            upstream=None,
-            monitor=None,
-        )
+        self._pool = self._new_teller(f"{self._thread_name}-events")
         if self._watchdog is not None:
             self._watchdog.restart()
 
@@ -198,16 +195,11 @@ class Monitor:
         if call._story is not None:
             call._story.took = self._monotonic() - call._story.began_at
 
-    def followed_up(self, call: Call, outcome: Outcome, verdict: Verdict) -> None:
+    def followed_up(self, call: Call, news: log.FollowUp) -> None:
         """The attempt failed, and another follows or not."""
         if call._story is not None:
-            kind: Kind = "retry_scheduled" if verdict.counts else "not_now"
-            if verdict.delay is None:
-                kind = "gave_up"
-            reason = log.describe(*outcome)
-            if verdict.reason:
-                reason += f" ({verdict.reason})"
-            self._add(kind, call, delay=verdict.delay, exception=outcome[1], reason=reason)
+            reason = news.what + news.why
+            self._add(news.kind, call, delay=news.delay, exception=news.exception, reason=reason)
 
     def _done(self, call: Any) -> None:
         assert call._story is not None
@@ -226,7 +218,7 @@ class Monitor:
             event = Event(kind=kind, time=self._now(), upstream=name, delay=delay, reason=reason)
             self._queue(partial(self._call_listener, event))
 
-    def _add(self, kind: Kind, call: Call, **more: Any) -> None:
+    def _add(self, kind: str, call: Call, **more: Any) -> None:
         story = call._story
         assert story is not None
         about = {"kind": kind, "attempt": call._attempts, "duration": story.took, **more}

@@ -16,8 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-    from retrying_executor._calls.call import Work
-    from retrying_executor._calls.schedule import Call
+    from retrying_executor._calls.call import Call, Work
 
 _GRACE = 1.0  # seconds
 
@@ -107,8 +106,8 @@ class Watchdog:
             # Not under the lock: what has returned meanwhile goes away here, and its locals with it.
             frames.clear()  # and this frame is among them
         for call, run, duration, stack in due:
-            about = log.Subject(call, run.name, run.label)
-            log.runs_for_long(about, run.attempt, duration, run.thread.name, "".join(stack.format()))
+            subject = log.Subject(run.name, key=call.key, label=run.label, executor=call._pool.name)
+            log.runs_for_long(subject, run.attempt, duration, run.thread.name, "".join(stack.format()))
         # An attempt that begins meanwhile wakes nobody, and is not due before that.
         return min(max(0.0, warns_at - now), self._warn_after, threading.TIMEOUT_MAX)
 

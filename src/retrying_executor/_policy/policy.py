@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 
 from retrying_executor._common.errors import NotNow
@@ -17,7 +16,7 @@ from retrying_executor._common.values import (
     seconds,
 )
 from retrying_executor._policy.transient import get, retry_after, transient
-from retrying_executor._upstream.evidence import evidence_of, service_failed
+from retrying_executor._policy.verdict import Attempt, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,10 +26,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypedDict, Unpack
 
-    from retrying_executor._calls.schedule import Call
     from retrying_executor._common.values import Duration
-    from retrying_executor._upstream.gate import Evidence
-    from retrying_executor._upstream.upstream import Upstream
 
     RetryOn: TypeAlias = (
         type[BaseException]
@@ -62,66 +58,6 @@ MAX_RETRY_AFTER = 300.0
 _DEFAULT_MAX_ATTEMPTS = 5
 _DEFAULT_CURVE = {"initial_delay": 0.5, "multiplier": 2.0, "max_delay": 60.0}
 _SPREAD = 0.25  # of what is asked for, at least; docs/explanation/fleet.py shows what it does for the load
-
-
-class Attempt(Value):
-    """A failed attempt, as a policy sees it.
-
-    Attributes:
-        number: Which attempt of its call it was; the first is 1.
-        exception: What it raised; ``None`` if it returned a result that ``retry_result`` rejected.
-        result: What it returned; ``None`` if it raised.
-        elapsed: Seconds since the first attempt of the call began.
-        postponed: How many attempts before it were answered "not now", and so are not counted.
-    """
-
-    number: int
-    exception: Exception | None
-    result: object
-    elapsed: float
-    postponed: int = 0
-
-
-class Verdict:
-    """What follows a failed attempt.
-
-    Attributes:
-        delay: Seconds to wait before the next attempt; ``None``: the call gives up.
-        counts: Whether the attempt is used up.
-        asked: How many seconds the answer asked to wait, if it did.
-        reason: Why it is this delay, or why the call gives up, fit for a log line; often empty with a delay.
-        concerns_call: Whether "not now" was said of this call only, not of its upstream.
-    """
-
-    __slots__ = ("asked", "concerns_call", "counts", "delay", "reason")
-
-    def __init__(
-        self,
-        delay: float | None,
-        *,
-        counts: bool = True,
-        asked: float | None = None,
-        reason: str = "",
-        concerns_call: bool = False,
-    ) -> None:
-        self.delay = delay
-        self.counts = counts
-        self.asked = asked
-        self.reason = reason
-        self.concerns_call = concerns_call
-
-
-DONE = Verdict(None)
-"""The result was accepted."""
-
-TOO_LATE = Verdict(None, reason="no time left for another attempt")
-"""There was no time left for the attempt: it was not made."""
-
-TOO_OLD = Verdict(None, reason="max_age has passed since submit()")
-"""The call was too old for the attempt: it was not made."""
-
-CUT_SHORT = Verdict(None, reason="cancelled or shut down while it ran")
-"""The attempt was to be the last one, whatever the policy says."""
 
 
 class RetryPolicy(Value):
@@ -192,7 +128,7 @@ class RetryPolicy(Value):
 
     _given_as = "retry"
 
-    @says_where
+    @says_where("retry=RetryPolicy({}=...)")
     def __init__(
         self,
         *,
@@ -375,75 +311,6 @@ def backoff(number: int, *, base: float, multiplier: float, cap: float) -> float
         return cap if base else 0.0
 
 
-class Terms:
-    """On what terms calls are made: an upstream, and a policy, taken apart once for all calls under it.
-
-    Args:
-        policy: When to try again, or ``None``: never.
-        upstream: The service that the calls go to, or ``None``.
-        label: What tells them apart from others of the same function, or ``None``.
-        key: The key that they have in common, or ``None``: each has one of its own.
-    """
-
-    __slots__ = (
-        "key",
-        "label",
-        "latest",
-        "marks_calls",
-        "max_age",
-        "max_elapsed",
-        "policy",
-        "rejects",
-        "upstream",
-        "verdict",
-    )
-
-    def __init__(
-        self,
-        policy: Policy | None,
-        upstream: Upstream | None = None,
-        *,
-        label: str | None = None,
-        key: str | None = None,
-    ) -> None:
-        self.policy = policy
-        self.upstream = upstream
-        self.label = label
-        self.key = key
-        self.latest: Callable[[], object] = _nothing
-        """Returns the function that was checked last: most calls are of that one, and checks take time."""
-        own = policy if isinstance(policy, RetryPolicy) else None
-        self.max_age = None if own is None else own.max_age
-        self.marks_calls = key is not None or self.max_age is not None  # few do: see `mark`
-        # A subclass may decide in another way.
-        decides_itself = own is not None and type(own).__call__ is RetryPolicy.__call__
-        self.verdict = own.verdict if own is not None and decides_itself else None
-        self.rejects = None if own is None else own.retry_result
-        self.max_elapsed = math.inf if own is None or own.max_elapsed is None else own.max_elapsed
-
-    def mark(self, call: Call) -> None:
-        """Note on a call, before it is queued, what it has by these terms."""
-        if self.key is not None:
-            call.__dict__["_key"] = self.key
-        if self.max_age is not None:
-            call._expires_at = call._pool.clock.monotonic() + self.max_age
-
-    def asked_by(self, exception: Exception) -> float | None:
-        """Return how many seconds an answer asks to wait, as far as that is heeded."""
-        if is_a(exception, NotNow):
-            return after(exception)
-        own = self.policy if isinstance(self.policy, RetryPolicy) else None
-        return asked_by(exception, MAX_RETRY_AFTER if own is None else own.max_retry_after)
-
-    def evidence_of(self, exception: Exception) -> Evidence:
-        """Return what a failure tells of the upstream: by its own rule, if it has one."""
-        return evidence_of(exception, service_failed if self.upstream is None else self.upstream.is_recorded)
-
-    def is_too_late(self, elapsed: float) -> bool:
-        """Return whether no attempt may start *elapsed* seconds after the first one began."""
-        return elapsed > self.max_elapsed
-
-
 def checked_policy(retry: object) -> Policy | None:
     """Return *retry* if it can serve as the ``retry`` option.
 
@@ -457,10 +324,6 @@ def checked_policy(retry: object) -> Policy | None:
         raise TypeError(f"retry must be a policy, not {retry!r}: that takes exceptions, as retry_on does")
     policy: Policy | None = checked_callable("retry", retry, takes=1, what="a RetryPolicy, a callable")
     return policy
-
-
-def _nothing() -> None:
-    """Stand for the reference to a function where there is none yet."""
 
 
 def _random() -> float:

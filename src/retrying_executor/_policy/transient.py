@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import is_a, led_to, traceback_of
+from retrying_executor._common.lifecycle import before_fork
 from retrying_executor._common.wrapper import codes as wrapper_codes
 from retrying_executor._policy import codes
 
@@ -350,3 +352,6 @@ def _protobuf_duration(message: bytes) -> float:
     if values.get(1, 0) >> 63 or values.get(2, 0) >> 63:
         return -1.0  # both are signed, and a negative one is malformed here
     return values.get(1, 0) + values.get(2, 0) / 1e9
+
+
+before_fork(partial(timestamp_of, "Thu, 01 Jan 1970 00:00:00 GMT"))

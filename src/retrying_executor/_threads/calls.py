@@ -31,7 +31,7 @@ from contextlib import suppress
 
 from retrying_executor._calls.ledger import Ledger
 from retrying_executor._common import log
-from retrying_executor._common.stdlib import DONE, HAS_GIL, is_held
+from retrying_executor._common.stdlib import DONE_STATES, HAS_GIL, is_held
 from retrying_executor._threads.crew import Crew
 
 TYPE_CHECKING = False
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from retrying_executor._calls.call import Outcome
-    from retrying_executor._calls.schedule import Call
+    from retrying_executor._calls.call import Call, Outcome
     from retrying_executor._common.lifecycle import ExitTimeout
     from retrying_executor._common.values import Clock
     from retrying_executor._observe.monitor import Monitor
@@ -99,7 +98,7 @@ class Calls:
         monitor: Monitor | None,
     ) -> None:
         self._max_workers = max_workers
-        self._thread_name_prefix = thread_name_prefix
+        self.name = thread_name_prefix
         self._initializer = initializer
         self._initargs = initargs
         self._idle_timeout = -1.0 if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
@@ -127,7 +126,7 @@ class Calls:
         self._fresh = self._ledger.schedule.fresh
         self._crew = Crew(
             size=self._max_workers,
-            name=self._thread_name_prefix,
+            name=self.name,
             daemon=self.exit_timeout.duration is not None,  # it joins the others, however long it takes
             lock=self._lock,
         )
@@ -159,7 +158,7 @@ class Calls:
         work, (_, exception) = call._work, outcome
         unseen = None
         if exception is not None and work is not None:
-            unseen = log.UnseenFailure(log.about(call, work), call._attempts, exception, work[3])
+            unseen = log.UnseenFailure(call._subject(work), call._attempts, exception, work[3])
         return self._change(call, change or self._ledger.settle, outcome, unseen)
 
     def cancel(self, call: Call) -> bool:
@@ -222,7 +221,7 @@ class Calls:
         """Give a call what its observers need; see `RetryingFuture`."""
         condition = threading.RLock()
         self._observed.add(weakref.ref(call, self._observed.forget))
-        if call._state not in DONE:
+        if call._state not in DONE_STATES:
             try:
                 if HAS_GIL:
                     del call._unobserved

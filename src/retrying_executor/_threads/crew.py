@@ -31,19 +31,16 @@ import threading
 from contextlib import suppress
 from itertools import count
 
+from retrying_executor._calls.call import Hand
 from retrying_executor._common.stdlib import HAS_GIL, has_daemons
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
-
-    from retrying_executor._calls.call import Ending, RetryingFuture
-    from retrying_executor._upstream.gate import Permit
 
 
-class Worker:
-    """A thread, the call it runs, what lets it through, what to finish it with, and the gate to rest at.
+class Worker(Hand):
+    """A thread, with a call in its hand, and the gate to rest at.
 
     Args:
         index: Its number among the members of its crew.
@@ -53,31 +50,20 @@ class Worker:
     __slots__ = (
         "acquire",
         "arrival",
-        "call",
-        "ending",
-        "failed",
         "gate",
         "index",
         "is_starting",
-        "lock",
-        "permit",
         "release",
         "rests",
-        "succeeded",
         "thread",
     )
 
     thread: threading.Thread
 
     def __init__(self, index: int, lock: threading.RLock) -> None:
+        super().__init__(threading.RLock() if HAS_GIL else lock)
         self.index = index
-        self.lock = threading.RLock() if HAS_GIL else lock  # reentrant for the sake of destructors
         self.acquire, self.release = self.lock.acquire, self.lock.release  # three times as fast as ``with``
-        self.call: RetryingFuture[Any] | None = None
-        self.ending: Ending | None = None
-        self.permit: Permit | None = None  # while an attempt runs, if the call has an upstream
-        self.succeeded = 0  # of the calls that it made
-        self.failed = 0
         self.rests = False
         self.is_starting = False  # some thread is about to start this one's, or has done so
         self.gate = threading.Lock()  # held until it is opened

@@ -9,6 +9,7 @@ import math
 import threading
 import time
 
+from retrying_executor._calls.call import names_of
 from retrying_executor._calls.current import current
 from retrying_executor._common import log
 from retrying_executor._common.errors import ForkedFutureError, PendingLimitError
@@ -17,7 +18,7 @@ from retrying_executor._threads.workers import Workers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from retrying_executor._calls.schedule import Call
+    from retrying_executor._calls.call import Call
     from retrying_executor._calls.stats import Stats
     from retrying_executor._threads.crew import Worker
     from retrying_executor._upstream.upstream import Upstream
@@ -228,7 +229,7 @@ class Pool(Workers):
         with self._lock:
             running = self._running_calls()
         assert timeout is not None  # there is nothing to run out of otherwise
-        log.time_is_up(cancelled, running, timeout if granted is None else granted)
+        log.time_is_up(cancelled, names_of(running), timeout if granted is None else granted)
 
     def interrupt(self) -> None:
         """Ctrl-C: refuse calls, cancel those that wait, and say so; attempts that run go on."""
@@ -236,7 +237,7 @@ class Pool(Workers):
         cancelled = self._halt()
         with self._lock:
             running = self._running_calls()
-        log.interrupted(cancelled, running)
+        log.interrupted(cancelled, names_of(running))
 
     def retire(self, timeout: float) -> bool:
         """Wait until all is done and the threads are gone, for *timeout* seconds; return whether they are."""

@@ -21,8 +21,7 @@ from retrying_executor._calls import attempt
 from retrying_executor._calls.current import current
 from retrying_executor._common import log
 from retrying_executor._common.stdlib import FINISHED, can_wait_for_a_start, is_held
-from retrying_executor._policy.policy import CUT_SHORT
-from retrying_executor._policy.policy import DONE as ACCEPTED
+from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT
 from retrying_executor._threads.calls import Calls
 from retrying_executor._upstream.gate import Permit
 
@@ -30,8 +29,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from retrying_executor._calls.call import Ending, Outcome
-    from retrying_executor._calls.schedule import Call, Claim
+    from retrying_executor._calls.call import Call, Ending, Outcome
+    from retrying_executor._calls.schedule import Claim
     from retrying_executor._common.log import UnseenFailure
     from retrying_executor._threads.crew import Worker
     from retrying_executor._upstream.gate import Evidence

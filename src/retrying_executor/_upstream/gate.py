@@ -27,12 +27,27 @@ from collections import deque
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Literal, TypeAlias
-
-    from retrying_executor._upstream.upstream import Upstream
+    from typing import Literal, Protocol, TypeAlias
 
     Evidence: TypeAlias = Literal["worked", "failed", "busy", "none"]
     """What an attempt tells of the service: it answered; it failed; "not now"; nothing."""
+
+    class Service(Protocol):
+        """Whose permits these are."""
+
+        calm_era: int | None
+
+        @property
+        def held_until(self) -> float | None: ...
+        def end(
+            self,
+            permit: Permit,
+            evidence: Evidence = "none",
+            asked: float | None = None,
+            exception: BaseException | None = None,
+            /,
+        ) -> None: ...
+        def take_back(self, permit: Permit, /) -> None: ...
 
     State: TypeAlias = Literal["open", "held", "probing", "ramping"]
 
@@ -46,7 +61,7 @@ class Permit:
 
     __slots__ = ("began_at", "era", "is_over", "is_probe", "upstream")
 
-    upstream: Upstream  # whose gate it is
+    upstream: Service  # whose gate it is
 
     def __init__(self, began_at: float, era: int, *, is_probe: bool) -> None:
         self.began_at = began_at

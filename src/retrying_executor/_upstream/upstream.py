@@ -35,16 +35,32 @@ from retrying_executor._upstream.gate import Gate, Permit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol, TypeAlias
+    from typing import Literal, Protocol, TypeAlias
 
-    from retrying_executor._calls.schedule import Call
     from retrying_executor._common.values import Clock, Duration
-    from retrying_executor._observe.monitor import Monitor
     from retrying_executor._upstream.gate import Evidence, State
 
     RecordExceptions: TypeAlias = (
         type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], object]
     )
+
+    class Listener(Protocol):
+        """Who is told that a service is held, or works again."""
+
+        def upstream_changed(
+            self,
+            name: str,
+            kind: Literal["upstream_held", "upstream_back"],
+            delay: float | None,
+            reason: str,
+            /,
+        ) -> None: ...
+
+    class Member(Protocol):
+        """A call that is pending."""
+
+        _leave: Callable[[], object] | None
+        """Called when it is done."""
 
     class Asker(Protocol):
         """Who asks whether an attempt may start."""
@@ -104,7 +120,7 @@ class Upstream:
     _given_as = "upstream"
     __reduce__ = refuse_to_copy
 
-    @says_where
+    @says_where("upstream=Upstream(..., {}=...)")
     def __init__(
         self,
         name: str,
@@ -130,7 +146,7 @@ class Upstream:
         self.is_recorded = _checked_recorder(record_exceptions)
         self._limits = {"max_concurrency": max_concurrency, "rate": rate, "max_pending": max_pending}
         self._max_pending = _limit("max_pending", max_pending)
-        self._pending: set[weakref.ref[Call]] = set()  # if there is that limit
+        self._pending: set[weakref.ref[Member]] = set()  # if there is that limit
         self._line: deque[threading.Lock] = deque()  # where submitters wait for room
         self._door = threading.RLock()
         self._new_gate = partial(
@@ -146,7 +162,7 @@ class Upstream:
         self._waiting: weakref.WeakKeyDictionary[Asker, list[float]] = weakref.WeakKeyDictionary()
         self._invited: set[Asker] = set()
         self._is_known_to_fail = False  # that it is held was a warning
-        self._monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
+        self._monitors: weakref.WeakSet[Listener] = weakref.WeakSet()
         self.calm_era: int | None = None
         """The era of the permits under which attempts may follow each other without the lock.
 
@@ -230,12 +246,12 @@ class Upstream:
             self._tell()
             raise
 
-    def inform(self, monitor: Monitor) -> None:
+    def inform(self, monitor: Listener) -> None:
         """From now on tell *monitor* too when it is held, and when it works again."""
         with self._lock:
             self._monitors.add(monitor)
 
-    def enter(self, monitor: Monitor | None) -> None:
+    def enter(self, monitor: Listener | None) -> None:
         """An executor uses it from now on.
 
         Raises:
@@ -266,7 +282,7 @@ class Upstream:
         calls = f"{self._max_pending} calls of upstream {self._name!r}"
         return f"{calls} are pending, as many as its max_pending allows"
 
-    def admit(self, call: Call) -> bool:
+    def admit(self, call: Member) -> bool:
         """Count a call that is about to be accepted, until it is done or gone, if there is room for it.
 
         Calls become done under the locks of pools and workers. So ``_door`` is only among those who submit,
@@ -287,7 +303,7 @@ class Upstream:
             except RuntimeError:
                 pass  # another thread has had it for long
 
-    def _leave(self, reference: weakref.ref[Call]) -> None:
+    def _leave(self, reference: weakref.ref[Member]) -> None:
         """A call is done: there is room for another. Needs no lock."""
         self._pending.discard(reference)  # publish first, then look
         self._call_next()
@@ -384,7 +400,7 @@ class Upstream:
         held_for: float,
         evidence: Evidence,
         reason: str,
-        monitors: list[Monitor],
+        monitors: list[Listener],
     ) -> None:
         """Log that it is held from now on, or works again, and tell who looks on."""
         if after == "held" and held_for > 0.0:  # else a probe has told nothing

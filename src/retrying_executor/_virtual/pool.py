@@ -22,15 +22,16 @@ from random import Random
 from uuid import UUID
 
 from retrying_executor._calls import attempt
+from retrying_executor._calls.call import Hand, names_of
 from retrying_executor._calls.current import current
 from retrying_executor._calls.ledger import Ledger
+from retrying_executor._calls.terms import Terms
 from retrying_executor._common import log
 from retrying_executor._common.errors import PendingLimitError
 from retrying_executor._common.lifecycle import ExitTimeout
 from retrying_executor._observe.monitor import Event, Monitor
-from retrying_executor._policy.policy import CUT_SHORT, RetryPolicy, Terms
-from retrying_executor._policy.policy import DONE as ACCEPTED
-from retrying_executor._threads.crew import Worker
+from retrying_executor._policy.policy import RetryPolicy
+from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT
 from retrying_executor._upstream.gate import Permit
 from retrying_executor._virtual.waiting import Latch, Waiters
 
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container
     from typing import Any
 
-    from retrying_executor._calls.call import Outcome
-    from retrying_executor._calls.schedule import Call, Claim
+    from retrying_executor._calls.call import Call, Outcome
+    from retrying_executor._calls.schedule import Claim
     from retrying_executor._calls.stats import Stats
     from retrying_executor._upstream.gate import Evidence
     from retrying_executor._upstream.upstream import Upstream
@@ -77,7 +78,7 @@ class VirtualPool:
         on_event: Callable[[Event], object] | None,
     ) -> None:
         self._random = Random(seed).random
-        self._thread_name_prefix = thread_name_prefix
+        self.name = thread_name_prefix
         self._draw_key = Random(seed).getrandbits
         self.monitor = None if on_event is None else _Monitor(self, on_event)
         self._initializer = initializer
@@ -88,7 +89,7 @@ class VirtualPool:
         self._turn = threading.RLock()
         self._now = 0.0
         self._ledger = Ledger()
-        self._hands: list[Worker] = []  # in which the calls are that run, the outermost first
+        self._hands: list[Hand] = []  # in which the calls are that run, the outermost first
         self._seeded: dict[Terms, Terms] = {}
         self._upstreams: list[Upstream] = []
         self._refusal: Exception | None = None  # what submit() raises, once it does
@@ -266,7 +267,7 @@ class VirtualPool:
             if wanted is not None:
                 fresh.remove(wanted)
                 fresh.appendleft(wanted)
-        worker = Worker(len(self._hands), self._turn)
+        worker = Hand(self._turn)
         call = self._ledger.schedule.take(self._now, lambda call, now: self._claim(call, worker, now))
         if call is None:
             return False
@@ -287,7 +288,7 @@ class VirtualPool:
             self._give_upstreams_back()
         return True
 
-    def _claim(self, call: Call, worker: Worker, now: float) -> Claim:
+    def _claim(self, call: Call, worker: Hand, now: float) -> Claim:
         """Begin an attempt if the call's upstream, if it has one, lets it through."""
         work = call._work
         upstream = None if work is None else work[4].upstream
@@ -304,7 +305,7 @@ class VirtualPool:
             opens_at = now if permit is None else permit
         return upstream, opens_at, until
 
-    def _attempt(self, worker: Worker, call: Call) -> None:
+    def _attempt(self, worker: Hand, call: Call) -> None:
         """Make an attempt, and put the call in backoff or make it done."""
         work, outcome = call._work, None
         try:
@@ -332,7 +333,7 @@ class VirtualPool:
             _give_place_back(worker)  # if there was no attempt, or an interruption
             del call, work, outcome  # the exception's traceback keeps this frame
 
-    def _initialize(self, initializer: Callable[..., object], worker: Worker) -> bool:
+    def _initialize(self, initializer: Callable[..., object], worker: Hand) -> bool:
         """Run the initializer; where it fails, break the pool. Return whether it worked."""
         self._initializer = None
         try:
@@ -353,7 +354,7 @@ class VirtualPool:
         work, (_, exception) = call._work, outcome
         unseen = None
         if exception is not None and work is not None:
-            unseen = log.UnseenFailure(log.about(call, work), call._attempts, exception, work[3])
+            unseen = log.UnseenFailure(call._subject(work), call._attempts, exception, work[3])
         return self._change(call, self._ledger.settle, outcome, unseen)
 
     def cancel(self, call: Call) -> bool:
@@ -400,7 +401,7 @@ class VirtualPool:
                 self._cancel_all()
             if wait and not self._hands and not self._wait_for_all(timeout):
                 assert timeout is not None  # or the wait would have raised
-                log.time_is_up(self._cancel_all(), (), timeout)
+                log.time_is_up(self._cancel_all(), [], timeout)
             self._give_upstreams_back()
 
     def interrupt(self) -> None:
@@ -408,7 +409,7 @@ class VirtualPool:
         with self._turn:
             if self._refusal is None:
                 self._refusal = RuntimeError(_AFTER_SHUTDOWN)
-            log.interrupted(self._cancel_all(), [worker.call for worker in self._hands if worker.call])
+            log.interrupted(self._cancel_all(), names_of(self._in_hand()))
             self._give_upstreams_back()
 
     def _give_upstreams_back(self) -> None:
@@ -451,8 +452,10 @@ class VirtualPool:
 
     def _pending(self) -> list[Call]:
         """Return the calls that are accepted and not done, those that run first."""
-        running = [worker.call for worker in self._hands if worker.call is not None]
-        return [call for call in running if not call.done()] + self._ledger.schedule.waiting()
+        return [call for call in self._in_hand() if not call.done()] + self._ledger.schedule.waiting()
+
+    def _in_hand(self) -> list[Call]:
+        return [hand.call for hand in self._hands if hand.call is not None]
 
     def pending(self) -> list[str]:
         """Return the names of the calls that are accepted and not done."""
@@ -477,7 +480,7 @@ class VirtualPool:
 
 
 def _give_place_back(
-    worker: Worker,
+    worker: Hand,
     evidence: Evidence = "none",
     asked: float | None = None,
     exception: BaseException | None = None,

@@ -15,16 +15,23 @@ from retrying_executor._common.stdlib import AsCompletedWaiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable, Container
+    from typing import Any, Protocol
 
-    from retrying_executor._calls.schedule import Call
-    from retrying_executor._virtual.pool import VirtualPool
+    from retrying_executor._calls.call import Call
+
+    class Runner(Protocol):
+        """A pool in virtual time, as far as this needs it."""
+
+        def monotonic(self) -> float: ...
+        def wait(self, is_met: Callable[[], bool], timeout: float | None, calls: Container[Call], /) -> bool:
+            """Run attempts until a condition is met."""
 
 
 class Latch:
     """Stands in for the lock at which ``result()`` waits: who waits runs attempts."""
 
-    def __init__(self, pool: VirtualPool, call: Call) -> None:
+    def __init__(self, pool: Runner, call: Call) -> None:
         self._pool = pool
         self._call = weakref.ref(call)  # which has this, while somebody waits
 
@@ -48,7 +55,7 @@ class Latch:
 class Waiters(list["Any"]):
     """The waiters of a call: the event of each becomes one at which attempts run."""
 
-    def __init__(self, pool: VirtualPool, call: Call) -> None:
+    def __init__(self, pool: Runner, call: Call) -> None:
         super().__init__()
         self._pool = pool
         self._call = weakref.ref(call)  # which has this
@@ -68,9 +75,9 @@ class VirtualEvent(threading.Event):
 
     def __init__(self, *, raises: bool) -> None:
         super().__init__()
-        self.calls: dict[VirtualPool, set[Call]] = defaultdict(set)
+        self.calls: dict[Runner, set[Call]] = defaultdict(set)
         self._raises = raises
-        self._deadlines: dict[VirtualPool, float] = {}
+        self._deadlines: dict[Runner, float] = {}
 
     def wait(self, timeout: float | None = None) -> bool:
         """Return when it is set; in virtual time for the calls of executors that have one."""
@@ -91,7 +98,7 @@ class VirtualEvent(threading.Event):
             return super().wait(timeout)  # for the calls of other executors
         return self.is_set()
 
-    def _wait_for(self, pool: VirtualPool, timeout: float | None) -> bool:
+    def _wait_for(self, pool: Runner, timeout: float | None) -> bool:
         """Run attempts of one executor, until it is set or its calls are done; return whether in time."""
         left = None
         if timeout is not None:

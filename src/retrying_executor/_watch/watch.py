@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Protocol, TextIO
 
     from retrying_executor._common.values import Duration
-    from retrying_executor._threads.pool import Pool
 
     class Display(Protocol):
         """What shows the progress. Its methods, but for ``close()``, may raise what is in `BROKEN`."""
@@ -109,7 +108,7 @@ class _Watcher:
             self._is_left = True
             self.settle(self._pool)
 
-    def settle(self, pool: Pool) -> None:
+    def settle(self, pool: object) -> None:
         """End, if the block has been left, and no call of *pool* is pending."""
         if pool is self._pool and self._is_finished():
             self.end()
