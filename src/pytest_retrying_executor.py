@@ -47,7 +47,7 @@ def virtual_executor(request: pytest.FixtureRequest) -> Iterator[VirtualTimeExec
     marker = request.node.get_closest_marker("virtual_executor")
     executor = VirtualTimeExecutor(*marker.args, **marker.kwargs) if marker else VirtualTimeExecutor()
     yield executor
-    pending = executor._virtual.pending()
+    pending = executor._pending()
     executor.shutdown(cancel_futures=True)
     if pending and request.node.stash.get(_has_passed, False):
         pytest.fail(

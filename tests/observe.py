@@ -37,8 +37,8 @@ def see_to_reports() -> None:
 
 def resting(executor: RetryingExecutor) -> int:
     """Return how many workers rest, at a gate of their own."""
-    crew = executor._pool._crew
-    return len(crew._resting) + (crew._leading is not None)
+    roster = executor._pool.crew.roster
+    return len(roster._resting) + (roster._leading is not None)
 
 
 def threads_named(prefix: str) -> list[threading.Thread]:

@@ -23,8 +23,8 @@ from conftest import TIMEOUT
 from observe import eventually
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, Upstream
 from retrying_executor._common.stdlib import HAS_GIL
-from retrying_executor._threads import calls
-from retrying_executor._threads.crew import Worker
+from retrying_executor._threads import threads
+from retrying_executor._threads.roster import Worker
 
 AnyFuture = RetryingFuture[Any]
 AN_HOUR = RetryPolicy(initial_delay=3600, max_delay=3600, max_elapsed=None, jitter=False)
@@ -254,10 +254,10 @@ def test_cancelled_calls_are_tidied_up_another_time(
     lone: RetryingExecutor, release: Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If a worker cannot be stopped for that, they are dropped when the next call is cancelled (E1)."""
-    monkeypatch.setattr(calls, "_STANDSTILL_TIMEOUT", 0.001)
+    monkeypatch.setattr(threads, "_STANDSTILL_TIMEOUT", 0.001)
     futures = [ready(lone, release), lone.submit(int)]
     pool = lone._pool
-    (worker,) = pool._crew.members
+    (worker,) = pool.crew.roster.members
     held, done = Event(), Event()
 
     def hold() -> None:
@@ -269,18 +269,18 @@ def test_cancelled_calls_are_tidied_up_another_time(
     holder.start()
     assert held.wait(TIMEOUT)
     assert all(future.cancel() for future in futures)
-    assert futures == list(pool._fresh)
+    assert futures == list(pool.fresh)
     done.set()
     holder.join(TIMEOUT)
     assert lone.submit(int).cancel()
-    assert [] == list(pool._fresh)
+    assert [] == list(pool.fresh)
 
 
 def test_cancelled_calls_do_not_stay_queued(lone: RetryingExecutor, release: Event) -> None:
     """Their futures are let go of while the only worker is busy, with the GIL and without (E1, G2)."""
     futures = [ready(lone, release), *(lone.submit(int) for _ in range(99))]
     assert all(future.cancel() for future in futures)
-    assert [] == list(lone._pool._fresh)
+    assert [] == list(lone._pool.fresh)
 
 
 def test_many_threads_cancel_one_call(lone: RetryingExecutor, release: Event) -> None:

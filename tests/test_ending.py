@@ -20,7 +20,8 @@ from calls import Flaky
 from conftest import TIMEOUT
 from observe import eventually, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
-from retrying_executor._threads.pool import Pool
+from retrying_executor._core.core import Core
+from retrying_executor._core.ending import Ending
 from retrying_executor.testing import VirtualTimeExecutor
 
 NEVER_DUE = 3600.0
@@ -267,8 +268,8 @@ def test_a_call_that_is_queued_while_the_executor_closes_is_refused(monkeypatch:
     """Whoever queues a call and sees only then that the executor refuses them takes it back (F4, G1)."""
     executor = RetryingExecutor(1)
     pool = executor._pool
-    see_to = pool._see_to
-    monkeypatch.setattr(pool, "_see_to", lambda call: pool.close("too late") or see_to(call))
+    see_to = pool.crew.see_to
+    monkeypatch.setattr(pool.crew, "see_to", lambda core, call: pool.close("too late") or see_to(core, call))
     with pytest.raises(RuntimeError, match="too late"):
         executor.submit(int)
     assert 0 == executor.stats().submitted
@@ -509,15 +510,15 @@ def test_a_worker_leaves_no_call_behind_that_another_thread_is_about_to_cancel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever shuts down may be late; the worker sees to the calls then, before it goes (F2)."""
-    clear, late = Pool._clear, [1, 1]
+    clear, late = Ending.clear, [1, 1]
 
-    def clear_late(pool: Pool) -> None:
+    def clear_late(ending: Ending, asker: Any) -> None:
         if late:
             late.pop()
         else:
-            clear(pool)
+            clear(ending, asker)
 
-    monkeypatch.setattr(Pool, "_clear", clear_late)
+    monkeypatch.setattr(Ending, "clear", clear_late)
     going = threading.Event()
     executor = RetryingExecutor(1)
     running, waiting = executor.submit(going.wait, TIMEOUT), executor.submit(int)
@@ -577,7 +578,7 @@ def test_an_interrupt_at_the_end_of_a_block_gets_out(
     executor = RetryingExecutor(1, retry=lambda _: NEVER_DUE)
     future = executor.submit(Flaky())
     with monkeypatch.context() as patch:
-        patch.setattr(Pool, "finish", interrupted)
+        patch.setattr(Core, "finish", interrupted)
         with pytest.raises(KeyboardInterrupt):
             executor.__exit__(first, None, None)
     executor.shutdown()

@@ -22,8 +22,8 @@ from forks import check_executor_works, check_orphaned, held, in_child
 from observe import eventually
 from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, Upstream
 from retrying_executor._common import lifecycle, log
-from retrying_executor._threads.crew import Worker
-from retrying_executor._threads.pool import Pool
+from retrying_executor._core.core import Core
+from retrying_executor._threads.threads import Threads
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows no fork")
 
@@ -257,7 +257,7 @@ def test_calls_of_a_multiprocessing_child_are_finished(executor: RetryingExecuto
     assert 0 == flaky.attempts
 
 
-@pytest.mark.parametrize("lock", [lifecycle, Upstream, Pool, "workers"])
+@pytest.mark.parametrize("lock", [lifecycle, Upstream, Core, "workers"])
 def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, lock: object
 ) -> None:
@@ -269,18 +269,18 @@ def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
         def acquire(self) -> NoReturn:
             raise KeyboardInterrupt
 
-    stop = Pool._stop_workers
+    stop = Threads._stop
 
-    def interrupted(pool: Pool, stopped: list[Worker]) -> NoReturn:
-        Pool._stop_workers = stop  # type: ignore[method-assign]  # once is enough
-        stop(pool, stopped)
+    def interrupted(threads: Threads, taken: Any) -> NoReturn:
+        Threads._stop = stop  # type: ignore[method-assign]  # once is enough
+        stop(threads, taken)
         raise KeyboardInterrupt
 
     service = Upstream("service")
     with held(executor) as running:
         with monkeypatch.context() as patch:
             if lock == "workers":
-                patch.setattr(Pool, "_stop_workers", interrupted)
+                patch.setattr(Threads, "_stop", interrupted)
             elif isinstance(lock, type):
                 patch.setattr(lock, "lock_for_fork", lambda _, timeout: Interrupted().acquire())
             else:
@@ -306,7 +306,7 @@ def test_a_fork_does_not_hold_up_a_destructor_that_holds_up_the_fork(
         late: Any = service if is_upstream else executor._pool
 
         def hold_up() -> None:
-            with late._lock:
+            with service._lock if is_upstream else executor._pool.lock:
                 inside.set()
                 assert is_asked.wait(TIMEOUT)
                 with RetryingExecutor(1) as other:

@@ -27,7 +27,7 @@ import pytest
 
 from conftest import TIMEOUT
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
-from retrying_executor._threads.crew import Worker
+from retrying_executor._calls.call import Hand
 
 AnyFuture = RetryingFuture[Any]
 
@@ -184,7 +184,7 @@ def test_repr_takes_no_lock(lone: RetryingExecutor, look: Look) -> None:
     """It may be called anywhere, while others hold whatever lock there is (A3)."""
     future = look(backing_off(lone))
     seen: list[str] = []
-    with lone._pool._lock:
+    with lone._pool.lock:
         thread = Thread(target=lambda: seen.append(repr(future)))
         thread.start()
         thread.join(TIMEOUT)
@@ -506,7 +506,7 @@ def test_an_outcome_set_as_a_worker_takes_the_call_stands(executor: RetryingExec
     """The worker has the call in hand, and makes no attempt of it (A3, G1)."""
     future = executor.submit(int)
     assert 0 == future.result(TIMEOUT)
-    assert executor._pool._attempt(Worker(0, threading.RLock()), future) is None
+    assert executor._pool.settling.attempt(Hand(threading.RLock()), future) is None
     assert 1 == future.attempts
 
 

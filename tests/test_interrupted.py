@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -18,7 +18,8 @@ from observe import eventually, resting
 from retrying_executor import RetryingExecutor, RetryingFuture, Upstream
 from retrying_executor._calls.schedule import Schedule
 from retrying_executor._common.stdlib import is_held
-from retrying_executor._threads.pool import Pool
+from retrying_executor._core.core import Core
+from retrying_executor._threads import threads
 from retrying_executor._upstream.gate import Gate, Permit
 
 
@@ -53,10 +54,10 @@ def test_others_get_the_result_that_an_interrupted_thread_has_waited_for(
 
 def test_calls_that_are_held_start_after_an_interrupted_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     """A place that is kept for an executor which never learned of it is given to another (F9, G1)."""
-    look_again = Pool.look_again
+    look_again = Core.look_again
 
-    def interrupted(pool: Pool, upstream: Upstream, opens_at: float) -> NoReturn:
-        monkeypatch.setattr(Pool, "look_again", look_again)
+    def interrupted(core: Core, upstream: Upstream, opens_at: float) -> NoReturn:
+        monkeypatch.setattr(Core, "look_again", look_again)
         raise KeyboardInterrupt
 
     service = Upstream("service")
@@ -64,13 +65,13 @@ def test_calls_that_are_held_start_after_an_interrupted_resume(monkeypatch: pyte
     with RetryingExecutor(1, upstream=service) as one, RetryingExecutor(1, upstream=service) as other:
         futures = [executor.submit(int) for executor in (one, other)]
         assert eventually(lambda: one.stats().held == other.stats().held == 1)
-        monkeypatch.setattr(Pool, "look_again", interrupted)
+        monkeypatch.setattr(Core, "look_again", interrupted)
         with pytest.raises(KeyboardInterrupt):
             service.resume()
         assert [0, 0] == [future.result(TIMEOUT) for future in futures]
 
 
-def interrupt_once(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, *, after: bool = False) -> None:
+def interrupt_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, after: bool = False) -> None:
     """Have a method raise ``KeyboardInterrupt`` the first time, before or after what it does."""
     method, left = getattr(owner, name), [KeyboardInterrupt]
 
@@ -101,16 +102,16 @@ def test_an_interruption_before_anybody_is_told_holds_no_call(
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("name", ["_stop_workers", "_let_go_on"])
+@pytest.mark.parametrize(("owner", "name"), [(threads.Threads, "_stop"), (threads, "_let_go_on")])
 def test_an_interruption_leaves_no_worker_locked(
-    executor: RetryingExecutor, name: str, after: bool, monkeypatch: pytest.MonkeyPatch
+    executor: RetryingExecutor, owner: Any, name: str, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers go on if stats() is interrupted when it has stopped them, or lets them go on (F9)."""
     assert 0 == executor.submit(int).result(TIMEOUT)
-    interrupt_once(monkeypatch, Pool, name, after=after)
+    interrupt_once(monkeypatch, owner, name, after=after)
     with pytest.raises(KeyboardInterrupt):
         executor.stats()
-    (worker,) = executor._pool._crew.members
+    (worker,) = executor._pool.crew.roster.members
     assert not is_held(worker.lock)
     assert 0 == executor.submit(int).result(TIMEOUT)
 
@@ -132,7 +133,7 @@ def test_an_interruption_right_after_a_worker_was_locked_leaves_it_unlocked(
             return is_held(lock)
 
     assert 0 == executor.submit(int).result(TIMEOUT)
-    (worker,) = executor._pool._crew.members
+    (worker,) = executor._pool.crew.roster.members
     lock, worker.lock = worker.lock, Lock()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         executor.stats()
@@ -146,32 +147,30 @@ def test_an_interrupted_shutdown_leaves_the_listener_as_it_was(monkeypatch: pyte
     assert 0 == executor.submit(int).result(TIMEOUT)
     assert executor._pool.monitor is not None
     pool = executor._pool.monitor._pool
-    before = pool._idle_timeout
-    interrupt_once(monkeypatch, type(pool._crew), "wake_all")
+    before = pool.crew.idle_timeout
+    interrupt_once(monkeypatch, type(pool.crew.roster), "wake_all")
     with pytest.raises(KeyboardInterrupt):
         pool.retire(TIMEOUT)
-    assert before == pool._idle_timeout
+    assert before == pool.crew.idle_timeout
     executor.shutdown()
 
 
-@pytest.mark.parametrize("has_lock", [False, True])
-def test_an_interrupted_wait_for_room_raises_the_interruption(has_lock: bool) -> None:
-    """Wherever the interruption gets in: as the wait for room begins, the lock is given up (F9, G5)."""
+def test_an_interrupted_wait_for_room_leaves_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits after it gets the room that there is then (F9, G5)."""
     go = threading.Event()
     with RetryingExecutor(1, max_pending=1, when_full="wait") as executor:
         first = executor.submit(go.wait, TIMEOUT)
         pool = executor._pool
 
-        def interrupted() -> NoReturn:
-            if not has_lock:
-                pool._lock.release()
-            raise KeyboardInterrupt
+        class Latch:
+            def acquire(self) -> NoReturn:
+                raise KeyboardInterrupt
 
-        pool._room.wait = interrupted  # type: ignore[assignment]
-        with pytest.raises(KeyboardInterrupt):
-            executor.submit(int)
-        assert not is_held(pool._lock)
-        del pool._room.wait
+        with monkeypatch.context() as patch:
+            patch.setattr(pool, "make_latch", lambda _: Latch())
+            with pytest.raises(KeyboardInterrupt):
+                executor.submit(int)
+        assert (False, set()) == (is_held(pool.lock), pool.entrance._in_line)
         go.set()
         assert first.result(TIMEOUT)
         assert 0 == executor.submit(int).result(TIMEOUT)
@@ -185,8 +184,10 @@ def test_an_interrupted_end_keeps_no_place(name: str, monkeypatch: pytest.Monkey
     pool = executor._pool
     permit = service.ask(pool)
     assert isinstance(permit, Permit)
-    pool._unused.append(permit)  # as if a call had been cancelled at the very moment when it was taken up
-    pool._invitations[other] = None
+    pool.turns._unused.append(
+        permit
+    )  # as if a call had been cancelled at the very moment when it was taken up
+    pool.turns._invitations[other] = None
     other._invited.add(pool)
     interrupt_once(monkeypatch, Upstream, name, after=True)
     with pytest.raises(KeyboardInterrupt):

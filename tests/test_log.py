@@ -29,7 +29,7 @@ from retrying_executor import (
 )
 from retrying_executor._common import log
 from retrying_executor._common.log import Repeats, Subject, UnseenFailure, call_name, describe, time_is_up
-from retrying_executor._threads.pool import Pool
+from retrying_executor._core.turns import Turns
 
 LOGGER = logging.getLogger("retrying_executor")
 
@@ -422,18 +422,18 @@ def test_a_worker_logs_afterwards_what_went_away_while_it_held_the_lock(
     logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under the pool's lock it must not: a log handler may wait for who needs that lock (F7, G3)."""
-    take_up = Pool._take_up
+    take = Turns.take
     with RetryingExecutor(1, retry=RetryPolicy(delays=[0.05])) as executor:
         failed = [executor.with_options(retry=None).submit(fail)]
         assert eventually(failed[0].done)
 
-        def take_up_and_drop(pool: Pool, worker: Any, now: float) -> bool:
-            taken = take_up(pool, worker, now)
-            if taken and worker.call.attempts:  # its retry: nobody else is about to look
+        def take_and_drop(turns: Turns, hand: Any, *args: Any) -> Any:
+            taken = take(turns, hand, *args)
+            if taken and hand.call.attempts:  # its retry: nobody else is about to look
                 failed.clear()
             return taken
 
-        monkeypatch.setattr(Pool, "_take_up", take_up_and_drop)
+        monkeypatch.setattr(Turns, "take", take_and_drop)
         assert 1 == executor.submit(Flaky(1)).result(TIMEOUT)
         assert not failed
     assert ["nobody looked at its outcome" in line for line in logged(logging.ERROR)] == [True]

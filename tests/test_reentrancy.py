@@ -22,8 +22,8 @@ from observe import eventually, needs_gil, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
 from retrying_executor._calls.current import current
 from retrying_executor._common.stdlib import is_held
-from retrying_executor._threads import crew, pool
-from retrying_executor._threads.crew import Crew, Worker
+from retrying_executor._threads import roster, threads
+from retrying_executor._threads.roster import Roster, Worker
 
 LOGGER = logging.getLogger("retrying_executor")
 
@@ -279,7 +279,7 @@ def test_a_destructor_under_the_locks_of_threading_may_submit() -> None:
     with RetryingExecutor(2) as executor:
         with threading._active_limbo_lock:  # type: ignore[attr-defined]  # of which the standard library has several
             ended = in_an_unknown_thread(lambda: futures.append(executor.submit(int)))
-            assert eventually(lambda: executor._pool._crew.newborns)
+            assert eventually(lambda: executor._pool.crew.roster.newborns)
             futures.append(executor.submit(int))
         assert ended.wait(TIMEOUT)
         assert [0, 0] == [future.result(TIMEOUT) for future in futures]
@@ -293,7 +293,7 @@ def test_a_thread_that_is_not_known_to_threading_is_not_made_known_under_a_lock(
         with threading._active_limbo_lock:  # type: ignore[attr-defined]
             assert in_an_unknown_thread(lambda: executor.drain(0)).wait(TIMEOUT)
             ended = in_an_unknown_thread(lambda: executor.submit(int))
-            assert eventually(lambda: executor._pool._room._waiters)  # type: ignore[attr-defined]  # of Condition
+            assert eventually(lambda: executor._pool.entrance._in_line)
         release.set()
         assert ended.wait(TIMEOUT)
 
@@ -305,7 +305,7 @@ def test_no_thread_is_started_or_looked_at_under_a_lock(monkeypatch: pytest.Monk
     def watched(method: Callable[[Thread], Any]) -> Callable[[Thread], Any]:
         def watch(thread: Thread) -> Any:
             holder = current.holder
-            is_bad = is_held(pool._lock) or (holder is not None and is_held(holder.lock))
+            is_bad = is_held(pool.lock) or (holder is not None and is_held(holder.lock))
             held.extend([method.__name__] * is_bad)
             return method(thread)
 
@@ -324,7 +324,7 @@ def test_no_thread_is_started_or_looked_at_under_a_lock(monkeypatch: pytest.Monk
             return executor.submit(both.wait, TIMEOUT)
 
     for _ in range(2):
-        with pool._lock:
+        with pool.lock:
             first = executor.submit(both.wait, TIMEOUT)
         second = executor.submit(submit_under_my_lock).result(TIMEOUT)
         assert {0, 1} == {first.result(TIMEOUT), second.result(TIMEOUT)}
@@ -338,7 +338,7 @@ def test_a_destructor_that_submits_under_the_lock_is_refused_if_no_thread_can_be
 ) -> None:
     """It leaves the start to another thread; without that its call never runs, and later ones do (C7, G1)."""
     with RetryingExecutor(1) as executor:
-        with monkeypatch.context() as patch, executor._pool._lock:
+        with monkeypatch.context() as patch, executor._pool.lock:
             patch.setattr(_thread, "start_new_thread", fail)
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 executor.submit(int)
@@ -350,7 +350,7 @@ def test_a_call_is_refused_if_there_is_no_memory_for_a_thread(monkeypatch: pytes
     """It is not started, and not even made: submit() raises (C7, G1)."""
     with RetryingExecutor(1) as executor:
         with monkeypatch.context() as patch:
-            patch.setattr(crew, "Worker", fail)
+            patch.setattr(roster, "Worker", fail)
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 executor.submit(int)
         assert 0 == executor.submit(int).result(TIMEOUT)
@@ -371,18 +371,18 @@ def test_a_call_whose_thread_cannot_be_started_tries_for_one_of_its_own(
 ) -> None:
     """A submitter that finds a thread on its way to be started learns that it could not be (C7, G1)."""
 
-    def has_come(helper: Worker, call: RetryingFuture[object]) -> bool:
+    def has_come(core: Any, helper: Worker, call: RetryingFuture[object]) -> bool:
         starts.may_end.set()
-        return wait_for(helper, call)
+        return wait_for(core, helper, call)
 
-    monkeypatch.setattr(pool, "_ARRIVAL_TIMEOUT", TIMEOUT)
+    monkeypatch.setattr(threads, "_ARRIVAL_TIMEOUT", TIMEOUT)
     with RetryingExecutor(2) as executor:
-        executor._pool._crew.is_starved = True  # as if another start had failed before
-        wait_for = executor._pool._has_come
+        executor._pool.crew.roster.is_starved = True  # as if another start had failed before
+        wait_for = executor._pool.crew._has_come
         starts = Starts(monkeypatch, False)
         ended = in_another_thread(lambda: submit_or_not(executor))
         assert starts.begun.wait(TIMEOUT)
-        monkeypatch.setattr(executor._pool, "_has_come", has_come)
+        monkeypatch.setattr(executor._pool.crew, "_has_come", has_come)
         assert 0 == executor.submit(int).result(TIMEOUT)
         assert ended.wait(TIMEOUT)
         assert executor.stats().submitted in (1, 2)  # the other call too, if the new thread was fast
@@ -394,9 +394,9 @@ def test_a_call_that_could_not_wait_for_a_start_is_not_lost(
     monkeypatch: pytest.MonkeyPatch, results: tuple[bool, bool], *, is_starved: bool
 ) -> None:
     """Where the thread that another submitter starts fails to, another is tried, or the call fails (C7)."""
-    monkeypatch.setattr(pool, "_ARRIVAL_TIMEOUT", 0.001)
+    monkeypatch.setattr(threads, "_ARRIVAL_TIMEOUT", 0.001)
     with RetryingExecutor(2) as executor:
-        executor._pool._crew.is_starved = is_starved
+        executor._pool.crew.roster.is_starved = is_starved
         starts = Starts(monkeypatch, *results)
         ended = in_another_thread(lambda: submit_or_not(executor))
         assert starts.begun.wait(TIMEOUT)
@@ -409,7 +409,7 @@ def test_a_call_that_could_not_wait_for_a_start_is_not_lost(
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 future.result(TIMEOUT)
         assert executor.stats().submitted in (1, 1 + results[-1])  # the other call too, if that was fast
-        assert eventually(lambda: not executor._pool._on_credit)
+        assert eventually(lambda: not executor._pool.crew._on_credit)
 
 
 def test_a_thread_that_cannot_be_started_leaves_the_calls_to_one_that_came_to_rest(
@@ -438,14 +438,14 @@ def test_a_thread_may_be_at_work_before_its_start_returns(monkeypatch: pytest.Mo
     with RetryingExecutor(1, idle_timeout=None) as executor:
         executor.submit(done.set)
         assert eventually(lambda: resting(executor))
-        assert not executor._pool._crew.newborns
+        assert not executor._pool.crew.roster.newborns
         assert 0 == executor.submit(int).result(TIMEOUT)
 
 
 def test_a_thread_whose_start_has_returned_is_on_its_way() -> None:
     """Until it arrives no other is called, and nobody was to rely on it before (C1, C7)."""
     release = Event()
-    crew = Crew(size=2, name="crew", daemon=False, lock=threading.RLock())
+    crew = Roster(size=2, name="crew", daemon=False, lock=threading.RLock())
     crew.summon(lambda _: release.wait(TIMEOUT))
     (worker,) = crew.newborns
     assert crew.on_the_way is None
@@ -486,12 +486,12 @@ def test_a_start_that_an_interrupt_prevented_is_made_up_for(
 ) -> None:
     """A signal handler may raise between deciding on a thread and starting it: others go on (F9, G1)."""
 
-    def interrupted() -> NoReturn:
+    def interrupted(_: object) -> NoReturn:
         raise KeyboardInterrupt
 
     with RetryingExecutor(1) as executor:
         with monkeypatch.context() as patch:
-            patch.setattr(executor._pool, "_start_newborns", interrupted)
+            patch.setattr(executor._pool.crew, "start_newborns", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 executor.submit(int)
         assert 0 == executor.stats().submitted

@@ -557,14 +557,14 @@ def limited(when_full: Any, **options: Any) -> RetryingExecutor:
 
 def awaited(executor: RetryingExecutor) -> Event:
     """Return an event that is set when somebody waits for room, at the latest when the lock is free."""
-    room, waits = executor._pool._room, Event()
-    wait_for_room = room.wait
+    waits = Event()
 
-    def wait() -> bool:
-        waits.set()
-        return wait_for_room()
+    class Line(set[Any]):
+        def add(self, latch: object) -> None:
+            super().add(latch)
+            waits.set()
 
-    room.wait = wait  # type: ignore[method-assign, assignment]
+    executor._pool.entrance._in_line = Line()
     return waits
 
 
@@ -637,7 +637,7 @@ def test_who_interrupts_the_executor_does_not_wait_for_room(release: Event) -> N
     with limited("wait") as executor:
         occupy(executor, release)
         ready = executor.submit(int)
-        with executor._pool._lock, pytest.raises(PendingLimitError, match="as many as max_pending allows"):
+        with executor._pool.lock, pytest.raises(PendingLimitError, match="as many as max_pending allows"):
             executor.submit(boom)
         release.set()
         assert 0 == ready.result(TIMEOUT)
@@ -679,9 +679,18 @@ def test_room_that_a_refused_call_gave_up_goes_to_the_next(
     occupy(executor, release)
     caught: list[object] = []
     waiting = threading.Semaphore(0)
-    room = executor._pool._room
-    wait_for_room = room.wait
-    room.wait = lambda: (waiting.release(), wait_for_room())  # type: ignore[method-assign, assignment, return-value]
+    make_latch = executor._pool.make_latch
+
+    class Latch:
+        def __init__(self, latch: Any) -> None:
+            self.release = latch.release
+            self._acquire = latch.acquire
+
+        def acquire(self) -> None:
+            waiting.release()
+            self._acquire()
+
+    monkeypatch.setattr(executor._pool, "make_latch", lambda call: Latch(make_latch(call)))
 
     def submit() -> None:
         with pytest.raises(RuntimeError, match=r"^can't start new thread$"):

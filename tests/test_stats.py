@@ -6,15 +6,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import wait
 from threading import Barrier, Event, Thread
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from conftest import TIMEOUT
 from retrying_executor import RetryingExecutor, RetryPolicy, Stats
 from retrying_executor._calls.schedule import Schedule
-from retrying_executor._threads.crew import Worker
-from retrying_executor._threads.pool import Pool
+from retrying_executor._threads.threads import Threads
 
 
 def fail() -> NoReturn:
@@ -197,15 +196,15 @@ def test_an_interrupt_in_the_middle_holds_up_nobody(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while the workers stand still for a snapshot lets them go on (F7, G4)."""
-    stop = Pool._stop_workers
+    stop = Threads._stop
 
-    def interrupted(pool: Pool, stopped: list[Worker]) -> NoReturn:
-        stop(pool, stopped)
+    def interrupted(threads: Threads, taken: Any) -> NoReturn:
+        stop(threads, taken)
         raise KeyboardInterrupt
 
     assert 0 == executor.submit(int).result(TIMEOUT)
     with monkeypatch.context() as patch:
-        patch.setattr(Pool, "_stop_workers", interrupted)
+        patch.setattr(Threads, "_stop", interrupted)
         with pytest.raises(KeyboardInterrupt):
             executor.stats()
     assert 0 == executor.submit(int).result(TIMEOUT)

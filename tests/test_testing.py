@@ -819,7 +819,7 @@ def test_max_pending(executor: VirtualTimeExecutor) -> None:
         patient.submit(int)
         assert ([True, False], 60) == ([future.done() for future in futures], patient.monotonic())
         full = patient.with_options(retry=None).submit(lambda: [patient.submit(int) for _ in range(2)])
-        with pytest.raises(PendingLimitError, match="calls cannot wait"):
+        with pytest.raises(PendingLimitError, match="own threads cannot wait"):
             full.result()
 
 

@@ -20,8 +20,9 @@ from conftest import TIMEOUT
 from observe import eventually, needs_gil, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
 from retrying_executor._calls.ledger import Ledger
+from retrying_executor._core.core import Core
 from retrying_executor._threads import workers
-from retrying_executor._threads.crew import Crew, Worker
+from retrying_executor._threads.roster import Roster, Worker
 
 AT_ONCE = RetryPolicy(delays=(0, 0, 0, 0))
 NEVER_DUE = 3600.0
@@ -425,7 +426,7 @@ def test_a_slow_initializer_starts_no_more_threads_than_there_is_work() -> None:
         assert initializing.wait(TIMEOUT)
         assert 1 == executor.stats().threads
         futures.append(executor.submit(int))
-        assert eventually(lambda: executor._pool._initializing == 2)
+        assert eventually(lambda: executor._pool.crew.initializing == 2)
         assert 2 == executor.stats().threads
         release.set()
         assert not wait(futures, TIMEOUT).not_done
@@ -464,7 +465,7 @@ def test_a_thread_in_its_initializer_delays_no_call_that_another_can_take() -> N
 def test_a_call_that_comes_as_a_worker_comes_to_rest_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker has published that it rests, and looks once more (C5)."""
     with RetryingExecutor(1, idle_timeout=None) as executor:
-        crew = executor._pool._crew
+        crew = executor._pool.crew.roster
         rest = crew.rest
         late: list[RetryingFuture[int]] = []
 
@@ -491,7 +492,7 @@ def test_a_worker_that_is_woken_as_it_leaves_stays(monkeypatch: pytest.MonkeyPat
 
     late: list[RetryingFuture[int]] = []
     with RetryingExecutor(1, "woken", idle_timeout=0) as executor:
-        monkeypatch.setattr(executor._pool._crew, "members", Members())
+        monkeypatch.setattr(executor._pool.crew.roster, "members", Members())
         thread = executor.submit(threading.current_thread).result(TIMEOUT)
         assert eventually(lambda: late)
         assert 0 == late[0].result(TIMEOUT)
@@ -504,15 +505,15 @@ def test_a_submit_that_is_interrupted_is_a_refusal(monkeypatch: pytest.MonkeyPat
     ran: list[int] = []
     started, release = Event(), Event()
 
-    def interrupted(call: RetryingFuture[object]) -> None:
+    def interrupted(core: Core, call: RetryingFuture[object]) -> None:
         if not started.is_set():
-            see_to(call)
+            see_to(core, call)
             assert started.wait(TIMEOUT)
         raise KeyboardInterrupt
 
     with RetryingExecutor(2) as executor:
-        see_to = executor._pool._see_to
-        monkeypatch.setattr(executor._pool, "_see_to", interrupted)
+        see_to = executor._pool.crew.see_to
+        monkeypatch.setattr(executor._pool.crew, "see_to", interrupted)
         for call in (lambda: (ran.append(1), started.set(), release.wait(TIMEOUT)), partial(ran.append, 2)):
             with pytest.raises(KeyboardInterrupt):
                 executor.submit(call)
@@ -534,12 +535,12 @@ def test_a_call_that_is_taken_up_before_it_is_refused_has_all_its_attempts(
             raise OSError
         return "ok"
 
-    def slow_see_to(call: RetryingFuture[object]) -> Exception | None:
-        with pool._lock:
-            pool._call_for_help(time.monotonic())  # as another submitter would
+    def slow_see_to(core: Core, call: RetryingFuture[object]) -> Exception | None:
+        with pool.lock:
+            pool.crew.summon(core, time.monotonic())  # as another submitter would
         assert began.wait(TIMEOUT)
         executor.shutdown(wait=False)
-        return see_to(call)
+        return see_to(core, call)
 
     def slow_refuse(ledger: Ledger, call: RetryingFuture[object]) -> bool:
         may_fail.set()
@@ -550,8 +551,8 @@ def test_a_call_that_is_taken_up_before_it_is_refused_has_all_its_attempts(
     assert 0 == executor.submit(int).result(TIMEOUT)
     assert eventually(lambda: resting(executor))
     pool = executor._pool
-    see_to, refuse = pool._see_to, Ledger.refuse
-    monkeypatch.setattr(pool, "_see_to", slow_see_to)
+    see_to, refuse = pool.crew.see_to, Ledger.refuse
+    monkeypatch.setattr(pool.crew, "see_to", slow_see_to)
     monkeypatch.setattr(Ledger, "refuse", slow_refuse)
     future = executor.submit(fn)
     assert ("ok", 2) == (future.result(TIMEOUT), future.attempts)
@@ -693,7 +694,7 @@ def test_no_accepted_call_is_lost_when_a_thread_cannot_be_started(
 def test_a_worker_too_many_is_not_started() -> None:
     """Where a destructor that submits has started one in between (C1)."""
     lock = threading.RLock()
-    crew = Crew(size=1, name="crew", daemon=False, lock=lock)
+    crew = Roster(size=1, name="crew", daemon=False, lock=lock)
     other = Worker(0, lock)
     crew.members[other] = None
     crew.summon(lambda _: None)

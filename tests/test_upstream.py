@@ -36,8 +36,11 @@ from retrying_executor import (
 )
 from retrying_executor._calls import attempt
 from retrying_executor._calls.terms import Terms
+from retrying_executor._core.core import Core
+from retrying_executor._core.settling import Settling
+from retrying_executor._core.turns import Turns
 from retrying_executor._policy.verdict import TOO_LATE
-from retrying_executor._threads.pool import Pool
+from retrying_executor._threads.threads import Threads
 from retrying_executor.testing import VirtualTimeExecutor
 from test_exit import run
 
@@ -166,9 +169,9 @@ def test_a_place_for_a_call_that_another_worker_took_is_given_back(monkeypatch: 
     service, taken = Upstream("service", rate=(5, 3600)), []
     ask = service.ask
 
-    def ask_late(pool: Pool) -> Any:
+    def ask_late(pool: Core) -> Any:
         permit = ask(pool)
-        taken.append(pool._fresh.popleft())
+        taken.append(pool.fresh.popleft())
         return permit
 
     with RetryingExecutor(1, idle_timeout=0, upstream=service) as executor:
@@ -360,7 +363,7 @@ def test_nothing_starts_while_calls_get_an_upstream_of_their_own(monkeypatch: py
         assert eventually(first.running)
         service.pause()
         pool = executor._pool
-        worker, look_ahead = first._worker, pool._look_ahead
+        worker, look_ahead = first._worker, pool.turns.look_ahead
 
         def slow() -> None:  # a worker that goes on just then has its turn first
             if threading.current_thread() is threading.main_thread():
@@ -369,7 +372,7 @@ def test_nothing_starts_while_calls_get_an_upstream_of_their_own(monkeypatch: py
                 assert not began.wait(0)
             look_ahead()
 
-        monkeypatch.setattr(pool, "_look_ahead", slow)
+        monkeypatch.setattr(pool.turns, "look_ahead", slow)
         executor.with_options(upstream=None)
         assert eventually(lambda: began.is_set() or executor.stats().held)
         assert not began.is_set()
@@ -383,8 +386,8 @@ def test_a_held_call_can_be_refused_after_all() -> None:
     with RetryingExecutor(1, upstream=service) as executor:
         future = executor.submit(Flaky(0))
         assert eventually(lambda: (0, 1) == counts(executor))
-        with executor._pool._lock:
-            executor._pool._ledger.refuse(future)
+        with executor._pool.lock:
+            executor._pool.ledger.refuse(future)
         assert (0, 0) == (executor.stats().submitted, executor.stats().held)
         service.resume()
     assert 0 == future.attempts
@@ -634,7 +637,7 @@ class Late:
     """Holds up the first thread that tells a pool of something, before it does or when it has the answer.
 
     Args:
-        monkeypatch: Puts it in the place of `Pool.look_again`.
+        monkeypatch: Puts it in the place of `Core.look_again`.
         is_before: Whether to hold it up before, given the time that it tells.
         is_after: Whether to hold it up afterwards, given the answer.
     """
@@ -647,15 +650,15 @@ class Late:
         is_after: Callable[[bool], bool] = lambda _: False,
     ) -> None:
         self.arrived, self.go_on = Event(), Event()
-        look_again = Pool.look_again
+        look_again = Core.look_again
 
-        def look_again_late(pool: Pool, service: Upstream, opens_at: float, **options: Any) -> bool:
+        def look_again_late(pool: Core, service: Upstream, opens_at: float, **options: Any) -> bool:
             self.hold_up(is_before(opens_at))
             answer = look_again(pool, service, opens_at, **options)
             self.hold_up(is_after(answer))
             return answer
 
-        monkeypatch.setattr(Pool, "look_again", look_again_late)
+        monkeypatch.setattr(Core, "look_again", look_again_late)
 
     def hold_up(self, is_late: bool) -> None:
         if is_late and not self.arrived.is_set():
@@ -717,7 +720,7 @@ def test_who_has_the_lock_of_an_upstream_may_submit_and_cancel() -> None:
     with RetryingExecutor(1, upstream=service) as executor:
         with service._lock:
             cancelled, future = executor.submit(Flaky(0)), executor.submit(Flaky(0))
-            assert eventually(lambda: executor._pool._ledger.schedule.lane(service))  # it got no answer
+            assert eventually(lambda: executor._pool.ledger.schedule.lane(service))  # it got no answer
             assert cancelled.cancel()
         assert 0 == future.result(TIMEOUT)
 
@@ -741,7 +744,7 @@ def test_a_place_that_is_kept_in_vain_goes_to_another() -> None:
         assert eventually(lambda: (0, 1) == counts(one))
         future = other.submit(Flaky(0))
         assert eventually(lambda: (0, 1) == counts(other))
-        with one._pool._lock:  # no worker looks in between
+        with one._pool.lock:  # no worker looks in between
             service.resume()
             assert cancelled.cancel()
         assert 0 == future.result(TIMEOUT)
@@ -758,7 +761,7 @@ def test_a_place_that_is_kept_for_the_busy_goes_to_another() -> None:
         assert eventually(lambda: (0, 1) == counts(other))
         busy = one.submit(lambda: outcomes.pop()())
         assert eventually(lambda: len(outcomes) == 1 and not busy.running())
-        with one._pool._lock:  # no worker looks in between
+        with one._pool.lock:  # no worker looks in between
             assert eventually(lambda: (busy.due_at or 0.0) <= time.monotonic())
             service.resume()
         assert gets_through(waiting)
@@ -809,7 +812,7 @@ def test_a_call_that_is_cancelled_while_it_is_let_through_takes_no_place() -> No
     assert 0 == service.in_flight
 
 
-@pytest.mark.parametrize("owner", [Pool, attempt], ids=["before", "within"])
+@pytest.mark.parametrize("owner", [Settling, attempt], ids=["before", "within"])
 @pytest.mark.parametrize("has_upstream", [True, False])
 @pytest.mark.usefixtures("quiet")
 def test_an_interrupted_worker_gives_its_place_back(
@@ -817,7 +820,7 @@ def test_an_interrupted_worker_gives_its_place_back(
 ) -> None:
     """An exception from outside fails the call of that worker, and the others go on (G1, U4)."""
     service = paused(max_concurrency=1)
-    method = "_attempt" if owner is Pool else "make"
+    method = "attempt" if owner is Settling else "make"
     original, interrupts = getattr(owner, method), [Interrupt()]
 
     def interrupted(*args: Any) -> Any:
@@ -1015,7 +1018,7 @@ def test_who_waits_for_room_in_an_upstream_learns_of_the_end() -> None:
         threads.append(threading.Thread(target=lambda: futures.append(other.submit(int))))
         threads[2].start()
         assert eventually(lambda: len(service._line) == 3)
-        with executor._pool._lock:  # so that the first who waits is told of both
+        with executor._pool.lock:  # so that the first who waits is told of both
             assert futures[0].cancel()
             executor.shutdown(wait=False)
         for thread in threads:
@@ -1088,7 +1091,7 @@ def test_a_signal_handler_that_submits_finds_the_right_number() -> None:
     """It may come between two steps of a submit(), and in a thread that has other locks (U6)."""
     service = bounded()
     with RetryingExecutor(1, upstream=service) as executor, RetryingExecutor(1, upstream=service) as other:
-        with service._door, executor._pool._lock:
+        with service._door, executor._pool.lock:
             futures = [executor.submit(int)]
         thread = threading.Thread(target=lambda: futures.append(other.submit(int)))
         with service._door:  # whoever has it may wait for a lock of who wants it
@@ -1134,7 +1137,7 @@ def test_the_backlog_of_an_upstream_in_virtual_time() -> None:
         futures.append(executor.submit(Flaky(0)))
         assert (60, [True, False, False]) == (executor.monotonic(), [future.done() for future in futures])
         full = executor.submit(lambda: [executor.submit(int) for _ in range(2)])
-        with pytest.raises(PendingLimitError, match=f"{FULL}, and calls cannot wait"):
+        with pytest.raises(PendingLimitError, match=f"{FULL}, and the executor's own threads cannot wait"):
             full.result()
 
 
@@ -1151,18 +1154,18 @@ class CoarseTime:
 def test_no_worker_spins_until_a_coarse_clock_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the patience of a held call is over, it gives up right then (B6, C3)."""
     rounds: list[float] = []
-    take_up, coarse = Pool._take_up, CoarseTime()
+    take, coarse = Turns.take, CoarseTime()
 
-    def noted(pool: Pool, worker: Any, now: float) -> bool:
+    def noted(turns: Turns, hand: Any, now: float, *args: Any) -> Any:
         rounds.append(now)
-        return take_up(pool, worker, now)
+        return take(turns, hand, now, *args)
 
     def call() -> NoReturn:
         upstream.pause(3600)
         raise ConnectionError
 
-    monkeypatch.setattr(Pool, "_take_up", noted)
-    monkeypatch.setattr(Pool, "clock", coarse)
+    monkeypatch.setattr(Turns, "take", noted)
+    monkeypatch.setattr(Threads, "clock", coarse)
     monkeypatch.setattr("retrying_executor._threads.workers.time", coarse)
     upstream = Upstream("coarse", hold_after=None)
     policy = RetryPolicy(max_attempts=None, initial_delay=0.01, jitter=False, max_elapsed=0.25)

@@ -22,8 +22,9 @@ from retrying_executor._common.values import (
     positive_int,
     to_seconds,
 )
+from retrying_executor._core.core import Core
 from retrying_executor._policy.policy import RetryPolicy, checked_policy
-from retrying_executor._threads.pool import Pool
+from retrying_executor._threads.threads import Threads
 from retrying_executor._upstream.upstream import Upstream, checked_upstream
 
 TYPE_CHECKING = False
@@ -54,7 +55,7 @@ _executor_number = itertools.count().__next__
 class _Submitter(Executor):
     """What an executor and its views have in common: calls go to one pool on certain terms."""
 
-    _pool: Pool
+    _pool: Core
     _terms: Terms
     _new_context: Callable[[], contextvars.Context]  # for the attempts of a call
 
@@ -337,15 +338,20 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         waits_when_full = check_when_full(when_full, max_pending, upstream)
         limit = lifecycle.ExitTimeout(optional_seconds("exit_timeout", exit_timeout))
         thread_name_prefix = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
-        self._pool = Pool(
-            max_workers=self._max_workers,
-            thread_name_prefix=thread_name_prefix,
+        threads = Threads(
+            self._max_workers,
+            thread_name_prefix,
             initializer=initializer,
             initargs=initargs,
             idle_timeout=optional_seconds("idle_timeout", idle_timeout),
+            are_daemons=limit.duration is not None,  # the end of the interpreter would join others for ever
+        )
+        self._pool = Core(
+            threads,
+            name=thread_name_prefix,
             exit_timeout=limit,
             max_pending=None if max_pending is None else positive_int("max_pending", max_pending),
-            wait_when_full=waits_when_full,
+            waits_when_full=waits_when_full,
             upstream=upstream,
             monitor=_monitor(on_event, warn_after, thread_name_prefix, limit),
         )
@@ -414,8 +420,7 @@ class View(_Submitter):
         self._origin = origin
         self._pool = origin._pool
         self._new_context = origin._new_context
-        self._terms = terms
-        self._pool.serve(terms.upstream)
+        self._terms = self._pool.adopt(terms)
 
     def __enter__(self) -> NoReturn:
         self.shutdown()
@@ -435,7 +440,7 @@ def _checked_initargs(initargs: Iterable[Any]) -> tuple[Any, ...]:
         raise TypeError(f"initargs must be a tuple, not {initargs!r}") from None
 
 
-def _abandon(reference: weakref.ref[Pool]) -> None:
+def _abandon(reference: weakref.ref[Core]) -> None:
     """An executor is gone; its pool is too, unless it has something to do."""
     pool = reference()
     if pool is not None:
@@ -457,19 +462,9 @@ def _monitor(
     return Monitor(on_event, patience, thread_name, exit_timeout, _new_teller)
 
 
-def _new_teller(name: str) -> Pool:
-    return Pool(
-        max_workers=1,
-        thread_name_prefix=name,
-        initializer=None,
-        initargs=(),
-        idle_timeout=_GRACE,
-        exit_timeout=lifecycle.ExitTimeout(lifecycle.LISTENER_TIMEOUT),
-        max_pending=None,
-        wait_when_full=False,
-        upstream=None,
-        monitor=None,
-    )
+def _new_teller(name: str) -> Core:
+    limit = lifecycle.ExitTimeout(lifecycle.LISTENER_TIMEOUT)
+    return Core(Threads(1, name, idle_timeout=_GRACE, are_daemons=True), name=name, exit_timeout=limit)
 
 
 def check_when_full(when_full: object, max_pending: int | None, upstream: Upstream | None) -> bool:

@@ -5,14 +5,18 @@ Nothing here starts a thread, and nothing waits. In pytest, the fixture ``virtua
 
 from __future__ import annotations
 
+from retrying_executor._calls.call import names_of
 from retrying_executor._calls.terms import Terms
 from retrying_executor._calls.work_queue import WorkQueue
+from retrying_executor._common.lifecycle import ExitTimeout
 from retrying_executor._common.misuse import says_where
-from retrying_executor._common.values import optional_seconds, positive_int, seconds
+from retrying_executor._common.values import optional_seconds, seconds
+from retrying_executor._core.core import Core
 from retrying_executor._executor import RetryingExecutor, check_monitoring, check_when_full
 from retrying_executor._policy.policy import RetryPolicy
 from retrying_executor._upstream.upstream import checked_upstream
-from retrying_executor._virtual.pool import VirtualPool
+from retrying_executor._virtual.crew import VirtualCrew
+from retrying_executor._virtual.monitor import VirtualMonitor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,20 +113,22 @@ class VirtualTimeExecutor(RetryingExecutor):
             max_pending=max_pending,
             inherit_context=inherit_context,
         )
-        self._terms = Terms(self._terms.policy, upstream)
-        self._virtual = VirtualPool(
-            seed=seed,
-            thread_name_prefix=self._pool.name,
-            initializer=initializer,
-            initargs=initargs,
-            exit_timeout=optional_seconds("exit_timeout", exit_timeout),
-            max_pending=float("inf") if max_pending is None else positive_int("max_pending", max_pending),
-            wait_when_full=waits_when_full,
-            on_event=on_event,
+        crew = self._virtual = VirtualCrew(seed, initializer, tuple(initargs))
+        self._pool = Core(
+            crew,
+            name=self._pool.name,
+            exit_timeout=ExitTimeout(optional_seconds("exit_timeout", exit_timeout), crew),
+            max_pending=max_pending,
+            waits_when_full=waits_when_full,
+            upstream=upstream,
+            monitor=None if on_event is None else VirtualMonitor(crew, on_event),
         )
-        self._virtual.serve(upstream)
-        self._work_queue = WorkQueue(self._virtual)  # type: ignore[assignment]  # as below
-        self._pool = self._virtual  # type: ignore[assignment]  # it has what executors, views and futures need
+        self._terms = self._pool.adopt(Terms(self._terms.policy, upstream))
+        self._work_queue = WorkQueue(self._pool)  # type: ignore[assignment]  # some clients look into it
+
+    def _pending(self) -> list[str]:
+        """Return the names of the calls that are accepted and not done."""
+        return names_of(self._virtual.pending(self._pool))
 
     def monotonic(self) -> float:
         """Return what time it is: virtual seconds since the executor was made.
@@ -142,7 +148,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             ValueError: If it is negative, infinite or not a number (NaN).
             RuntimeError: In a call: there, use `sleep`.
         """
-        self._virtual.advance(seconds("duration", duration))
+        self._virtual.advance(self._pool, seconds("duration", duration))
 
     def sleep(self, duration: Duration) -> None:
         """Let time pass: for code under test that takes a function to sleep, in place of `time.sleep`.
@@ -157,4 +163,4 @@ class VirtualTimeExecutor(RetryingExecutor):
             TypeError: If *duration* is neither a number nor a ``timedelta``.
             ValueError: If it is negative, infinite or not a number (NaN).
         """
-        self._virtual.sleep(seconds("duration", duration))
+        self._virtual.sleep(self._pool, seconds("duration", duration))

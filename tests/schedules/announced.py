@@ -24,7 +24,7 @@ from controlled import RLock, Run
 
 from retrying_executor import RetryingFuture
 from retrying_executor._calls import current, schedule
-from retrying_executor._threads import calls, crew
+from retrying_executor._threads import roster, threads
 
 FIELDS: list[tuple[type, str]] = [
     (RetryingFuture, "_worker"),
@@ -32,7 +32,7 @@ FIELDS: list[tuple[type, str]] = [
     (RetryingFuture, "_unobserved"),
     (RetryingFuture, "_awaited"),
     (RetryingFuture, "_state"),
-    (crew.Crew, "can_summon"),
+    (roster.Roster, "can_summon"),
 ]
 """What is looked at without a lock."""
 
@@ -140,9 +140,9 @@ def announcements() -> Iterator[None]:
     """Hand the baton on before each announcement."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(schedule, "deque", Queue))
-        stack.enter_context(mock.patch.object(crew, "threading", Threading()))
+        stack.enter_context(mock.patch.object(roster, "threading", Threading()))
         stack.enter_context(mock.patch.object(type(current.current), "holder", Holder()))
-        stack.enter_context(mock.patch.object(calls, "_STANDSTILL_TIMEOUT", -1))
+        stack.enter_context(mock.patch.object(threads, "_STANDSTILL_TIMEOUT", -1))
         for owner, name in FIELDS:
             stack.enter_context(mock.patch.object(owner, name, Field(owner, name), create=True))
         yield

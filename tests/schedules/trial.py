@@ -143,7 +143,7 @@ class Call:
         trial.expect(not trial.has_ended, "an attempt after shutdown() returned (F1)")
         trial.expect(Run.active.now >= self.earliest, "an attempt before its delay is over (B6)")
         trial.check_order(self)
-        trial.expect(len(trial.pool._crew.members) <= trial.max_workers, "too many threads (C1)")
+        trial.expect(len(trial.pool.crew.roster.members) <= trial.max_workers, "too many threads (C1)")
         self.running = True
         self.attempts += 1
         trial.running += 1
@@ -434,7 +434,7 @@ class Trial:
         """
         assert Run.active is not None
         rushed = Run.active.rushed
-        if self.pool._crew._ailing is not None:  # its initializer is to be tried again, at that time
+        if self.pool.crew.roster._ailing is not None:  # its initializer is to be tried again, at that time
             return
         for call in self.accepted:
             if call.future is None or call.future.done() or self.running == self.max_workers:

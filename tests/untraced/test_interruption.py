@@ -27,9 +27,11 @@ from retrying_executor import (
     _executor,
 )
 from retrying_executor._calls import call, ledger, schedule
-from retrying_executor._threads import crew, pool
+from retrying_executor._core import core, entrance, settling, turns
+from retrying_executor._threads import roster, shortcut, threads
 
-FILES = {module.__file__ for module in (crew, _executor, call, ledger, pool, schedule)}
+MODULES = (_executor, call, core, entrance, ledger, roster, schedule, settling, shortcut, threads, turns)
+FILES = {module.__file__ for module in MODULES}
 
 
 class Interruption:
@@ -171,7 +173,7 @@ def test_the_library_may_be_interrupted_anywhere(
     max_workers: int, where: str, action: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A destructor or a signal handler may use the executor wherever it interrupts it (C5, F7, G1)."""
-    monkeypatch.setattr(pool, "_ARRIVAL_TIMEOUT", 0.001)  # none arrives while the lock is held
+    monkeypatch.setattr(threads, "_ARRIVAL_TIMEOUT", 0.001)  # none arrives while the lock is held
     cancelled = "cancel" in action.__name__
     for k in itertools.count():
         scenario = Scenario(max_workers, f"scenario-{k}-")

@@ -55,7 +55,7 @@ class Scene:
         self.futures: list[Future[Any]] = []
         self.uncertain = 0  # calls that were accepted, or not, when submit() was interrupted
         self.others: list[threading.Thread] = []
-        self.locks: list[Any] = [self.executor._pool._lock, self.service._lock, self.service._door]
+        self.locks: list[Any] = [self.executor._pool.lock, self.service._lock, self.service._door]
         self.is_over = False
 
     def add(self, future: Future[Any]) -> Any:
@@ -98,7 +98,7 @@ class Scene:
             assert soon(lambda future=future: future.__dict__.get("_latches"))
 
     def all_locks(self) -> list[Any]:
-        return [*self.locks, *(worker.lock for worker in list(self.executor._pool._crew.members))]
+        return [*self.locks, *(worker.lock for worker in list(self.executor._pool.crew.roster.members))]
 
     def check(self) -> str | None:
         """Return what is wrong, if anything is."""
@@ -112,7 +112,7 @@ class Scene:
                 future.cancel()
         if not soon(lambda: all(future.done() for future in self.futures)):
             return f"pending: {self.futures}, {self.executor.stats()}"
-        if not pool._refusal:
+        if not pool.entrance.refusal:
             if self.executor.submit(int, "7").result(SOON) != 7:
                 return "a wrong result"
             if self.held.submit(int, "7").result(SOON) != 7:
@@ -125,7 +125,7 @@ class Scene:
             if other.is_alive():
                 return "another waiter hangs"
         self.executor.shutdown(timeout=SOON)
-        if pool._crew.threads():
+        if pool.crew.roster.threads():
             return "threads are left"
         stats = self.executor.stats()
         if (stats.running, stats.ready, stats.held, stats.in_backoff, stats.threads) != (0, 0, 0, 0, 0):
@@ -155,7 +155,7 @@ class Scene:
                 future._open()
         self.executor.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + 5.0
-        for thread in self.executor._pool._crew.threads():
+        for thread in self.executor._pool.crew.roster.threads():
             thread.join(max(0.0, deadline - time.monotonic()))
 
 

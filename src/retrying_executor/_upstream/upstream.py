@@ -306,9 +306,10 @@ class Upstream:
     def _leave(self, reference: weakref.ref[Member]) -> None:
         """A call is done: there is room for another. Needs no lock."""
         self._pending.discard(reference)  # publish first, then look
-        self._call_next()
+        self.call_next()
 
-    def _call_next(self) -> None:
+    def call_next(self) -> None:
+        """There may be room: have the one look that has waited longest for it. Needs no lock."""
         with suppress(IndexError, RuntimeError):  # nobody waits, or who does has been woken already
             self._line.popleft().release()
 
@@ -316,12 +317,13 @@ class Upstream:
         """From now on open *latch* when there is room. Then whoever waits at it looks whether there is."""
         self._line.append(latch)
 
-    def step_out(self, latch: threading.Lock) -> None:
-        """Whoever waits at *latch* does not any more: if it was opened, that was for another."""
+    def step_out(self, latch: threading.Lock) -> bool:
+        """Do not open *latch* any more; return whether that was done already, for room that there is."""
         try:
             self._line.remove(latch)
         except ValueError:
-            self._call_next()
+            return True
+        return False
 
     # -- for the pools ---------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Waiting in virtual time: what stands in for the locks and events at which threads would wait.
 
-Whoever gets there runs attempts instead, by `VirtualPool.wait`, until what it waits for has happened.
+Whoever gets there makes attempts instead, by `VirtualCrew.wait`, until what it waits for has happened.
 """
 
 from __future__ import annotations
@@ -19,45 +19,56 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from retrying_executor._calls.call import Call
+    from retrying_executor._core.core import Core
 
-    class Runner(Protocol):
-        """A pool in virtual time, as far as this needs it."""
+    class Crew(Protocol):
+        """Makes attempts while somebody waits."""
 
         def monotonic(self) -> float: ...
-        def wait(self, is_met: Callable[[], bool], timeout: float | None, calls: Container[Call], /) -> bool:
-            """Run attempts until a condition is met."""
+        def wait(
+            self, core: Core, is_met: Callable[[], bool], timeout: float | None, calls: Container[Call], /
+        ) -> bool:
+            """Make attempts until a condition is met."""
 
 
 class Latch:
-    """Stands in for the lock at which ``result()`` waits: who waits runs attempts."""
+    """Stands in for a lock that is closed: whoever waits at it makes attempts."""
 
-    def __init__(self, pool: Runner, call: Call) -> None:
-        self._pool = pool
+    def __init__(self, crew: Crew, core: Core, call: Call) -> None:
+        self._crew = crew
+        self._core = core
         self._call = weakref.ref(call)  # which has this, while somebody waits
+        self._is_open = False
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Return when the call is done.
+        """Return when it is opened: for the result of a call, when that is done.
 
         Raises:
             TimeoutError: If that is later. An attempt is not interrupted, so the call may be done then.
         """
         limit = None if blocking and timeout < 0 else max(timeout, 0.0)
         call = self._call()
-        assert call is not None  # it is asked for its outcome
-        if not self._pool.wait(call.done, limit, (call,)):
+        assert call is not None  # it is asked for its outcome, or being submitted
+        if not self._crew.wait(self._core, self._was_opened, limit, (call,)):
             raise TimeoutError
+        self._is_open = False
         return True
 
+    def _was_opened(self) -> bool:
+        return self._is_open
+
     def release(self) -> None:
-        """The call is done: that is seen by itself."""
+        """Open it."""
+        self._is_open = True
 
 
 class Waiters(list["Any"]):
     """The waiters of a call: the event of each becomes one at which attempts run."""
 
-    def __init__(self, pool: Runner, call: Call) -> None:
+    def __init__(self, crew: Crew, core: Core, call: Call) -> None:
         super().__init__()
-        self._pool = pool
+        self._crew = crew
+        self._core = core
         self._call = weakref.ref(call)  # which has this
 
     def append(self, waiter: Any) -> None:
@@ -67,7 +78,7 @@ class Waiters(list["Any"]):
             waiter.event = VirtualEvent(raises=isinstance(waiter, AsCompletedWaiter))
         call = self._call()
         assert call is not None  # somebody waits for it
-        waiter.event.calls[self._pool].add(call)
+        waiter.event.calls[self._crew, self._core].add(call)
 
 
 class VirtualEvent(threading.Event):
@@ -75,18 +86,18 @@ class VirtualEvent(threading.Event):
 
     def __init__(self, *, raises: bool) -> None:
         super().__init__()
-        self.calls: dict[Runner, set[Call]] = defaultdict(set)
+        self.calls: dict[tuple[Crew, Core], set[Call]] = defaultdict(set)
         self._raises = raises
-        self._deadlines: dict[Runner, float] = {}
+        self._deadlines: dict[tuple[Crew, Core], float] = {}
 
     def wait(self, timeout: float | None = None) -> bool:
         """Return when it is set; in virtual time for the calls of executors that have one."""
         if self._raises:  # as_completed() asks the real clock how much is left of what it was given
             timeout = sys._getframe(1).f_locals["timeout"]
         in_time, stuck = True, None
-        for pool in self.calls:
+        for place in self.calls:
             try:
-                in_time &= self._wait_for(pool, timeout)
+                in_time &= self._wait_for(place, timeout)
             except RuntimeError as error:
                 stuck = error
         if stuck is not None and not self.is_set():
@@ -98,10 +109,11 @@ class VirtualEvent(threading.Event):
             return super().wait(timeout)  # for the calls of other executors
         return self.is_set()
 
-    def _wait_for(self, pool: Runner, timeout: float | None) -> bool:
-        """Run attempts of one executor, until it is set or its calls are done; return whether in time."""
+    def _wait_for(self, place: tuple[Crew, Core], timeout: float | None) -> bool:
+        """Make attempts of one executor, until it is set or its calls are done; return whether in time."""
+        crew, core = place
         left = None
         if timeout is not None:
-            left = self._deadlines.setdefault(pool, pool.monotonic() + timeout) - pool.monotonic()
-        calls = self.calls[pool]
-        return pool.wait(lambda: self.is_set() or all(call.done() for call in calls), left, calls)
+            left = self._deadlines.setdefault(place, crew.monotonic() + timeout) - crew.monotonic()
+        calls = self.calls[place]
+        return crew.wait(core, lambda: self.is_set() or all(call.done() for call in calls), left, calls)

@@ -1,7 +1,7 @@
-"""The worker threads: who rests, who leads, who is on the way, and how each is woken.
+"""The worker threads: which rest, which leads, which is on its way, and how each is woken.
 
-What there is to do is none of their business: the pool decides, under its lock, and this carries
-it out. The pool's lock guards all of it; methods that need no lock say so. What must stay true:
+What there is to do is none of their business: that is decided under the core's lock, and this carries it out.
+That lock guards all of it; methods that need no lock say so. What must stay true:
 
 - At most ``size`` workers are members.
 - A resting worker waits at its gate. To wake it, open the gate first, then take it out of ``_resting``;
@@ -16,9 +16,9 @@ it out. The pool's lock guards all of it; methods that need no lock say so. What
   the last to be given other work.
 - At most one worker ails: its initializer has failed, and it will try again. It takes no call, and while
   there is one, none is started.
-- ``can_summon`` is looked at without the lock, by who has just queued a call. While the lock is free it
-  is right; before that it may be wrongly true, and wrongly false only while whoever has the lock will
-  look for calls again.
+- ``can_summon`` is looked at without the lock, by a thread that has just queued a call. While the lock is
+  free it is right; before that it may be wrongly true, and wrongly false only while the thread that has the
+  lock will look for calls again.
 
 A worker has a lock of its own, for taking a call and for making it done: with one lock for all, workers
 that make short calls would spend their time waiting for each other. That it does for taking a call out of
@@ -27,6 +27,7 @@ a queue that others append to without a lock needs the GIL. Without it, that one
 
 from __future__ import annotations
 
+import math
 import threading
 from contextlib import suppress
 from itertools import count
@@ -38,13 +39,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from retrying_executor._calls.schedule import Schedule
+
 
 class Worker(Hand):
     """A thread, with a call in its hand, and the gate to rest at.
 
     Args:
         index: Its number among the members of its crew.
-        lock: That of the pool.
+        lock: The core's.
     """
 
     __slots__ = (
@@ -85,14 +88,14 @@ class Worker(Hand):
             return  # it is open already
 
 
-class Crew:
+class Roster:
     """Up to *size* workers, started when needed.
 
     Args:
         size: How many workers there may be; 1 or more.
         name: Prefix of the threads' names.
         daemon: Whether the interpreter may end while a worker still works, where it allows that.
-        lock: That of the pool.
+        lock: The core's.
     """
 
     def __init__(self, *, size: int, name: str, daemon: bool, lock: threading.RLock) -> None:
@@ -109,6 +112,8 @@ class Crew:
         self._resting: list[Worker] = []
         self._leading: Worker | None = None
         self._ailing: Worker | None = None
+        self.leads_until = math.inf
+        """When the leader looks again by itself."""
         self._departed: list[threading.Thread] = []
 
     @property
@@ -128,28 +133,29 @@ class Crew:
             has_room or bool(self._resting) or self._leading is not None or bool(self.newborns)
         )
 
-    def summon(self, work: Callable[[Worker], None]) -> None:
+    def summon(self, work: Callable[..., None], *args: object) -> None:
         """Wake a resting worker, or have a newborn if none rests: then its thread is to be started.
 
         Args:
-            work: What the thread of a new worker runs.
+            work: What the thread of a new worker runs, which is given as its last argument.
+            args: The arguments before that.
         """
         worker = self._resting[-1] if self._resting else self._leading
         if worker is None:
             if not self.newborns:
-                self._beget(work)
+                self._beget(work, args)
             return
         worker.wake()
         self._take_out(worker)
         self.on_the_way = worker  # not before: were it wrongly set, nobody else would be called
         self.can_summon = False
 
-    def _beget(self, work: Callable[[Worker], None]) -> None:
+    def _beget(self, work: Callable[..., None], args: tuple[object, ...]) -> None:
         taken = {worker.index for worker in list(self.members)}
         index = next(index for index in count() if index not in taken)
         worker = Worker(index, self._lock)
         worker.thread = threading.Thread(
-            target=work, args=(worker,), name=f"{self._name}_{index}", daemon=self._daemon
+            target=work, args=(*args, worker), name=f"{self._name}_{index}", daemon=self._daemon
         )
         try:
             self.members[worker] = None
@@ -255,8 +261,9 @@ class Crew:
         self.can_summon = self.on_the_way is None
 
     def lead(self, worker: Worker) -> None:
-        """Let a worker that rests do so until the first retry is due."""
-        self._leading = worker  # first, so that at any time it can be found
+        """Let a worker that rests do so until the first retry is due; see `leads_until`."""
+        self.leads_until = math.inf  # whatever is due sooner wakes it
+        self._leading = worker  # before it is taken out there, so that at any time it can be found
         with suppress(ValueError):  # it has just been woken
             self._resting.remove(worker)
 
@@ -281,10 +288,13 @@ class Crew:
         self._departed.append(worker.thread)
         return True
 
-    def wake_leader(self) -> None:
-        """Make the leader look again when the first retry is due."""
+    def due_at_changed(self, schedule: Schedule) -> None:
+        """Make the leader look again if the first retry may be due sooner, or there is none."""
         leader = self._leading
-        if leader is not None:
+        if leader is None:
+            return
+        due_at = schedule.first_due_at()
+        if due_at is None or due_at < self.leads_until:
             leader.wake()
             self._take_out(leader)
             self._count()
@@ -309,7 +319,7 @@ class Crew:
         """Return the threads that have been started and have not ended. Called without the lock.
 
         Before Python 3.13 `Thread.is_alive` may take a lock of `threading`, which another thread may hold
-        while a destructor that has interrupted it waits for the pool's.
+        while a destructor that has interrupted it waits for the core's.
         """
         with self._lock:
             members, departed = list(self.members), self._departed.copy()

@@ -1,0 +1,126 @@
+"""How a core ends: what is accepted is made, waited for, or cancelled."""
+
+from __future__ import annotations
+
+import math
+import threading
+from concurrent.futures import TimeoutError  # noqa: A004  # not the builtin on 3.10
+from concurrent.futures.thread import BrokenThreadPool
+
+from retrying_executor._calls.call import names_of
+from retrying_executor._common import log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from retrying_executor._calls.ledger import Ledger
+    from retrying_executor._core.entrance import Entrance
+    from retrying_executor._core.seam import Crew
+    from retrying_executor._core.settling import Settling
+    from retrying_executor._core.turns import Turns
+    from retrying_executor._upstream.upstream import Asker
+
+AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
+AT_EXIT = "cannot schedule new futures after interpreter shutdown"
+_BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
+
+
+class Ending:
+    """The end of a core; whoever waits for it is no business of this.
+
+    Args:
+        lock: The core's.
+        ledger: Its calls.
+        crew: Those that make the attempts.
+        entrance: What is closed.
+        turns: What is halted.
+        settling: What makes calls done that wait for nothing any more.
+    """
+
+    def __init__(
+        self,
+        *,
+        lock: threading.RLock,
+        ledger: Ledger,
+        crew: Crew,
+        entrance: Entrance,
+        turns: Turns,
+        settling: Settling,
+    ) -> None:
+        self._lock = lock
+        self._ledger = ledger
+        self._crew = crew
+        self._entrance = entrance
+        self._turns = turns
+        self._settling = settling
+        self.is_abandoned = False
+        """Whether the executor is gone; set without the lock."""
+
+    def close(self, reason: str) -> None:
+        """Refuse calls from now on; everybody leaves when nothing is left to do."""
+        with self._lock:
+            self._entrance.close(RuntimeError(reason))
+            self._crew.wake_all()
+
+    def abandon(self) -> None:
+        """The executor is gone: everybody leaves when nothing is left to do. Takes no lock."""
+        self.is_abandoned = True
+        self._crew.wake_all()
+
+    def break_off(self) -> None:
+        """The initializer has failed: refuse calls, and start no attempt any more; see `clear`."""
+        with self._lock:
+            self._entrance.close(BrokenThreadPool(_BROKEN))
+            self._turns.halt()
+            self._crew.wake_all()
+
+    def halt(self, asker: Asker) -> int:
+        """Start no attempt any more, and cancel every call that waits; return how many those are."""
+        with self._lock:
+            self._turns.halt()
+            waiting = len(self._ledger.schedule)
+            self._crew.wake_all()
+        self.clear(asker)
+        return waiting
+
+    def clear(self, asker: Asker) -> None:
+        """Make every call done that waits for an attempt that will not be."""
+        self._turns.decline_unused(asker, are_all=True)  # their callbacks may wait for those that need them
+        with self._lock:
+            # At a standstill, so that all have seen that they may take no more.
+            calls = self._crew.at_standstill(lambda _: self._ledger.schedule.waiting())
+        for call in calls:
+            if isinstance(self._entrance.refusal, BrokenThreadPool):
+                self._settling.settle(call, (None, BrokenThreadPool(_BROKEN)))
+            else:
+                self._settling.cancel(call)
+
+    def time_is_up(self, asker: Asker, granted: float) -> None:
+        """Cancel what does not run, since whoever waits for the end has waited for *granted* seconds."""
+        log.time_is_up(self.halt(asker), self._names_of_running(), granted)
+
+    def interrupt(self, asker: Asker) -> None:
+        """Ctrl-C: refuse calls, cancel those that wait, and say so; attempts that run go on."""
+        self.close(AFTER_SHUTDOWN)
+        log.interrupted(self.halt(asker), self._names_of_running())
+
+    def _names_of_running(self) -> list[str]:
+        with self._lock:
+            running = self._entrance.running_calls()
+        return names_of(running)
+
+    def drain(self, timeout: float | None) -> bool:
+        """Wait until every call accepted so far is done; return whether they all are."""
+        with self._lock:
+            calls = self._crew.at_standstill(
+                lambda _: [*self._entrance.running_calls(), *self._ledger.schedule.waiting()]
+            )
+        monotonic = self._crew.clock.monotonic
+        deadline = math.inf if timeout is None else monotonic() + timeout
+        try:
+            for call in calls:
+                patience = min(deadline - monotonic(), threading.TIMEOUT_MAX)
+                if not call._wait(None if deadline == math.inf else patience):
+                    return False
+        except TimeoutError:  # in virtual time, where the last of them took too long
+            return False
+        return True

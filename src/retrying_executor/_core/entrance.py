@@ -1,0 +1,176 @@
+"""Which calls come in: whether any are accepted, and where their submitters wait for room."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import BrokenExecutor
+from contextlib import suppress
+
+from retrying_executor._calls.current import current
+from retrying_executor._common.errors import PendingLimitError
+from retrying_executor._common.stdlib import HAS_GIL, is_held
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from retrying_executor._calls.call import Call
+    from retrying_executor._calls.ledger import Ledger
+    from retrying_executor._core.seam import Crew
+    from retrying_executor._upstream.upstream import Upstream
+
+
+class Entrance:
+    """The door of a core.
+
+    Args:
+        lock: The core's.
+        ledger: Its calls.
+        crew: Those that make the attempts.
+        max_pending: How many calls may be accepted and not done; ``None``: no limit.
+        waits_when_full: Whether ``submit()`` waits for room instead of raising.
+        is_bounded: Whether an upstream that calls may have has a limit of its own.
+        refusal: What ``submit()`` raises, if it does already.
+    """
+
+    def __init__(
+        self,
+        *,
+        lock: threading.RLock,
+        ledger: Ledger,
+        crew: Crew,
+        max_pending: int | None,
+        waits_when_full: bool,
+        is_bounded: bool,
+        refusal: Exception | None,
+    ) -> None:
+        self._lock = lock
+        self._ledger = ledger
+        self._crew = crew
+        self._in_line: set[threading.Lock] = set()  # at which submitters wait for room
+        self.max_pending = max_pending
+        self._waits_when_full = waits_when_full
+        self.is_bounded = is_bounded
+        self.refusal = refusal
+        self.submits_without_lock = False
+        """Whether calls are queued without the lock: with nothing to look at before."""
+        self._look()
+
+    def _look(self) -> None:
+        self.submits_without_lock = (
+            HAS_GIL and self.refusal is None and not self.is_bounded and self.max_pending is None
+        )
+
+    def bound(self) -> None:
+        """From now on calls may have an upstream with a limit of its own."""
+        self.is_bounded = True
+        self._look()
+
+    def close(self, refusal: Exception) -> None:
+        """Accept no call from now on, and tell those who wait for room. Called under the lock.
+
+        Args:
+            refusal: What ``submit()`` raises. That the pool is broken stands for what it raised before.
+        """
+        if self.refusal is None or isinstance(refusal, BrokenExecutor):
+            self.refusal = refusal
+        self._look()
+        self._open_all()
+
+    def made_done(self) -> None:
+        """A call may have become done: there may be room. Called under the lock."""
+        if self.max_pending is not None:
+            self._open_all()
+
+    def _open_all(self) -> None:
+        """Have all look who wait for room."""
+        for latch in self._in_line.copy():
+            with suppress(RuntimeError):  # it is open already
+                latch.release()
+
+    def what_to_raise(self) -> Exception | None:
+        """Return what ``submit()`` is to raise, if calls are refused: an exception of its own each time."""
+        return None if self.refusal is None else type(self.refusal)(*self.refusal.args)
+
+    def admit(self, call: Call) -> None:
+        """Queue a call if it may be accepted, where that takes a look.
+
+        Raises:
+            RuntimeError, BrokenThreadPool: If calls are refused.
+            PendingLimitError: If there is no room and waiting is not asked for, or is impossible.
+        """
+        may_wait = self._waits_when_full and not is_held(self._lock)
+        upstream = call._work[4].upstream if call._work is not None else None
+        if upstream is not None and not upstream.is_bounded:
+            upstream = None
+        if upstream is not None:
+            call._pool.observe(call)  # so that whatever makes it done sees that there is more to do
+        latch = call._pool.make_latch(call) if may_wait else None
+        is_in_line = is_called = False
+        try:
+            while True:
+                with self._lock:
+                    full, is_of_upstream = self._let_in(call, upstream)
+                    if full is None:
+                        is_called = False
+                        return
+                    if is_called and not is_of_upstream:
+                        is_called = False
+                        upstream.call_next()  # type: ignore[union-attr]  # that has called: it has one
+                    self._check_wait(full, upstream if is_of_upstream else None, may_wait=may_wait)
+                    assert latch is not None
+                    if not is_in_line:  # publish first, then look once more
+                        is_in_line = True
+                        self._in_line.add(latch)
+                        if is_of_upstream:
+                            is_called = False
+                            upstream.line_up(latch)  # type: ignore[union-attr]  # it has one
+                        continue
+                latch.acquire()
+                self._in_line.discard(latch)
+                is_called |= upstream is not None and upstream.step_out(latch)
+                is_in_line = False
+        finally:
+            if latch in self._in_line:
+                self._in_line.discard(latch)
+                is_called |= upstream is not None and upstream.step_out(latch)
+            if is_called:
+                upstream.call_next()  # type: ignore[union-attr]  # what it was called for is for another
+
+    def _let_in(self, call: Call, upstream: Upstream | None) -> tuple[str | None, bool]:
+        """Queue a call if there is room; else return what is full, and whether that is its upstream."""
+        limit = self.max_pending
+        refusal = self.what_to_raise()
+        if refusal is not None:
+            raise refusal
+        if limit is not None and self._count_pending() >= limit:
+            return f"{limit} calls are pending, as many as max_pending allows", False
+        if upstream is not None and not upstream.admit(call):
+            return upstream.fullness, True
+        self._ledger.schedule.fresh.append(call)
+        return None, False
+
+    def _count_pending(self) -> int:
+        """Return how many calls are accepted and not done."""
+        return len(self._ledger.schedule) + len(self.running_calls())
+
+    def running_calls(self) -> list[Call]:
+        """Return the calls of which an attempt runs. Called under the lock."""
+        calls = [hand.call for hand in self._crew.hands()]
+        return [call for call in calls if call is not None and call.running()]
+
+    def _check_wait(self, full: str, upstream: Upstream | None, *, may_wait: bool) -> None:
+        """Raise if waiting for room is not asked for, or could be for ever.
+
+        Args:
+            full: What is to be said then.
+            upstream: That which is full, if it is one.
+            may_wait: Whether waiting is asked for.
+        """
+        holder = current.holder
+        work = None if holder is None or holder.call is None else holder.call._work
+        is_of_upstream = upstream is not None and work is not None and work[4].upstream is upstream
+        if may_wait and (is_of_upstream or self._crew.includes_current_thread()):
+            raise PendingLimitError(
+                f"{full}, and the executor's own threads cannot wait: they might wait for themselves"
+            )
+        if not may_wait:
+            raise PendingLimitError(full)

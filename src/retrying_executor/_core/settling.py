@@ -1,0 +1,245 @@
+"""How calls become done, and what follows an attempt."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from contextlib import suppress
+
+from retrying_executor._calls import attempt
+from retrying_executor._common import log
+from retrying_executor._common.stdlib import DONE_STATES, HAS_GIL
+from retrying_executor._core.turns import end_permit
+from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from retrying_executor._calls.attempt import Observer
+    from retrying_executor._calls.call import Call, Ending, Hand, Outcome
+    from retrying_executor._calls.ledger import Ledger
+    from retrying_executor._core.entrance import Entrance
+    from retrying_executor._core.seam import Crew
+    from retrying_executor._core.turns import Turns
+
+
+class _Observed(set["weakref.ref[Call]"]):
+    """The calls that are observed, which a fork needs."""
+
+    def forget(self, reference: weakref.ref[Call]) -> None:
+        """A call is gone; when all are, so is the memory that the set took."""
+        self.discard(reference)
+        if not self:
+            self.clear()
+
+
+class Settling:
+    """Makes the calls of a core done, or puts them in backoff, and tells whoever observes them.
+
+    Args:
+        lock: The core's.
+        ledger: Its calls.
+        crew: Those that make the attempts.
+        entrance: Where there is room when a call is done.
+        turns: Whether attempts may follow.
+        observer: Who looks on, or ``None``.
+    """
+
+    def __init__(
+        self,
+        *,
+        lock: threading.RLock,
+        ledger: Ledger,
+        crew: Crew,
+        entrance: Entrance,
+        turns: Turns,
+        observer: Observer | None,
+    ) -> None:
+        self._lock = lock
+        self._ledger = ledger
+        self._crew = crew
+        self._entrance = entrance
+        self._turns = turns
+        self._observer = observer
+        self._observed = _Observed()
+
+    # -- from outside ----------------------------------------------------------------------------
+
+    def settle(self, call: Call, outcome: Outcome, change: Callable[..., bool] | None = None) -> bool:
+        """Make a call done with *outcome*, or as *change* does; return ``False`` if it is done already."""
+        work, (_, exception) = call._work, outcome
+        unseen = None
+        if exception is not None and work is not None:
+            unseen = log.UnseenFailure(call._subject(work), call._attempts, exception, work[3])
+        return self._change(call, change or self._ledger.settle, outcome, unseen)
+
+    def cancel(self, call: Call) -> bool:
+        """Cancel a call that waits; of one that is running, make this attempt the last."""
+        return self._change(call, self._ledger.cancel) or call.cancelled()
+
+    def refuse(self, call: Call) -> bool:
+        """If a call still waits for its first attempt, it was not accepted after all; return whether so."""
+        return self._change(call, self._ledger.refuse)
+
+    def take_out(self, call: Call) -> bool:
+        """Cancel a call if it waits for its first attempt; return whether that is so."""
+        return self._change(call, self._ledger.take_out)
+
+    def _change(self, call: Call, change: Callable[..., bool], *args: Any) -> bool:
+        """Apply *change*, which makes the call done or returns ``False``, and tell whoever observes it."""
+        kept = call._work, call._last  # so that no destructor runs under a lock
+        changed, was_done = False, call.done()
+        try:
+            with call._condition:
+                with self._lock:
+                    changed = change(call, *args)
+                    if changed:
+                        self._make_way()
+                if changed:
+                    call._tell_waiters()
+            del kept
+            if changed:
+                call._open()
+                call._invoke_callbacks()
+        except BaseException:  # an interruption: what has been told is not told again
+            if call.done() and not was_done:  # pragma: no branch  # see tests/untraced
+                with call._condition:
+                    with self._lock:
+                        self._make_way()
+                    call._tell_waiters()
+                call._open()
+                call._invoke_callbacks()
+            raise
+        return changed
+
+    def _make_way(self) -> None:
+        """A call that waited became done: nobody waits for its due time or its permit any more."""
+        schedule = self._ledger.schedule
+        self._crew.due_at_changed(schedule)
+        self._entrance.made_done()
+        if schedule.is_littered:
+
+            def tidy(is_still: bool) -> None:
+                if is_still:  # or the next time
+                    schedule.tidy()
+
+            self._crew.at_standstill(tidy)
+
+    # -- those that observe calls ----------------------------------------------------------------
+
+    def observe(self, call: Call) -> None:
+        """Give a call what its observers need; see `RetryingFuture`."""
+        condition = threading.RLock()
+        self._observed.add(weakref.ref(call, self._observed.forget))
+        if call._state not in DONE_STATES:
+            try:
+                if HAS_GIL:
+                    del call._unobserved
+                else:  # pragma: no cover  # coverage is measured with it
+                    with self._lock:
+                        del call._unobserved
+            except AttributeError:
+                hand = call._worker
+                # It may have claimed to make the call done, which it does at once.
+                if hand is not None:  # pragma: no branch  # a race: tests/schedules
+                    with hand.lock:
+                        pass
+        # Last: who finds it there does not come here, and would wait for nobody.
+        call.__dict__.setdefault("_condition", condition)
+
+    def all_calls(self) -> set[Call]:
+        """Return, in a forked child, the calls whose futures may still be asked: the parent's."""
+        calls = {*self._entrance.running_calls(), *self._ledger.schedule.waiting()}
+        calls.update(call for ref in self._observed.copy() if (call := ref()) is not None)
+        return calls
+
+    # -- by the hand that has the call -----------------------------------------------------------
+
+    def attempt(self, hand: Hand, call: Call) -> Ending | None:
+        """Make an attempt, and put the call in backoff if another follows.
+
+        Returns:
+            What the call becomes done with; ``None`` if it has another attempt, or is done already.
+        """
+        work, permit, outcome = call._work, hand.permit, None
+        sits_out_until = float("-inf")
+        try:
+            if work is None:  # somebody else set the outcome
+                return None
+            verdict, outcome = attempt.make(call, work, permit, self._observer)
+            if (
+                verdict is ACCEPTED
+                and call._attempts == 1  # as most are
+                and (permit is None or self._turns.may_go_on(permit))
+            ):
+                call._work = None  # now, so that no destructor of an argument runs under a lock
+                permit = None
+                return outcome, None
+            if permit is not None:
+                evidence, asked = attempt.evidence(work[4], verdict, outcome)
+                hand.permit = None
+                permit.upstream.end(permit, evidence, asked, outcome[1])
+                sits_out_until = min(permit.sits_out_until(), attempt.ends_at(call, work[4]))
+                permit = None
+            if verdict.delay is not None and not (self._turns.is_halted or call.done()):  # set_result()
+                # Announced before the next attempt can fail too, so that the lines come in order.
+                attempt.announce(call, work, outcome, verdict, self._observer)
+                due_at = max(self._crew.clock.monotonic() + verdict.delay, sits_out_until)
+                if self._back_off(hand, call, due_at):
+                    attempt.let_go(outcome)
+                    return None
+            if verdict.delay is not None:
+                verdict = CUT_SHORT
+            if verdict is not ACCEPTED and not call.done():
+                attempt.announce(call, work, outcome, verdict, self._observer)
+            return outcome, attempt.conclude(call, work, outcome, verdict)
+        finally:
+            if permit is not None:
+                hand.permit = permit
+                end_permit(hand, "none")
+            del call, work, outcome  # the exception's traceback keeps this frame
+
+    def _back_off(self, hand: Hand, call: Call, due_at: float) -> bool:
+        """Put a call whose attempt failed in backoff; return ``False`` if that was the last attempt."""
+        with self._lock:
+            if call._is_last or call.done() or self._turns.is_halted:
+                return False
+            hand.call = None
+            self._ledger.back_off(call, due_at)
+            self._crew.due_at_changed(self._ledger.schedule)
+            self._turns.look_ahead()
+            return True
+
+    def finish(self, hand: Hand) -> None:
+        """Make the call in a hand done, which has its outcome, and tell whoever observes it."""
+        call, ending = hand.call, hand.ending
+        assert call is not None
+        assert ending is not None
+        hand.ending = None
+        end_permit(hand)  # the callbacks may take long, or wait for it
+        with call._condition:
+            with hand.lock:
+                finished = call._finish(*ending)
+                if finished and ending[0][1] is None:
+                    hand.succeeded += 1
+                elif finished:
+                    hand.failed += 1
+                hand.call = None
+            if finished:
+                call._tell_waiters()
+        del ending
+        if finished:
+            call._open()
+            call._invoke_callbacks()
+
+    def rescue(self, hand: Hand, error: BaseException) -> None:
+        """See to what is in a hand, where *error* was raised by a done callback, or asynchronously."""
+        with suppress(BaseException):
+            end_permit(hand, "none")
+        if hand.call is not None and hand.ending is None:
+            with suppress(BaseException):  # of its callbacks; its state is changed before they run
+                self.settle(hand.call, (None, error))
+        with suppress(BaseException):
+            log.worker_interrupted(error)

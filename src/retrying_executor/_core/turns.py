@@ -1,0 +1,219 @@
+"""Whose turn it is, and with which permit of its upstream."""
+
+from __future__ import annotations
+
+import math
+
+from retrying_executor._upstream.gate import Permit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import threading
+
+    from retrying_executor._calls.call import Call, Hand
+    from retrying_executor._calls.schedule import Claim, Schedule
+    from retrying_executor._core.seam import Crew
+    from retrying_executor._upstream.gate import Evidence
+    from retrying_executor._upstream.upstream import Asker, Upstream
+
+_ASK_AGAIN_AFTER = 0.001  # seconds
+
+
+class Turns:
+    """What the hands of a core take next. All but the two that say so are called under the core's lock.
+
+    Args:
+        lock: The core's.
+        schedule: The calls that wait.
+        crew: Those that make the attempts.
+        upstream: That of every call, unless they are mixed.
+        is_mixed: Whether calls may have one upstream or another, or none.
+        is_limited: Whether the core has a limit on pending calls, which takes a look after each.
+        is_halted: Whether no attempt starts any more.
+    """
+
+    def __init__(
+        self,
+        *,
+        lock: threading.RLock,
+        schedule: Schedule,
+        crew: Crew,
+        upstream: Upstream | None,
+        is_mixed: bool,
+        is_limited: bool,
+        is_halted: bool,
+    ) -> None:
+        self._lock = lock
+        self._schedule = schedule
+        self._crew = crew
+        self.upstream = upstream
+        self.is_mixed = is_mixed
+        self._is_limited = is_limited
+        self.is_halted = is_halted
+        self._invitations: dict[Upstream, None] = {}  # permits that upstreams keep for this core
+        self._unused: list[Permit] = []  # of calls that were cancelled at that very moment
+        self.only_fresh_until = -math.inf
+        """Until when there is nothing to see to but fresh calls."""
+        self.look_ahead()
+
+    # -- what there is to see to -----------------------------------------------------------------
+
+    def look_ahead(self) -> None:
+        """Note until when there is nothing to see to but fresh calls."""
+        schedule = self._schedule
+        if self.is_halted or self.is_mixed or self._is_limited or schedule.has_lanes:
+            self.only_fresh_until = -math.inf
+            return
+        due_at = schedule.first_due_at()
+        self.only_fresh_until = math.inf if due_at is None else due_at
+
+    def halt(self) -> None:
+        """Let no attempt start any more."""
+        self.is_halted = True
+        self.look_ahead()
+
+    def mix(self) -> None:
+        """From now on calls may have one upstream or another, or none."""
+        self.is_mixed = True
+        self.look_ahead()
+        self._crew.at_standstill(bool)  # from now on all have seen it: no hand takes a call without the lock
+        self.upstream = None  # not before, or a hand that goes on asks for no permit
+
+    def may_go_on(self, permit: Permit) -> bool:
+        """Return whether a hand may keep its permit for the next call: where there is one. Needs no lock."""
+        return (
+            bool(self._schedule.fresh)
+            and self.only_fresh_until > -math.inf
+            and permit.era == permit.upstream.calm_era
+        )
+
+    # -- taking a call ---------------------------------------------------------------------------
+
+    def take(self, hand: Hand, now: float, asker: Asker) -> Call | None:
+        """Put the next call, if one is ready, in a hand.
+
+        Args:
+            hand: Which has no call.
+            now: What time it is.
+            asker: Who asks upstreams for permits: the core.
+        """
+
+        def claim(call: Call, now: float) -> Claim:
+            claimed = self._ask(call, hand, now, asker) if has_upstreams else call._begin(hand, now)
+            if claimed is True:
+                hand.call = call  # now, so that no exception loses it
+            return claimed
+
+        if self.is_halted:
+            return None
+        has_upstreams = self.is_mixed or self.upstream is not None
+        if self.upstream is not None and now < self.only_fresh_until:
+            self._reserve(hand, self.upstream, asker)
+        call = self._schedule.take(now, claim)
+        if call is None and hand.permit is not None:
+            self._unused.append(hand.permit)
+            hand.permit = None
+        if now >= self.only_fresh_until:
+            self.look_ahead()
+        return call
+
+    def _ask(self, call: Call, hand: Hand, now: float, asker: Asker) -> Claim:
+        """Begin an attempt if the call's upstream, if it has one, lets it through."""
+        work = call._work
+        upstream = None if work is None else work[4].upstream
+        if upstream is None or work is None or hand.permit is not None or call.done():
+            return call._begin(hand, now)
+        if call._is_too_late(work[4], now):
+            return call._begin(hand, now)  # without a permit: no attempt will be made, see attempt.make
+        opens_at, until = self._schedule.waits_between(call, upstream, work[4].max_elapsed, now)
+        if opens_at <= now:
+            permit = upstream.ask(asker)
+            if permit is None:
+                return upstream, now + _ASK_AGAIN_AFTER, until
+            self._invitations.pop(upstream, None)
+            if isinstance(permit, Permit):
+                hand.permit = permit
+                begun = call._begin(hand, now)
+                if not begun:  # a destructor or a signal handler has cancelled it meanwhile
+                    self._unused.append(permit)
+                    hand.permit = None
+                return begun
+            opens_at = permit
+        return upstream, opens_at, until
+
+    def _reserve(self, hand: Hand, upstream: Upstream, asker: Asker) -> None:
+        """Get a permit for a fresh call before it is taken, since others go on without the lock.
+
+        They could pass by one that was taken and then refused. So if there is no permit, they do not go on
+        from now on.
+        """
+        permit = upstream.ask(asker)
+        if isinstance(permit, Permit):
+            hand.permit = permit
+            return
+        self.only_fresh_until = -math.inf
+        self._crew.at_standstill(bool)  # from now on all have seen it
+
+    # -- permits that upstreams keep -------------------------------------------------------------
+
+    def invite(self, upstream: Upstream, opens_at: float, now: float) -> bool:
+        """An upstream lets calls through from *opens_at* on; if that is now, it keeps a permit for the core.
+
+        Returns:
+            Whether a call waits for that.
+        """
+        lane = self._schedule.lane(upstream)
+        if lane is None or self.is_halted:
+            return False
+        lane.notice(now)
+        lane.opens_at = min(lane.opens_at, opens_at)  # what is told late may be old; asking does no harm
+        if opens_at <= now:
+            self._invitations[upstream] = None
+        return True
+
+    def disinvite(self, upstream: Upstream) -> None:
+        """Nobody comes for that permit: it goes to another core, or to the first of ours that is free."""
+        self._invitations.pop(upstream, None)
+
+    @property
+    def has_unused(self) -> bool:
+        """Whether there may be permits that nobody will use. Needs no lock."""
+        return bool(self._invitations or self._unused)
+
+    def decline_unused(self, asker: Asker, *, are_all: bool = False) -> None:
+        """Give back permits that nobody is there to use, or no call. Called without the lock.
+
+        Args:
+            asker: For whom they are kept.
+            are_all: Whether nobody will use any of them.
+        """
+        unused: list[Upstream] = []
+        permits: list[Permit] = []
+        try:
+            with self._lock:
+                lane_of = self._schedule.lane
+                are_all |= not self._crew.is_coming
+                unused += [one for one in list(self._invitations) if are_all or lane_of(one) is None]
+                for upstream in unused:
+                    self._invitations.pop(upstream, None)
+                permits, self._unused = self._unused, []
+            _give_back(asker, unused, permits)
+        except BaseException:  # of a signal handler: others wait for these permits
+            _give_back(asker, unused, permits)
+            raise
+
+
+def _give_back(asker: Asker, invited: list[Upstream], permits: list[Permit]) -> None:
+    """Give back the permits that upstreams keep for a core, and those that it has; may be done again."""
+    for upstream in invited:
+        upstream.decline(asker)
+    for permit in permits:
+        permit.upstream.take_back(permit)
+
+
+def end_permit(hand: Hand, evidence: Evidence = "worked") -> None:
+    """A hand does not go on at once with a call of the same upstream. Called without a lock."""
+    permit = hand.permit
+    if permit is not None:
+        hand.permit = None
+        permit.upstream.end(permit, evidence)

@@ -1,0 +1,110 @@
+"""All that goes without a common lock: from one fresh call to the next.
+
+Most calls are taken, made done and counted here, under nothing but their worker's own lock: with one lock for
+all, workers that make short calls would spend their time waiting for each other. Taking a call from a queue
+that others append to without a lock needs the GIL; without it, the worker's lock is the core's.
+
+Which side announces or claims what, and then looks at what, stands in the table of `_calls.call`; here are
+the two rows of the worker. So besides that module this one alone changes a call's state: a method for each
+of the two changes would cost one part in twenty of the time.
+"""
+
+from __future__ import annotations
+
+import time
+
+from retrying_executor._common.stdlib import FINISHED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from retrying_executor._calls.call import Call
+    from retrying_executor._core.core import Core
+    from retrying_executor._threads.roster import Roster, Worker
+
+    class Crew(Protocol):
+        """The threads of a core, as far as this needs to know."""
+
+        roster: Roster
+
+        def summon(self, core: Core, now: float, /) -> Exception | None: ...
+
+
+def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
+    """Finish the worker's call and return the next fresh one, as long as there is nothing else to see to.
+
+    Args:
+        core: Whose calls these are.
+        crew: Who may be called for help.
+        worker: That which asks.
+
+    Returns:
+        A call whose attempt is to run; ``None`` if the worker has to look what there is to do.
+    """
+    turns, call, permit = core.turns, worker.call, worker.permit
+    upstream = turns.upstream
+    if call is not None and worker.ending is not None:
+        try:
+            call._unobserved  # noqa: B018
+        except AttributeError:
+            call = None  # not under a lock: that may be the last reference to it
+            core.settling.finish(worker)
+            if worker not in crew.roster.members:  # a callback has forked, and this is the child
+                return None
+            permit = worker.permit
+    now, stray = time.monotonic(), None
+    try:
+        worker.acquire()
+        call, ending = worker.call, worker.ending
+        if call is not None and ending is not None:
+            (result, exception), unseen = ending
+            if exception is not None:
+                call.__dict__  # noqa: B018  # made now, since from here on nothing may be
+            try:
+                del call._unobserved
+            except AttributeError:  # pragma: no cover  # since a moment ago: tests/schedules
+                return None
+            call._result = result
+            if exception is None:
+                worker.succeeded += 1
+            else:
+                call._exception, call._unseen = exception, unseen
+                worker.failed += 1
+            call._state = FINISHED
+            worker.ending = None
+            if call._awaited:
+                call._open()
+        worker.call = None
+        if now >= turns.only_fresh_until:
+            return None
+        if upstream is not None and (
+            permit is None or permit.era != upstream.calm_era or not upstream.go_on(now)
+        ):
+            return None
+        try:
+            call = worker.call = core.fresh.popleft()
+        except IndexError:
+            call = None
+        else:
+            try:
+                del call._waits
+            except AttributeError:  # somebody has cancelled it, or is about to
+                stray = call
+            else:
+                call._worker = worker
+                call._began_at = now
+    finally:
+        worker.release()
+    if stray is not None:
+        with core.lock:  # which the thread that cancels it may not have given back yet
+            core.ledger.schedule.drop(stray)
+        call = stray = worker.call = None
+    if call is None:
+        if upstream is not None:
+            upstream.go_on_without(now)
+        return None
+    if crew.roster.can_summon and core.fresh:
+        with core.lock:
+            crew.summon(core, now)
+    return call

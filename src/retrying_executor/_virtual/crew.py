@@ -1,0 +1,337 @@
+"""Whoever waits, as the crew of a core: in virtual time there are no threads, and no clock but this one.
+
+What is decided, and when, is the core's business, as with threads. Here is only what stands in for them:
+whoever waits for an outcome makes attempts, one after the other, until it is there. When none is ready, the
+clock jumps to the next time at which something happens by itself.
+
+An attempt may itself wait for another call. Then the attempts of that run in the middle of it, so those that
+run are a stack: ``_hands``. As long as the outermost wait lasts, its thread has ``_turn``, which comes before
+all other locks.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from random import Random
+from uuid import UUID
+
+from retrying_executor._calls.call import Hand
+from retrying_executor._calls.current import current
+from retrying_executor._calls.terms import Terms
+from retrying_executor._common import log
+from retrying_executor._core.turns import end_permit
+from retrying_executor._policy.policy import RetryPolicy
+from retrying_executor._virtual.waiting import Latch, Waiters
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+    from typing import Any, TypeVar
+
+    from retrying_executor._calls.call import Call
+    from retrying_executor._calls.schedule import Schedule
+    from retrying_executor._core.core import Core
+    from retrying_executor._upstream.upstream import Upstream
+
+    T = TypeVar("T")
+
+
+class Roster:
+    """Nobody is there."""
+
+    can_summon = True
+    """So the crew is told of each call."""
+
+
+class VirtualCrew:
+    """Makes the attempts of one core in virtual time.
+
+    Args:
+        seed: What the jitter and the keys of calls are drawn from.
+        initializer: Called before the first attempt, or ``None``.
+        initargs: The arguments of *initializer*.
+    """
+
+    roster = Roster()
+    is_coming = True  # sooner or later somebody waits
+
+    def __init__(
+        self, seed: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+    ) -> None:
+        self._random = Random(seed).random
+        self._draw_key = Random(seed).getrandbits
+        self._initializer = initializer
+        self._initargs = initargs
+        self._turn = threading.RLock()
+        self._now = 0.0
+        self._hands: list[Hand] = []  # in which the calls are that run, the outermost first
+        self._seeded: dict[Terms, Terms] = {}
+        self._upstreams: dict[Upstream, Core] = {}  # that go by this clock
+        self.tell: Callable[[], object] = bool  # a listener, if there is one, what has not been told yet
+
+    # -- the clock -------------------------------------------------------------------------------
+
+    @property
+    def clock(self) -> VirtualCrew:
+        """What tells the time, as the module `time` does for others."""
+        return self
+
+    def monotonic(self) -> float:
+        """Return what time it is, in seconds since the beginning."""
+        return self._now
+
+    def sleep(self, core: Core, duration: float) -> None:
+        """Let time pass: in an attempt only that, elsewhere with all that happens meanwhile."""
+        with self._turn:
+            if self._hands:
+                self._now += duration
+            else:
+                self._run(core, duration)
+
+    def advance(self, core: Core, duration: float) -> None:
+        """Let time pass, with all that happens meanwhile."""
+        with self._turn:
+            if self._hands:
+                raise RuntimeError("advance() is for who waits for the calls: in a call, use sleep()")
+            self._run(core, duration)
+
+    def wait(
+        self, core: Core, is_met: Callable[[], bool], timeout: float | None, calls: Container[Call]
+    ) -> bool:
+        """Make attempts until a condition is met.
+
+        Args:
+            core: Whose attempts these are.
+            is_met: Whether it is.
+            timeout: For how long, in virtual seconds; ``None``: as long as it takes.
+            calls: Those for which this waits. In the middle of an attempt, they go before other fresh ones.
+
+        Returns:
+            Whether it was met in time. An attempt is not interrupted, so it may be met too late.
+
+        Raises:
+            RuntimeError: If it never would be, by itself.
+        """
+        with self._turn:
+            if is_met() or self._run(core, timeout, is_met, calls):
+                return True
+            if timeout is None:
+                pending = self.pending(core)
+                stuck = next((call for call in pending if call in calls), pending[0])  # or it waits for room
+                more = f" (and {len(pending) - 1} more)" if len(pending) > 1 else ""
+                raise RuntimeError(f"this wait would never end: {_why_it_waits(stuck)}{more}")
+            return False
+
+    def _run(
+        self,
+        core: Core,
+        duration: float | None,
+        is_met: Callable[[], bool] = lambda: False,
+        calls: Container[Call] = (),
+    ) -> bool:
+        """Make attempts and let time pass, until a condition is met or the time is over."""
+        deadline = math.inf if duration is None else self._now + max(duration, 0.0)
+        while self._now <= deadline:
+            if is_met():
+                return True
+            if self._step(core, calls):
+                continue
+            with core.lock:
+                acts_at = core.ledger.schedule.first_due_at()
+            if acts_at is None or acts_at == math.inf or acts_at > deadline:
+                if deadline < math.inf:
+                    self._now = deadline
+                return is_met()  # by the initializer
+            self._now = acts_at  # later than now: what there is to do by now has been done
+        return False
+
+    # -- attempts --------------------------------------------------------------------------------
+
+    def _step(self, core: Core, calls: Container[Call]) -> bool:
+        """Make the next attempt, if one is ready; return whether that is so."""
+        hand = Hand(core.lock)
+        self._hands.append(hand)
+        outer, current.holder = current.holder, hand
+        try:
+            with core.lock:
+                is_ready = core.ledger.schedule.is_ready(self._now)
+            if self._initializer is not None and is_ready and not self._initialize(core, self._initializer):
+                return True
+            with core.lock:
+                self._prefer(core, calls)
+                call = core.turns.take(hand, self._now, core)
+            if core.turns.has_unused:
+                core.turns.decline_unused(core)
+            if call is None:
+                return False
+            self._attempt(core, hand, call)
+        finally:
+            current.holder = outer
+            end_permit(hand, "none")
+            with core.lock:
+                core.ledger.take_over(hand)
+                self._hands.remove(hand)
+                core.entrance.made_done()
+            self._let_upstreams_go(core)
+        return True
+
+    def _attempt(self, core: Core, hand: Hand, call: Call) -> None:
+        try:
+            hand.ending = core.settling.attempt(hand, call)
+            self.tell()
+            if hand.ending is not None:
+                core.settling.finish(hand)
+        except BaseException as error:  # of a signal handler: the call must not stay in the hand
+            if call.done() and isinstance(error, SystemExit):
+                log.worker_interrupted(error)  # of a done callback
+                return
+            hand.ending = None
+            core.settling.rescue(hand, error)
+            raise
+
+    def _prefer(self, core: Core, calls: Container[Call]) -> None:
+        """In the middle of an attempt, have those come first for which it waits.
+
+        With one worker more, they would have begun.
+        """
+        if len(self._hands) > 1:
+            fresh = core.fresh
+            wanted = next((call for call in fresh if call in calls and not call.done()), None)
+            if wanted is not None:
+                fresh.remove(wanted)
+                fresh.appendleft(wanted)
+
+    def _initialize(self, core: Core, initializer: Callable[..., object]) -> bool:
+        """Run the initializer; where it fails, break the core. Return whether it worked."""
+        self._initializer = None
+        try:
+            initializer(*self._initargs)
+        except BaseException as error:
+            log.initializer_failed(error)
+            core.ending.break_off()
+            core.ending.clear(core)
+            return False
+        return True
+
+    def pending(self, core: Core) -> list[Call]:
+        """Return the calls that are accepted and not done, those that run first."""
+        running = [hand.call for hand in self._hands.copy() if hand.call is not None]
+        return [call for call in running if not call.done()] + core.ledger.schedule.waiting()
+
+    # -- what the core asks ----------------------------------------------------------------------
+
+    def restart(self, lock: threading.RLock) -> None:
+        """Nobody is there at the beginning, and none in a forked child either."""
+
+    def hands(self) -> list[Hand]:
+        """Return those in which calls are."""
+        return self._hands.copy()
+
+    def see_to(self, core: Core, call: Call) -> Exception | None:
+        """A call was queued: whoever waits next sees to it."""
+        self.give_key(call)
+        return core.entrance.what_to_raise()
+
+    def come(self, core: Core) -> bool:
+        """Whoever waits next comes."""
+        return True
+
+    def due_at_changed(self, schedule: Schedule) -> None:
+        """Whoever waits looks at it with every step."""
+
+    def wake_all(self) -> None:
+        """Nobody sleeps."""
+
+    def at_standstill(self, look: Callable[[bool], T]) -> T:
+        """Return what *look* returns: hands take calls under the core's lock, which the caller holds."""
+        return look(True)
+
+    def includes_current_thread(self) -> bool:
+        """Return whether an attempt runs: to wait for others in there would be to wait for itself."""
+        return bool(self._hands)
+
+    def make_latch(self, core: Core, call: Call) -> Latch:
+        """Return what stands in for a lock at which somebody waits."""
+        return Latch(self, core, call)
+
+    def prepare(self, core: Core, call: Call) -> None:
+        """A call is about to be observed: its waiters make attempts."""
+        call.__dict__.setdefault("_waiters", Waiters(self, core, call))
+
+    def join(self, core: Core, deadline: float) -> bool:
+        """Make attempts until all is done, until *deadline*; return whether it is."""
+        with self._turn:
+            limit = None if deadline == math.inf else max(0.0, deadline - self._now)
+            is_over = self.wait(core, lambda: not len(core.ledger.schedule), limit, set(self.pending(core)))
+            self._let_upstreams_go(core)
+            return is_over
+
+    retire = join
+
+    def stop_for_fork(self) -> None:
+        """There are no other threads."""
+
+    def go_on_after_fork(self) -> None:
+        """There is nothing to go on with."""
+
+    # -- what calls are made on ------------------------------------------------------------------
+
+    def give_key(self, call: Call) -> None:
+        """See that the call's key, if anybody asks for it, is drawn from the seed."""
+        if "_key" not in call.__dict__:
+            call.__dict__["_key"] = str(UUID(int=self._draw_key(128), version=4))
+
+    def terms_for(self, terms: Terms) -> Terms:
+        """Return terms whose jitter is drawn from the seed, if it has no source of its own."""
+        seeded = self._seeded.get(terms)
+        if seeded is None:
+            policy = terms.policy
+            if isinstance(policy, RetryPolicy) and policy.random is None:
+                policy = copy.copy(policy)
+                policy.__dict__["random"] = self._random
+            seeded = self._seeded[terms] = Terms(policy, terms.upstream, label=terms.label, key=terms.key)
+        return seeded
+
+    def attach(self, core: Core, upstream: Upstream) -> None:
+        """Calls may have this upstream from now on: it goes by this clock, until all has ended.
+
+        Raises:
+            ValueError: If it is in use in another virtual time, or is held by the real one.
+        """
+        before = upstream._clock
+        if before is self or core.entrance.refusal is not None:
+            return
+        if not isinstance(before, VirtualCrew):
+            if upstream.state != "open":
+                raise ValueError(
+                    f"upstream must be open, not {upstream!r}: first give it to the executor "
+                    "in virtual time, then pause it there"
+                )
+        elif before._upstreams[upstream].entrance.refusal is None:
+            raise ValueError(
+                f"upstream must not be used by another executor in virtual time: {upstream!r}; "
+                "shut that down first"
+            )
+        upstream.start_afresh(self, self._random)
+        self._upstreams[upstream] = core
+        if core.monitor is not None:
+            upstream.inform(core.monitor)
+
+    def _let_upstreams_go(self, core: Core) -> None:
+        """After shutdown, when the last call is done: from now on they go by the clock of all others."""
+        if core.entrance.refusal is not None and not self._hands and not len(core.ledger.schedule):
+            for upstream in self._upstreams:
+                if upstream._clock is self:
+                    upstream.start_afresh()
+
+
+def _why_it_waits(call: Call) -> str:
+    """Return why a call will not be done by itself."""
+    if call._work is None:  # pragma: no cover  # for the type checker: it is pending
+        return repr(call)
+    name = log.call_name(call._work[0])
+    if call.running():
+        return f"{name} is running, and waits for itself"
+    return f"{name} waits for {call._work[4].upstream!r}"
