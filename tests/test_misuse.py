@@ -180,7 +180,7 @@ BY_KEYWORD = "must be given by keyword, not as a positional argument"
             {"on_event": lambda: None},
             "TypeError: on_event must take 1 positional argument: not <f",
         ),
-        ((), {"when_full": "wait"}, "ValueError: when_full must be 'raise' if max_pending is None"),
+        ((), {"when_full": "block"}, "ValueError: when_full must be 'raise' or 'wait', not 'block'"),
         ((), {"max_attempts": 3}, "'max_attempts': did you mean retry=RetryPolicy(max_attempts=...)?"),
         ((), {"retries": 3}, "'retries': did you mean retry=RetryPolicy(max_attempts=...)?"),
         ((), {"rate": (1, 1)}, "'rate': did you mean upstream=Upstream(..., rate=...)?"),

@@ -994,6 +994,42 @@ def test_submit_waits_for_room_in_an_upstream(*, is_crowded: bool) -> None:
     assert (0, 0) == (len(service._line), len(service._pending))
 
 
+@pytest.mark.parametrize("bounds_itself", [False, True])
+def test_submit_waits_for_room_in_the_upstream_of_a_view(*, bounds_itself: bool) -> None:
+    """The executor says so, though it has neither a limit nor an upstream of its own (U6, B9)."""
+    service, began, entered = bounded(), Event(), Event()
+    with RetryingExecutor(1, when_full="wait", max_pending=9 if bounds_itself else None) as executor:
+        assert 0 == executor.submit(int).result(TIMEOUT)
+        view = executor.with_options(upstream=service)
+        futures = [view.submit(int) for _ in range(2)]
+
+        def submit() -> None:
+            began.set()
+            futures.append(view.submit(int))
+            entered.set()
+
+        thread = threading.Thread(target=submit)
+        thread.start()
+        assert began.wait(TIMEOUT)
+        assert eventually(lambda: len(service._line) == 1)
+        assert 0 == executor.submit(int).result(TIMEOUT)  # it is not the executor that is full
+        assert not entered.is_set()
+        assert futures[0].cancel()
+        assert entered.wait(TIMEOUT)
+        thread.join(TIMEOUT)
+        service.resume()
+        assert [0, 0] == [future.result(TIMEOUT) for future in futures[1:]]
+
+
+def test_in_virtual_time_submit_waits_for_room_in_the_upstream_of_a_view() -> None:
+    """As with a real executor (U6)."""
+    service = Upstream("service", max_pending=1, hold_after=None)
+    with VirtualTimeExecutor(when_full="wait", retry=RetryPolicy(delays=[60])) as executor:
+        view = executor.with_options(upstream=service)
+        futures = [view.submit(Flaky(1)), view.submit(int)]
+        assert (60, [True, False]) == (executor.monotonic(), [future.done() for future in futures])
+
+
 def test_who_waits_for_room_in_an_upstream_learns_of_the_end() -> None:
     """And the room that there is goes to another who waits, in another executor (U6, F1)."""
     service = bounded()

@@ -287,8 +287,9 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             Ctrl-C, it cancels what is not running at once.
         max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no
             limit.
-        when_full: What ``submit()`` does when there are as many, or as many of an upstream: ``"raise"`` a
-            `PendingLimitError`, or ``"wait"`` until there is room. The executor's own threads
+        when_full: What ``submit()`` does when there are as many, or as many of an upstream, that of a view
+            included, as its own ``max_pending`` allows: ``"raise"`` a `PendingLimitError`, or ``"wait"``
+            until there is room. Without any such limit it makes no difference. The executor's own threads
             never wait: they might wait for themselves.
         on_event: Called with each `Event`: what happens to calls, and to the upstreams that they go to. In
             a thread of its own and in order, so that it holds up no call; see `Event`. If it falls behind by
@@ -332,7 +333,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         is_inherited = checked_bool("inherit_context", inherit_context)
         self._new_context = contextvars.copy_context if is_inherited else contextvars.Context
         self._terms = Terms(checked_policy(retry), checked_upstream(upstream))
-        waits_when_full = check_when_full(when_full, max_pending, upstream)
+        waits_when_full = check_when_full(when_full)
         limit = _lifecycle.ExitTimeout(optional_seconds("exit_timeout", exit_timeout))
         thread_name_prefix = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
         self._pool = Pool(
@@ -455,18 +456,15 @@ def _monitor(
     return Monitor(on_event, patience, thread_name, exit_timeout)
 
 
-def check_when_full(when_full: object, max_pending: int | None, upstream: Upstream | None) -> bool:
-    """Return whether ``submit()`` waits for room.
+def check_when_full(when_full: object) -> bool:
+    """Return whether ``submit()`` waits for room, at whichever limit: views may bring upstreams with theirs.
 
     Raises:
-        ValueError: If *when_full* is neither ``"raise"`` nor ``"wait"``, or if there is no limit to wait at.
+        ValueError: If *when_full* is neither ``"raise"`` nor ``"wait"``.
     """
-    if when_full not in ("raise", "wait"):
+    if not isinstance(when_full, str) or when_full not in ("raise", "wait"):
         raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
-    waits = when_full == "wait"
-    if waits and max_pending is None and (upstream is None or not upstream.is_bounded):
-        raise ValueError("when_full must be 'raise' if max_pending is None: there is no limit to wait at")
-    return waits
+    return when_full == "wait"
 
 
 def check_monitoring(on_event: object, warn_after: Duration | None) -> float | None:
