@@ -551,10 +551,10 @@ def test_stats_say_when_held_calls_may_go_on() -> None:
 
 def test_the_end_of_a_ramp_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """That the probe got through was news; that all others follow is not (U5)."""
-    caplog.set_level(logging.INFO)
     service = paused(max_concurrency=2)
+    service.resume()
+    caplog.set_level(logging.INFO)
     with RetryingExecutor(1, upstream=service) as executor:
-        service.resume()
         for _ in range(3):
             assert 0 == executor.submit(Flaky(0)).result(TIMEOUT)
     assert "open" == service.state
@@ -590,6 +590,68 @@ def test_holds_are_logged(caplog: pytest.LogCaptureFixture) -> None:
         "the probe failed (ConnectionError: not yet)",
     ] == [message.partition(": ")[2] for _, message in records[:2]]
     assert "upstream glue works again" == records[2][1]
+
+
+def test_a_hold_by_hand_is_logged_from_beginning_to_end(caplog: pytest.LogCaptureFixture) -> None:
+    """For how long it is paused; that there was nothing to resume is no news (G3, U5)."""
+    caplog.set_level(logging.INFO, "retrying_executor")
+    service = Upstream("glue")
+    service.resume()
+    service.pause(timedelta(minutes=1))
+    service.resume()
+    service.pause()
+    service.resume()
+    service.resume()
+    assert [
+        "upstream glue is paused for 60 s",
+        "upstream glue is resumed: a probe comes first",
+        "upstream glue is paused until resume()",
+        "upstream glue is resumed: a probe comes first",
+    ] == caplog.messages
+    assert {"INFO"} == {record.levelname for record in caplog.records}
+    fields = ("kind", "upstream", "delay", "reason")
+    assert [
+        ("upstream_held", "glue", 60.0, "paused"),
+        ("upstream_resumed", "glue", None, None),
+        ("upstream_held", "glue", math.inf, "paused"),
+        ("upstream_resumed", "glue", None, None),
+    ] == [tuple(getattr(record, name, None) for name in fields) for record in caplog.records]
+
+
+def asking(seconds: int) -> AnsweredError:
+    """Return what a client raises that is told to come back later."""
+    return AnsweredError(429, **{"Retry-After": str(seconds)})
+
+
+@pytest.mark.parametrize(
+    ("exception", "options", "words"),
+    [
+        (asking(1000), {}, "1000 s, cut to 300 s by max_retry_after"),
+        (asking(61), {"max_retry_after": 60}, "61 s, cut to 60 s by max_retry_after"),
+        (asking(60), {"max_retry_after": 60}, "60 s"),
+        (asking(1000), {"max_retry_after": None}, "1000 s"),
+        (asking(1000), {"retry": None}, "1000 s, cut to 300 s by max_retry_after"),
+        (NotNow(after=1000), {}, "1000 s"),
+    ],
+)
+def test_what_was_asked_for_is_said_in_full(
+    caplog: pytest.LogCaptureFixture, exception: Exception, options: Any, words: str
+) -> None:
+    """And to how much of it a limit has cut that: of a hold and of a delay, in logs and events (G3, U2)."""
+    caplog.set_level(logging.INFO, "retrying_executor")
+    service, events = Upstream("glue"), []
+    with VirtualTimeExecutor(on_event=events.append) as executor:
+        view = executor.with_options(upstream=service, **options)
+        answers = iter([exception])
+        future = view.submit(lambda: [fail(answer) for answer in answers])
+        executor.advance(0)
+        held, *retried = [message for message in caplog.messages if "asked to wait" in message]
+        assert f": asked to wait {words}" in held
+        assert all(f"(asked to wait {words}" in message for message in retried)
+        assert len(retried) == (options != {"retry": None})
+        reasons = [event.reason for event in events if "asked to wait" in event.reason]
+        assert [True] * (1 + len(retried)) == [f"asked to wait {words}" in reason for reason in reasons]
+        assert future.exception() is (None if retried else exception)
 
 
 EVIDENCE = [

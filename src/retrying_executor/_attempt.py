@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from retrying_executor._future import Outcome, Work
     from retrying_executor._gate import Evidence, Permit
     from retrying_executor._monitor import Monitor
-    from retrying_executor._policy import Policy, Terms
+    from retrying_executor._policy import Asked, Policy, Terms
     from retrying_executor._schedule import Call
 
 _NEVER_TRIED = "never tried: the upstream {} was held for as long as max_elapsed allows"
@@ -111,7 +111,7 @@ def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> 
         del call, outcome, exception  # a traceback keeps this frame
 
 
-def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence, float | None]:
+def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence, Asked | None]:
     """Return what an attempt tells of its upstream, and how many seconds that asked to wait.
 
     Args:

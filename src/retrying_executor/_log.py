@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import sys
 import threading
 import time
@@ -130,6 +131,19 @@ def upstream_held(name: str, held_for: float, reason: str, *, is_news: bool) -> 
     level = logging.WARNING if is_news else logging.INFO  # not for every probe
     extra = {"kind": "upstream_held", "upstream": name, "delay": held_for, "reason": reason}
     _log(level, "upstream %s is held for %s: %s", name, in_words(held_for), reason, extra=extra)
+
+
+def upstream_paused(name: str, duration: float) -> None:
+    """An upstream is held by hand."""
+    extra = {"kind": "upstream_held", "upstream": name, "delay": duration, "reason": "paused"}
+    how_long = "until resume()" if duration == math.inf else f"for {in_words(duration)}"
+    _log(logging.INFO, "upstream %s is paused %s", name, how_long, extra=extra)
+
+
+def upstream_resumed(name: str) -> None:
+    """The hold of an upstream was ended by hand."""
+    extra = {"kind": "upstream_resumed", "upstream": name}
+    _log(logging.INFO, "upstream %s is resumed: a probe comes first", name, extra=extra)
 
 
 def upstream_back(name: str, *, is_news: bool) -> None:

@@ -75,6 +75,25 @@ class Attempt(Value):
     postponed: int = 0
 
 
+class Asked(float):
+    """How many seconds an answer asks to wait, as far as that is heeded.
+
+    Args:
+        in_full: How many it asks for; 0 or more.
+        limit: The ``max_retry_after`` of the policy, or ``None``.
+    """
+
+    __slots__ = ("words",)
+
+    words: str  # fit for a log line
+
+    def __new__(cls, in_full: float, limit: float | None = None) -> Asked:
+        asked = super().__new__(cls, in_full if limit is None else min(in_full, limit))
+        cut = f", cut to {in_words(asked)} by max_retry_after" if asked < in_full else ""
+        asked.words = f"asked to wait {in_words(in_full)}{cut}"
+        return asked
+
+
 class Verdict:
     """What follows a failed attempt.
 
@@ -93,7 +112,7 @@ class Verdict:
         delay: float | None,
         *,
         counts: bool = True,
-        asked: float | None = None,
+        asked: Asked | None = None,
         reason: str = "",
         concerns_call: bool = False,
     ) -> None:
@@ -294,7 +313,7 @@ class RetryPolicy(Value):
             delay = seconds("the delay", self._delay(number, asked))  # whatever the source of jitter returns
         if self.max_elapsed is not None and attempt.elapsed + delay > self.max_elapsed:
             return Verdict(None, reason=no_time_for(attempt.elapsed + delay, "max_elapsed", self.max_elapsed))
-        reasons = [] if asked is None else [f"asked to wait {in_words(asked)}"]
+        reasons = [] if asked is None else [asked.words]
         reasons += [] if counts else ["not counted"]
         concerns_call = is_a(answer, NotNow) and get(answer, "only_this_call") is True
         return Verdict(
@@ -334,12 +353,13 @@ class RetryPolicy(Value):
         return bound + (asked or 0.0)
 
 
-def after(not_now: NotNow) -> float | None:
+def after(not_now: NotNow) -> Asked | None:
     """Return how many seconds a call asks to wait; ``None`` if it does not, or if that cannot be read."""
     try:
-        return optional_seconds("after", not_now.after)
+        asked = optional_seconds("after", not_now.after)
     except BaseException:  # somebody has set it to something else, or a subclass raises
         return None
+    return None if asked is None else Asked(asked)
 
 
 def no_time_for(start: float, name: str, limit: float) -> str:
@@ -347,10 +367,10 @@ def no_time_for(start: float, name: str, limit: float) -> str:
     return f"the next attempt would start after {in_words(start)}, and {name} is {in_words(limit)}"
 
 
-def asked_by(exception: Exception, limit: float | None) -> float | None:
+def asked_by(exception: Exception, limit: float | None) -> Asked | None:
     """Return how many seconds an answer asks to wait, up to a *limit*; ``None`` if it does not."""
     asked = retry_after(exception)
-    return asked if asked is None or limit is None else min(asked, limit)
+    return None if asked is None else Asked(asked, limit)
 
 
 def backoff(number: int, *, base: float, multiplier: float, cap: float) -> float:
@@ -421,7 +441,7 @@ class Terms:
         if self.max_age is not None:
             call._expires_at = call._pool.clock.monotonic() + self.max_age
 
-    def asked_by(self, exception: Exception) -> float | None:
+    def asked_by(self, exception: Exception) -> Asked | None:
         """Return how many seconds an answer asks to wait, as far as that is heeded."""
         if is_a(exception, NotNow):
             return after(exception)

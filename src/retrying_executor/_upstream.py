@@ -30,7 +30,7 @@ from retrying_executor._evidence import service_failed
 from retrying_executor._gate import Gate, Permit
 from retrying_executor._misuse import refuse_to_copy, says_where
 from retrying_executor._stdlib import is_held
-from retrying_executor._value import in_words, optional_seconds, positive_int, seconds
+from retrying_executor._value import optional_seconds, positive_int, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from retrying_executor._gate import Evidence, State
     from retrying_executor._monitor import Monitor
+    from retrying_executor._policy import Asked
     from retrying_executor._schedule import Call
     from retrying_executor._value import Clock, Duration
 
@@ -213,6 +214,7 @@ class Upstream:
                 self._gate.hold(self._clock.monotonic() + length)
                 self._look()
                 monitors = list(self._monitors)
+            _log.upstream_paused(self._name, length)
             for monitor in monitors:
                 monitor.upstream_changed(self._name, "upstream_held", length, "paused")
             self._tell()
@@ -224,7 +226,10 @@ class Upstream:
         """End the hold, whatever made it: a probe goes out, and the others follow in a ramp."""
         try:
             with self._lock:
+                was_held = self.held_until is not None
                 self._gate.release()
+            if was_held:
+                _log.upstream_resumed(self._name)
             self._tell()
         except BaseException:  # of a signal handler: those who wait may not know yet
             self._tell()
@@ -359,7 +364,7 @@ class Upstream:
         self,
         permit: Permit,
         evidence: Evidence = "none",
-        asked: float | None = None,
+        asked: Asked | None = None,
         exception: BaseException | None = None,
     ) -> None:
         """Take note that an attempt has ended; see `Gate.end`. Called without a lock, by a worker."""
@@ -489,11 +494,11 @@ class Upstream:
         self._look()
 
 
-def _why_held(before: State, failures: int, asked: float | None, exception: BaseException | None) -> str:
+def _why_held(before: State, failures: int, asked: Asked | None, exception: BaseException | None) -> str:
     """Return in words why an upstream is held, if it is."""
     last = "" if exception is None else _log.describe(None, exception)
     if asked is not None:
-        return f"asked to wait {in_words(asked)}"
+        return asked.words
     if before == "probing":
         return f"the probe failed ({last})"
     plural = "" if failures == 1 else "s"

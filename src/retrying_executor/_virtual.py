@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from retrying_executor._future import Outcome
     from retrying_executor._gate import Evidence
+    from retrying_executor._policy import Asked
     from retrying_executor._schedule import Call, Claim
     from retrying_executor._stats import Stats
     from retrying_executor._upstream import Upstream
@@ -478,7 +479,7 @@ class VirtualPool:
 def _give_place_back(
     worker: Worker,
     evidence: Evidence = "none",
-    asked: float | None = None,
+    asked: Asked | None = None,
     exception: BaseException | None = None,
 ) -> None:
     """The worker's attempt is over: its upstream, if it has one, may let another through."""

@@ -420,8 +420,8 @@ MUTANTS = [
         "resume_against_submit",
         (
             "_upstream.py",
-            "                self._gate.release()\n            self._tell()\n",
-            "                self._gate.release()\n",
+            "                _log.upstream_resumed(self._name)\n            self._tell()\n",
+            "                _log.upstream_resumed(self._name)\n",
         ),
     ),
     mutant(
