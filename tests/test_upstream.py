@@ -194,7 +194,7 @@ def test_an_upstream_that_has_no_answer_yet_is_asked_again(monkeypatch: pytest.M
     """As when another worker takes the last slot at that very moment (U4)."""
     service = Upstream("service", rate=(1, 0.001))
     answers, start = [None], service._gate.start
-    monkeypatch.setattr(service._gate, "start", lambda now: answers.pop() if answers else start(now))
+    monkeypatch.setattr(service._gate, "start", lambda *args: answers.pop() if answers else start(*args))
     with RetryingExecutor(1, upstream=service) as executor:
         assert 0 == executor.submit(int).result(TIMEOUT)
 

@@ -326,7 +326,7 @@ class Upstream:
             if opens <= now:
                 opens = math.inf
                 if pool in self._invited or self._gate.room() > len(self._invited):
-                    permit = self._gate.start(now)
+                    permit = self._gate.start(now, self._clock.monotonic)
                     if permit is not None:
                         self._waiting.pop(pool, None)
                         permit.upstream = self
@@ -339,9 +339,13 @@ class Upstream:
             self._look()
             self._lock.release()
 
-    def go_on(self, now: float) -> bool:
-        """Let one more attempt through under a permit of the `calm_era`, if the rate allows it."""
-        return self._gate.take_slot(now)
+    def go_on(self, now: float) -> float | None:
+        """Let one more attempt through under a permit of the `calm_era`, if the rate allows it.
+
+        Returns:
+            When it was let through: *now* or later; ``None``: it was not.
+        """
+        return self._gate.take_slot(now, self._clock.monotonic)
 
     def go_on_without(self, now: float) -> None:
         """Who was let through by `go_on` *now* has no call to start. Called without a lock."""

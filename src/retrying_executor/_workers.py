@@ -281,10 +281,13 @@ class Workers(Calls):
             worker.call = None
             if now >= self._acts_at:
                 return None
-            if upstream is not None and (
-                permit is None or permit.era != upstream.calm_era or not upstream.go_on(now)
-            ):
-                return None
+            if upstream is not None:
+                if permit is None or permit.era != upstream.calm_era:
+                    return None
+                began_at = upstream.go_on(now)
+                if began_at is None:
+                    return None
+                now = began_at
             try:
                 call = worker.call = self._fresh.popleft()
             except IndexError:

@@ -724,6 +724,17 @@ MUTANTS = [
         fine=True,
     ),
     mutant(
+        "a slot counts from when the clock was read, before it was taken",
+        "more attempts in a window than allowed (U4)",
+        "a_worker_that_is_late_for_a_slot",
+        (
+            "_gate.py",
+            "            now = clock()\n            self._starts.append(now)\n",
+            "            self._starts.append(now)\n",
+        ),
+        fine=True,
+    ),
+    mutant(
         "who waits for room in an upstream does not look once more",
         "deadlock",
         "room_in_an_upstream_against_cancel",
