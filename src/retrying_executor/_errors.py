@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retrying_executor._value import in_words, optional_seconds, to_seconds
+from retrying_executor._value import as_float, in_words, optional_seconds, to_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class NotNow(Exception):  # noqa: N818  # an answer rather than an error
         super().__init__(*args)
         if type(self).__init__ is NotNow.__init__ and after is None and len(args) == 1:
             number = to_seconds(args[0])  # type: ignore[arg-type]  # whatever it is
-            if isinstance(number, (int, float)):
+            if isinstance(number, bool) or as_float(number) is not None:
                 raise TypeError(f"after must be given by keyword: NotNow(after={args[0]!r})")
         self.after = optional_seconds("after", after)
         if not isinstance(only_this_call, bool):

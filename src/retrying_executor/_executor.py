@@ -16,12 +16,12 @@ from retrying_executor._policy import RetryPolicy, Terms, checked_policy
 from retrying_executor._pool import Pool
 from retrying_executor._upstream import Upstream, checked_upstream
 from retrying_executor._value import (
-    check_timeout,
     checked_bool,
+    checked_timeout,
     optional_name,
     optional_seconds,
     positive_int,
-    to_seconds,
+    sequence,
 )
 from retrying_executor._work_queue import WorkQueue
 
@@ -168,7 +168,7 @@ class _Submitter(Executor):
 
         Raises:
             TypeError: If *buffersize* is not an integer, or *timeout* neither a number nor a ``timedelta``.
-            ValueError: If *buffersize* is less than 1.
+            ValueError: If *buffersize* is less than 1, or *timeout* not a number (NaN).
             RuntimeError, PendingLimitError: As ``submit()`` does; with *buffersize*, while
                 iterating too.
             TimeoutError: While iterating, if a result is not there in time.
@@ -181,8 +181,8 @@ class _Submitter(Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-        check_timeout(timeout)
-        deadline = None if timeout is None else self._pool.clock.monotonic() + to_seconds(timeout)
+        limit = checked_timeout(timeout)
+        deadline = None if limit is None else self._pool.clock.monotonic() + limit
         calls = _calls(self._reference(), fn, zip(*iterables, strict=False))
         futures: deque[RetryingFuture[T]] = deque()
         try:
@@ -260,6 +260,10 @@ class _Submitter(Executor):
         return self._pool.stats()
 
 
+for _name in ("submit", "map", "with_options", "drain", "stats"):
+    getattr(_Submitter, _name).__qualname__ = f"RetryingExecutor.{_name}"  # what errors call it
+
+
 class RetryingExecutor(_Submitter, ThreadPoolExecutor):
     """A `ThreadPoolExecutor` whose calls are retried until they get through.
 
@@ -324,12 +328,15 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
     ) -> None:
         # The standard executor is a base class for clients that ask for its type. Its constructor
         # checks the arguments and knows their defaults; nothing else of it is used.
-        super().__init__(max_workers, thread_name_prefix, initializer, initargs)
-        if isinstance(max_workers, bool) or not (max_workers is None or hasattr(max_workers, "__index__")):
+        if max_workers is not None and (
+            isinstance(max_workers, bool) or not hasattr(type(max_workers), "__index__")
+        ):
             raise TypeError(f"max_workers must be an integer, 1 or more, or None, not {max_workers!r}")
-        if thread_name_prefix and not isinstance(thread_name_prefix, str):
+        super().__init__(max_workers, thread_name_prefix, initializer, initargs)
+        if not isinstance(thread_name_prefix, (str, type(None))):  # the standard executor takes None
             raise TypeError(f"thread_name_prefix must be a string, not {thread_name_prefix!r}")
-        checked_callable("initializer", initializer, takes=len(initargs := _checked_initargs(initargs)))
+        initargs = sequence("initargs", initargs, "a tuple")  # every thread needs them
+        checked_callable("initializer", initializer, takes=len(initargs))
         is_inherited = checked_bool("inherit_context", inherit_context)
         self._new_context = contextvars.copy_context if is_inherited else contextvars.Context
         self._terms = Terms(checked_policy(retry), checked_upstream(upstream))
@@ -425,13 +432,6 @@ class View(_Submitter):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
         """Raise `RuntimeError`: only the executor itself can be shut down."""
         raise RuntimeError("a view cannot be shut down: shut down the executor that it is a view of")
-
-
-def _checked_initargs(initargs: Iterable[Any]) -> tuple[Any, ...]:
-    try:
-        return tuple(initargs)  # every thread needs them
-    except TypeError:
-        raise TypeError(f"initargs must be a tuple, not {initargs!r}") from None
 
 
 def _abandon(reference: weakref.ref[Pool]) -> None:

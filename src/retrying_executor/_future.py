@@ -70,7 +70,7 @@ from retrying_executor._stdlib import (
     RUNNING,
     STATE_NAMES,
 )
-from retrying_executor._value import check_timeout, to_seconds
+from retrying_executor._value import checked_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,6 +148,8 @@ class RetryingFuture(Future["T"]):
     _told: int = 0  # how many of the waiters
 
     def __init__(self, pool: Pool, work: Work) -> None:
+        if type(work) is not tuple:
+            raise TypeError("a RetryingFuture is made by submit(), and by nothing else")
         # Not Future.__init__: it would build what makes a future observed.
         self._pool = pool
         self._work: Work | None = work
@@ -232,12 +234,13 @@ class RetryingFuture(Future["T"]):
 
         Raises:
             TypeError: If *timeout* is neither a number nor a ``timedelta``.
+            ValueError: If it is not a number (NaN).
             CancelledError: If the call was cancelled.
             TimeoutError: If the call was not done in time.
             BaseException: What the last attempt raised.
         """
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = checked_timeout(timeout)
         if self._state not in DONE and not self._wait(timeout):
             raise TimeoutError
         if self._state != FINISHED:
@@ -254,7 +257,7 @@ class RetryingFuture(Future["T"]):
     def exception(self, timeout: Duration | None = None) -> BaseException | None:
         """Return what the last attempt raised, or ``None``; waits and raises like `result`."""
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = checked_timeout(timeout)
         if self._state not in DONE and not self._wait(timeout):
             raise TimeoutError
         if self._state != FINISHED:
@@ -262,8 +265,8 @@ class RetryingFuture(Future["T"]):
         self._look()
         return self._exception
 
-    def _wait(self, timeout: Duration | None) -> bool:
-        """Wait until the call is done, and return whether it is."""
+    def _wait(self, timeout: float | None) -> bool:
+        """Wait until the call is done, for *timeout* seconds at most, and return whether it is."""
         latches = self.__dict__.setdefault("_latches", [])
         latch = self._pool.make_latch(self)
         try:
@@ -276,8 +279,7 @@ class RetryingFuture(Future["T"]):
             if timeout is None:
                 latch.acquire()
             else:
-                seconds = to_seconds(timeout)
-                latch.acquire(timeout=seconds) if seconds > 0 else latch.acquire(False)
+                latch.acquire(timeout=timeout) if timeout > 0 else latch.acquire(False)
             return self.done()
         finally:  # if this is interrupted, one latch too many is opened: no harm
             with suppress(ValueError):
@@ -320,7 +322,10 @@ class RetryingFuture(Future["T"]):
 
         Raises:
             InvalidStateError: If the call is done.
+            TypeError: If *exception* is neither an exception nor ``None``.
         """
+        if not (exception is None or isinstance(exception, BaseException)):
+            raise TypeError(f"exception must be an exception or None, not {exception!r}")
         self._set_outcome((None, exception))
 
     def _set_outcome(self, outcome: Outcome) -> None:

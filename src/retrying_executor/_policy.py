@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-import sys
 
 from retrying_executor._errors import NotNow
 from retrying_executor._evidence import evidence_of, service_failed
 from retrying_executor._exceptions import is_a
 from retrying_executor._misuse import checked_callable, says_where
 from retrying_executor._transient import get, retry_after, transient
-from retrying_executor._value import Value, checked_bool, in_words, optional_seconds, positive_int, seconds
+from retrying_executor._value import (
+    Value,
+    as_float,
+    checked_bool,
+    in_words,
+    optional_seconds,
+    positive_int,
+    seconds,
+    sequence,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +74,10 @@ class Attempt(Value):
         result: What it returned; ``None`` if it raised.
         elapsed: Seconds since the first attempt of the call began.
         postponed: How many attempts before it were answered "not now", and so are not counted.
+
+    Raises:
+        TypeError: If a field has the wrong type, is missing or unknown.
+        ValueError: If *number* is less than 1, or *elapsed* or *postponed* less than 0.
     """
 
     number: int
@@ -73,6 +85,20 @@ class Attempt(Value):
     result: object
     elapsed: float
     postponed: int = 0
+
+    def _check(self) -> None:
+        positive_int("number", self.number)
+        if not (self.exception is None or isinstance(self.exception, BaseException)):
+            raise TypeError(f"exception must be an exception or None, not {self.exception!r}")
+        elapsed = as_float(self.elapsed)
+        if elapsed is None:
+            raise TypeError(f"elapsed must be a number of seconds, not {self.elapsed!r}")
+        if not elapsed >= 0.0:
+            raise ValueError(f"elapsed must be 0 seconds or more, not {self.elapsed!r}")
+        if isinstance(self.postponed, bool) or not isinstance(self.postponed, int):
+            raise TypeError(f"postponed must be an integer, 0 or more, not {self.postponed!r}")
+        if self.postponed < 0:
+            raise ValueError(f"postponed must be 0 or more, not {self.postponed!r}")
 
 
 class Asked(float):
@@ -490,18 +516,16 @@ def _checked_max_age(max_age: Duration | None) -> float | None:
 
 
 def _checked_multiplier(multiplier: object) -> float:
-    if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
+    number = as_float(multiplier)
+    if number is None:
         raise TypeError(f"multiplier must be a number, not {multiplier!r}")
-    if not 1.0 <= multiplier <= sys.float_info.max:
+    if not 1.0 <= number < math.inf:
         raise ValueError(f"multiplier must be finite and 1 or more, not {multiplier!r}")
-    return float(multiplier)
+    return number
 
 
 def _checked_delays(delays: Iterable[Duration]) -> tuple[float, ...]:
-    try:
-        each = enumerate(delays)
-    except TypeError:
-        raise TypeError(f"delays must be an iterable of seconds, not {delays!r}") from None
+    each = enumerate(sequence("delays", delays, "an iterable of seconds"))
     return tuple(seconds(f"delays[{index}]", delay) for index, delay in each)
 
 

@@ -47,7 +47,7 @@ def transient(exception: BaseException) -> bool | NotNow:
     Raises:
         TypeError: If *exception* is no exception.
     """
-    _check(exception)
+    check_exception(exception)
     try:
         return _judge(exception)
     except BaseException:  # of a hostile attribute: it proves nothing about the call
@@ -71,7 +71,7 @@ def retry_after(exception: BaseException) -> float | None:
     Raises:
         TypeError: If *exception* is no exception.
     """
-    _check(exception)
+    check_exception(exception)
     for read in (_asked_by_headers, _asked_by_metadata, _asked_by_details):
         try:
             seconds = read(exception)
@@ -82,7 +82,7 @@ def retry_after(exception: BaseException) -> float | None:
     return None
 
 
-def _check(exception: object) -> None:
+def check_exception(exception: object) -> None:
     if not isinstance(exception, BaseException):
         raise TypeError(f"exception must be an exception, not {exception!r}")
 

@@ -28,7 +28,7 @@ from functools import partial
 from retrying_executor import _lifecycle, _log
 from retrying_executor._evidence import service_failed
 from retrying_executor._gate import Gate, Permit
-from retrying_executor._misuse import refuse_to_copy, says_where
+from retrying_executor._misuse import checked_callable, refuse_to_copy, says_where
 from retrying_executor._stdlib import is_held
 from retrying_executor._value import optional_seconds, positive_int, seconds
 
@@ -77,7 +77,7 @@ class Upstream:
     in a ramp: 2 in flight, then 4, and so on; if not, the next hold is twice as long.
 
     Args:
-        name: What to call it in logs.
+        name: What to call it in logs: text in one line.
         max_concurrency: How many attempts may run at once, over all executors: 1 or more, or ``None`` for
             no limit.
         rate: How many attempts may be let through in how many seconds, as ``(10, 1.0)``: never more than 10
@@ -122,6 +122,8 @@ class Upstream:
             raise TypeError(f"name must be a string, not {name!r}")
         if not name.strip():
             raise ValueError(f"name must not be empty: {name!r}")
+        if not name.isprintable():
+            raise ValueError(f"name must be text in one line, without control characters, not {name!r}")
         first, longest = seconds("initial_hold", initial_hold), seconds("max_hold", max_hold)
         if first <= 0.0:
             raise ValueError(f"initial_hold must be more than 0 seconds, not {initial_hold!r}")
@@ -529,7 +531,8 @@ def _checked_recorder(recorder: RecordExceptions) -> Callable[[Exception], objec
         raise TypeError(
             f"record_exceptions must be an exception class, a tuple of them, or a callable, not {recorder!r}"
         )
-    return recorder
+    is_recorded: Callable[[Exception], object] = checked_callable("record_exceptions", recorder, takes=1)
+    return is_recorded
 
 
 def _limit(name: str, value: object) -> float:
