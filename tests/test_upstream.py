@@ -618,6 +618,27 @@ def test_a_hold_by_hand_is_logged_from_beginning_to_end(caplog: pytest.LogCaptur
     ] == [tuple(getattr(record, name, None) for name in fields) for record in caplog.records]
 
 
+@pytest.mark.parametrize("cls", [RetryingExecutor, VirtualTimeExecutor])
+def test_a_call_that_was_never_tried_says_which_limit_ended_it(
+    cls: type[RetryingExecutor], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log and in its note, with the time that it has waited (B3, B6, G3)."""
+    service = Upstream("service")
+    with cls(1, upstream=service, retry=RetryPolicy(max_elapsed=0.02)) as executor:
+        executor.submit(int).result(TIMEOUT)
+        service.pause()
+        caplog.set_level(logging.INFO, "retrying_executor")
+        error = executor.submit(int).exception(TIMEOUT)
+        service.resume()
+    assert isinstance(error, TimeoutError)
+    (note,) = error.__notes__
+    waited = note.removeprefix("retrying_executor: gave up after 0 attempts in ")
+    waited = waited.removesuffix(" s: max_elapsed has passed")
+    assert float(waited) >= 0.02
+    (line,) = [message for message in caplog.messages if "gave up" in message]
+    assert line.endswith(f"gave up after attempt 0 (TimeoutError: {error}) (max_elapsed has passed)")
+
+
 def asking(seconds: int) -> AnsweredError:
     """Return what a client raises that is told to come back later."""
     return AnsweredError(429, **{"Retry-After": str(seconds)})

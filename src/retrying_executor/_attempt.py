@@ -76,6 +76,7 @@ def _give_up(call: Call, terms: Terms, now: float) -> tuple[Verdict, Outcome]:
         call._began_at = call._expires_at - age  # for the note
         return verdict, (None, TimeoutError(_TOO_OLD.format(in_words(age))))
     assert terms.upstream is not None  # what it has waited for all the time
+    call._began_at = call._waits_until - terms.max_elapsed  # for the note
     return verdict, (None, TimeoutError(_NEVER_TRIED.format(terms.upstream.name)))
 
 

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+from concurrent.futures import BrokenExecutor
+
 from retrying_executor._value import as_float, in_words, optional_seconds, to_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from retrying_executor._value import Duration
+
+    E = TypeVar("E", bound=Exception)
+
+_FINAL = "_retrying_executor_final"
+
+
+def final(error: E) -> E:
+    """Return an error of this library marked as one that another attempt would only meet again."""
+    error.__dict__[_FINAL] = True
+    return error
+
+
+def refusal_like(refusal: Exception) -> Exception:
+    """Return a new error like that with which calls are refused for good.
+
+    A broken executor may be one that each attempt makes anew. One that was shut down is misused.
+    """
+    error = type(refusal)(*refusal.args)
+    return error if isinstance(error, BrokenExecutor) else final(error)
+
+
+def is_final(exception: BaseException) -> bool:
+    """Return whether another attempt would only meet this error again, and it is one of this library."""
+    return issubclass(type(exception), ForkedFutureError) or _FINAL in exception.__dict__
 
 
 class PendingLimitError(RuntimeError):

@@ -10,6 +10,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from types import FunctionType
 
 from retrying_executor import _lifecycle
+from retrying_executor._errors import final
 from retrying_executor._future import RetryingFuture
 from retrying_executor._misuse import ASYNC, check_call, checked_callable, refuse_to_copy, says_where
 from retrying_executor._policy import RetryPolicy, Terms, checked_policy
@@ -431,7 +432,7 @@ class View(_Submitter):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
         """Raise `RuntimeError`: only the executor itself can be shut down."""
-        raise RuntimeError("a view cannot be shut down: shut down the executor that it is a view of")
+        raise final(RuntimeError("a view cannot be shut down: shut down the executor that it is a view of"))
 
 
 def _abandon(reference: weakref.ref[Pool]) -> None:

@@ -60,6 +60,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError, Timeou
 from contextlib import suppress
 
 from retrying_executor._current import key_of
+from retrying_executor._errors import final
 from retrying_executor._stdlib import (
     CANCELLED_AND_NOTIFIED,
     DONE,
@@ -307,7 +308,7 @@ class RetryingFuture(Future["T"]):
 
     def set_running_or_notify_cancel(self) -> NoReturn:
         """Raise `InvalidStateError`: only the executor starts the attempts of its calls."""
-        raise InvalidStateError("only the executor starts the attempts of its calls")
+        raise final(InvalidStateError("only the executor starts the attempts of its calls"))
 
     def set_result(self, result: T) -> None:
         """Make the call done with *result*, whatever becomes of it; for unit tests only.
@@ -330,7 +331,7 @@ class RetryingFuture(Future["T"]):
 
     def _set_outcome(self, outcome: Outcome) -> None:
         if not self._pool.settle(self, outcome):
-            raise InvalidStateError(f"{self._state}: {self!r}")
+            raise final(InvalidStateError(f"{self._state}: {self!r}"))
 
     def _is_too_late(self, terms: Terms, now: float) -> bool:
         """Return whether no attempt may start any more."""

@@ -152,7 +152,7 @@ class Verdict:
 DONE = Verdict(None)
 """The result was accepted."""
 
-TOO_LATE = Verdict(None, reason="no time left for another attempt")
+TOO_LATE = Verdict(None, reason="max_elapsed has passed")
 """There was no time left for the attempt: it was not made."""
 
 TOO_OLD = Verdict(None, reason="max_age has passed since submit()")
@@ -179,8 +179,11 @@ class RetryPolicy(Value):
         jitter: ``True``: draw each delay uniformly from zero to its bound, so that callers that
             failed together do not come back together. ``False``: the bound is the delay. The
             default is ``True``, or ``False`` with *delays*.
-        max_elapsed: No attempt starts later than this many seconds after the first one began;
-            0 or more, or ``None`` for no limit.
+        max_elapsed: No attempt starts later than this many seconds after the first one began; 0 or more, or
+            ``None`` for no limit. For a call that was never tried it counts while its upstream is held or
+            has yet to get a probe through: from when that began, or from when the turn of the call came if
+            that was later. Then it fails with a ``TimeoutError``. Other waiting before the first attempt, as
+            for a thread, or for the limits of an upstream that works, counts for *max_age* only.
         max_age: No attempt starts later than this many seconds after ``submit()``, whatever the call waited
             for: a thread, its upstream, its next attempt. It fails with its last exception, or with a
             ``TimeoutError`` if it was never tried. More than 0, or ``None`` for no limit. Calls that only a

@@ -11,7 +11,7 @@ import time
 
 from retrying_executor import _log
 from retrying_executor._current import current
-from retrying_executor._errors import ForkedFutureError, PendingLimitError
+from retrying_executor._errors import ForkedFutureError, PendingLimitError, final, refusal_like
 from retrying_executor._stdlib import is_held
 from retrying_executor._workers import Workers
 
@@ -101,7 +101,7 @@ class Pool(Workers):
         if self._max_pending is not None:
             self._make_room(self._max_pending, may_wait=may_wait)
         if self._refusal is not None:
-            raise type(self._refusal)(*self._refusal.args)
+            raise refusal_like(self._refusal)
 
     def _see_to(self, call: Call) -> Exception | None:
         """See that a call which was queued a moment ago is taken up, or return why it is to be refused.
@@ -115,7 +115,7 @@ class Pool(Workers):
             while True:
                 with self._lock:
                     if self._refusal is not None:
-                        return type(self._refusal)(*self._refusal.args)
+                        return refusal_like(self._refusal)
                     if crew.can_summon and error is None:
                         error = self._call_for_help(time.monotonic())
                     if not crew.members:
@@ -271,7 +271,7 @@ class Pool(Workers):
     def drain(self, timeout: float | None) -> bool:
         """Wait until every call accepted so far is done; return whether they all are."""
         if self.is_own_thread():
-            raise RuntimeError("drain() in one of the executor's own threads would wait for itself")
+            raise final(RuntimeError("drain() in one of the executor's own threads would wait for itself"))
         with self._lock:
             calls = self._at_standstill(lambda _: [*self._running_calls(), *self._ledger.schedule.waiting()])
         deadline = None if timeout is None else time.monotonic() + timeout

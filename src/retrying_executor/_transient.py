@@ -12,7 +12,7 @@ import math
 import time
 
 from retrying_executor import _codes
-from retrying_executor._errors import NotNow
+from retrying_executor._errors import NotNow, is_final
 from retrying_executor._exceptions import is_a, led_to, traceback_of
 from retrying_executor._wrapper import codes as wrapper_codes
 
@@ -34,7 +34,9 @@ def transient(exception: BaseException) -> bool | NotNow:
     - AWS client errors that are neither throttling nor capacity, and the gRPC statuses that
       correspond;
     - a call that could not even be made, since its arguments do not fit;
-    - `NameError`, `ImportError`, `SyntaxError` and `NotImplementedError`.
+    - `NameError`, `ImportError`, `SyntaxError` and `NotImplementedError`;
+    - errors of this library that could only repeat: a ``drain()`` that would wait for itself, a ``submit()``
+      after ``shutdown()``, a `ForkedFutureError`.
 
     Args:
         exception: What an attempt raised.
@@ -115,6 +117,8 @@ def _judge(exception: BaseException) -> bool | NotNow:
     if is_a(exception, NotNow):
         return exception
     if not is_a(exception, Exception) or issubclass(type(exception), _codes.PROGRAMMING_ERRORS):
+        return False
+    if is_final(exception):
         return False
     if is_a(exception, TypeError) and _was_not_entered(exception):
         return False

@@ -24,7 +24,7 @@ from uuid import UUID
 from retrying_executor import _attempt, _log
 from retrying_executor._crew import Worker
 from retrying_executor._current import current
-from retrying_executor._errors import PendingLimitError
+from retrying_executor._errors import PendingLimitError, final, refusal_like
 from retrying_executor._gate import Permit
 from retrying_executor._ledger import Ledger
 from retrying_executor._lifecycle import ExitTimeout
@@ -116,7 +116,7 @@ class VirtualPool:
         """Let time pass, with all that happens meanwhile."""
         with self._turn:
             if self._hands:
-                raise RuntimeError("advance() is for who waits for the calls: in a call, use sleep()")
+                raise final(RuntimeError("advance() is for who waits for the calls: in a call, use sleep()"))
             self._run(duration)
 
     def wait(self, is_met: Callable[[], bool], timeout: float | None, calls: Container[Call]) -> bool:
@@ -181,7 +181,7 @@ class VirtualPool:
             self.serve(terms.upstream)
             self._make_room(call, terms.upstream)
             if self._refusal is not None:
-                raise type(self._refusal)(*self._refusal.args)
+                raise refusal_like(self._refusal)
             call._work = fn, args, kwargs, context, self._with_seed(terms)
             self.give_key(call)
             self._ledger.schedule.fresh.append(call)
@@ -422,7 +422,7 @@ class VirtualPool:
         """Wait until every call accepted so far is done; return whether they all are."""
         with self._turn:
             if self._hands:
-                raise RuntimeError("drain() in one of the executor's own calls would wait for itself")
+                raise final(RuntimeError("drain() in one of the executor's own calls would wait for itself"))
             return self._wait_for_all(timeout)
 
     def untried(self) -> list[Call]:

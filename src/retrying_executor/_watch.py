@@ -16,6 +16,7 @@ from collections import deque
 from contextlib import nullcontext, suppress
 
 from retrying_executor import _lifecycle
+from retrying_executor._errors import final
 from retrying_executor._executor import RetryingExecutor, View
 from retrying_executor._value import Value, checked_bool, seconds
 
@@ -242,7 +243,7 @@ class _Watcher:
 
     def __enter__(self) -> None:
         if self._thread.ident is not None:
-            raise RuntimeError("a view can be entered only once: call watch() again")
+            raise final(RuntimeError("a view can be entered only once: call watch() again"))
         self._began_at = time.monotonic()
         self._pace = Pace(self._began_at)
         self._first = self._pool.stats()

@@ -156,7 +156,7 @@ MUTANTS = [
         ("_pool.py", "can_summon or self._refusal is not None:  # then look", "can_summon:  # then look"),
         (
             "_pool.py",
-            "                return type(self._refusal)(*self._refusal.args)\n",
+            "                return refusal_like(self._refusal)\n",
             "                return None\n",
         ),
     ),
