@@ -589,9 +589,9 @@ def done() -> RetryingFuture[int]:
 def watched_twice(executor: RetryingExecutor) -> None:
     """Enter one view twice."""
     view = watch(executor, file=io.StringIO())
-    for _ in range(2):
-        with view:
-            pass
+    with view:
+        pass
+    view.__enter__()
 
 
 @pytest.mark.parametrize("cls", [RetryingExecutor, VirtualTimeExecutor])

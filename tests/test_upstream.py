@@ -137,6 +137,21 @@ def test_limits_hold_where_workers_go_on_without_a_lock(rate: tuple[int, float] 
     assert rate is None or (gate._slots is not None and rate[0] == len(gate._slots) + len(gate._starts))
 
 
+def test_a_worker_that_would_go_on_waits_for_a_slot() -> None:
+    """Its next call starts no sooner than the rate allows, whatever is queued (U4)."""
+    service, may_end, starts = Upstream("service", rate=(1, 0.05)), Event(), []
+
+    def call() -> None:
+        starts.append(time.monotonic())
+        assert may_end.wait(TIMEOUT)
+
+    with RetryingExecutor(1, upstream=service) as executor:
+        futures = [executor.submit(call) for _ in range(2)]
+        may_end.set()
+        assert [None, None] == [future.result(TIMEOUT) for future in futures]
+    assert starts[1] >= service._gate._starts[-1] >= starts[0]
+
+
 @pytest.mark.parametrize("failures", [0, 1], ids=["keeps its place", "asks for one"])
 def test_a_place_for_a_call_that_is_gone_is_given_back(failures: int) -> None:
     """It has used up nothing of the rate either (U4, E1)."""
