@@ -23,7 +23,7 @@ from functools import partial
 from itertools import count
 
 from retrying_executor._exceptions import class_name, traceback_of
-from retrying_executor._stdlib import LOGGER
+from retrying_executor._stdlib import HAS_DAEMONS, LOGGER
 from retrying_executor._value import in_words
 from retrying_executor._wrapper import Wrapper
 
@@ -260,7 +260,8 @@ class UnseenFailure:
     A future may go away anywhere: where its last user holds a lock, or the garbage collector runs, in the
     middle of a log handler too. To log there could wait for ever, or recurse. So it is only noted, and logged
     by who holds no lock: a worker between two calls, or else a thread of its own. At the end of the
-    interpreter it is logged while logging still works.
+    interpreter it is logged while logging still works. A subinterpreter has no such thread: if it ended while
+    that sleeps, the process would abort.
     """
 
     __slots__ = ("__weakref__", "_attempts", "_context", "_exception", "_subject")
@@ -302,7 +303,7 @@ _is_coming = False  # a thread that will look what is overdue: one at a time, ho
 def _report_soon() -> None:
     """Have a thread log what is overdue. Takes no lock and waits for nobody, wherever it interrupts."""
     global _is_coming
-    if _is_coming:
+    if _is_coming or not HAS_DAEMONS:
         return
     try:
         _is_coming = True
