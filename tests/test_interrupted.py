@@ -51,6 +51,50 @@ def test_others_get_the_result_that_an_interrupted_thread_has_waited_for(
     assert eventually(lambda: not future.__dict__["_latches"])
 
 
+class Interrupting:
+    """The condition of a call; once, in a thread that is not a worker, it waits for an event and raises."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+        self.is_over = False
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread() and not self.is_over:
+            self.is_over = True
+            assert self.event.wait(TIMEOUT)
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "change", [RetryingFuture.cancel, lambda future: future.set_result(1)], ids=["cancel", "set_result"]
+)
+def test_an_interruption_leaves_to_a_worker_what_the_worker_does(
+    executor: RetryingExecutor, change: Callable[[RetryingFuture[bool]], object]
+) -> None:
+    """If the worker makes the call done meanwhile, it alone runs the callbacks, one after the other (F9)."""
+    release, begun, go = threading.Event(), threading.Event(), threading.Event()
+    threads: list[str] = []
+
+    def first(_: object) -> None:
+        begun.set()
+        assert go.wait(TIMEOUT)
+
+    future = executor.submit(release.wait, TIMEOUT)
+    future.add_done_callback(first)
+    future.add_done_callback(lambda _: threads.append(threading.current_thread().name))
+    future.__dict__["_condition"] = Interrupting(begun)
+    release.set()
+    with pytest.raises(KeyboardInterrupt):
+        change(future)
+    assert [] == threads
+    go.set()
+    executor.shutdown()
+    assert [f"{executor._pool._thread_name_prefix}_0"] == threads
+
+
 def test_calls_that_are_held_start_after_an_interrupted_resume(monkeypatch: pytest.MonkeyPatch) -> None:
     """A place that is kept for an executor which never learned of it is given to another (F9, G1)."""
     look_again = Pool.look_again

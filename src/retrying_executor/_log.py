@@ -318,7 +318,7 @@ def _report_later() -> None:  # pragma: no cover  # in a thread that is not meas
     """Have what is overdue logged, if no worker has done so between two calls meanwhile."""
     time.sleep(_SOON)
     if overdue:
-        with suppress(RuntimeError):  # none can be started, or the interpreter ends
+        with suppress(Exception):  # none can be started, or the interpreter ends
             # Not in this thread: log records have the name of theirs, and `threading` does not know it.
             threading.Thread(target=_report_now, name=f"{__package__}-log", daemon=False).start()
             return
@@ -326,8 +326,10 @@ def _report_later() -> None:  # pragma: no cover  # in a thread that is not meas
 
 
 def _report_now() -> None:
-    report_overdue()
-    _look_once_more()
+    try:
+        report_overdue()
+    finally:  # after an asynchronous exception, too: others are logged later
+        _look_once_more()
 
 
 def _look_once_more() -> None:
