@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import as_completed, wait
 from pathlib import Path
@@ -21,6 +22,7 @@ from conftest import TIMEOUT
 from forks import check_executor_works, check_orphaned, held, in_child
 from observe import eventually
 from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, Upstream, _lifecycle, _log
+from retrying_executor._calls import _Observed
 from retrying_executor._crew import Worker
 from retrying_executor._pool import Pool
 
@@ -214,6 +216,23 @@ def test_child_has_children_of_its_own(executor: RetryingExecutor) -> None:
 
     with held(executor) as inherited:
         in_child(check)
+
+
+def test_a_call_that_is_observed_as_the_last_other_goes_away_is_known() -> None:
+    """When it is found that none is left there may be one already, which a fork needs to know (F6)."""
+
+    class Meanwhile(_Observed):
+        def __bool__(self) -> bool:
+            is_empty = not len(self)
+            self.add(late)
+            return not is_empty
+
+    with RetryingExecutor(1) as executor:
+        futures = [executor.submit(int) for _ in range(2)]
+        early, late = map(weakref.ref, futures)
+        observed = Meanwhile([early])
+        observed.forget(early)
+    assert {late} == observed
 
 
 def test_executor_that_was_shut_down_stays_so(policy: RetryPolicy) -> None:

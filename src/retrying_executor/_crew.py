@@ -31,7 +31,7 @@ import threading
 from contextlib import suppress
 from itertools import count
 
-from retrying_executor._stdlib import HAS_GIL, has_daemons
+from retrying_executor._stdlib import HAS_DAEMONS, HAS_GIL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Crew:
         self.is_starved = False  # the last start has failed
         self.on_the_way: Worker | None = None
         self._name = name
-        self._daemon = daemon and has_daemons()
+        self._daemon = daemon and HAS_DAEMONS
         self._resting: list[Worker] = []
         self._leading: Worker | None = None
         self._ailing: Worker | None = None

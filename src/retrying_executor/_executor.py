@@ -387,11 +387,12 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         checked_bool("cancel_futures", cancel_futures)
         if timeout is not None and not wait:
             raise ValueError(f"timeout must be None if wait is false, not {timeout!r}")
-        self._pool.shutdown(
-            wait=wait, cancel_futures=cancel_futures, timeout=optional_seconds("timeout", timeout)
-        )
+        patience, clock = optional_seconds("timeout", timeout), self._pool.clock
+        began_at = clock.monotonic()
+        self._pool.shutdown(wait=wait, cancel_futures=cancel_futures, timeout=patience)
         if wait:
-            _lifecycle.settle_views(self._pool)
+            left = None if patience is None else began_at + patience - clock.monotonic()
+            _lifecycle.settle_views(self._pool, left)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -24,7 +24,7 @@ from functools import partial
 from itertools import count
 
 from retrying_executor._exceptions import class_name, traceback_of
-from retrying_executor._stdlib import LOGGER
+from retrying_executor._stdlib import HAS_DAEMONS, LOGGER
 from retrying_executor._value import in_words
 from retrying_executor._wrapper import Wrapper
 
@@ -274,7 +274,8 @@ class UnseenFailure:
     A future may go away anywhere: where its last user holds a lock, or the garbage collector runs, in the
     middle of a log handler too. To log there could wait for ever, or recurse. So it is only noted, and logged
     by who holds no lock: a worker between two calls, or else a thread of its own. At the end of the
-    interpreter it is logged while logging still works.
+    interpreter it is logged while logging still works. A subinterpreter has no such thread: if it ended while
+    that sleeps, the process would abort.
     """
 
     __slots__ = ("__weakref__", "_attempts", "_context", "_exception", "_subject")
@@ -316,7 +317,7 @@ _is_coming = False  # a thread that will look what is overdue: one at a time, ho
 def _report_soon() -> None:
     """Have a thread log what is overdue. Takes no lock and waits for nobody, wherever it interrupts."""
     global _is_coming
-    if _is_coming:
+    if _is_coming or not HAS_DAEMONS:
         return
     try:
         _is_coming = True
@@ -331,7 +332,7 @@ def _report_later() -> None:  # pragma: no cover  # in a thread that is not meas
     """Have what is overdue logged, if no worker has done so between two calls meanwhile."""
     time.sleep(_SOON)
     if overdue:
-        with suppress(RuntimeError):  # none can be started, or the interpreter ends
+        with suppress(Exception):  # none can be started, or the interpreter ends
             # Not in this thread: log records have the name of theirs, and `threading` does not know it.
             threading.Thread(target=_report_now, name=f"{__package__}-log", daemon=False).start()
             return
@@ -339,8 +340,10 @@ def _report_later() -> None:  # pragma: no cover  # in a thread that is not meas
 
 
 def _report_now() -> None:
-    report_overdue()
-    _look_once_more()
+    try:
+        report_overdue()
+    finally:  # after an asynchronous exception, too: others are logged later
+        _look_once_more()
 
 
 def _look_once_more() -> None:

@@ -271,9 +271,10 @@ class VirtualPool:
         if call is None:
             return False
         worker.call = call
-        self._hands.append(worker)
-        outer, current.holder = current.holder, worker
+        outer = current.holder
         try:
+            self._hands.append(worker)
+            current.holder = worker
             if self._initializer is None or self._initialize(self._initializer, worker):
                 self._attempt(worker, call)
         except BaseException as error:  # of a signal handler: the call must not stay in a worker's hands
@@ -284,6 +285,7 @@ class VirtualPool:
         finally:
             current.holder = outer
             self._hands.remove(worker)
+            _give_place_back(worker)  # if an interruption came before the attempt did
             self._give_upstreams_back()
         return True
 

@@ -9,7 +9,7 @@ import traceback
 from contextlib import suppress
 
 from retrying_executor import _attempt, _log
-from retrying_executor._stdlib import has_daemons
+from retrying_executor._stdlib import HAS_DAEMONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Watchdog:
             self._running[call] = Run(work, call._attempts, self._warn_after)
             if self._thread is None:
                 thread = threading.Thread(
-                    target=self._watch, name=f"{self._thread_name}-watchdog", daemon=has_daemons()
+                    target=self._watch, name=f"{self._thread_name}-watchdog", daemon=HAS_DAEMONS
                 )
                 with suppress(RuntimeError):  # there is no thread to be had: the next attempt tries again
                     thread.start()

@@ -10,12 +10,12 @@ calls. Whatever else there may be, it finds in `_next`, under the lock: retries,
 
 from __future__ import annotations
 
-import _thread
 import math
 import threading
 import time
 from concurrent.futures.thread import BrokenThreadPool
 from contextlib import suppress
+from functools import partial
 
 from retrying_executor import _attempt, _log
 from retrying_executor._calls import Calls
@@ -23,7 +23,7 @@ from retrying_executor._current import current
 from retrying_executor._gate import Permit
 from retrying_executor._policy import CUT_SHORT
 from retrying_executor._policy import DONE as ACCEPTED
-from retrying_executor._stdlib import FINISHED, can_wait_for_a_start, is_held
+from retrying_executor._stdlib import FINISHED, can_wait_for_a_start, is_held, start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Workers(Calls):
                 return error
         return None
 
-    def _start_newborns(self, *, is_repeated: bool = False) -> Exception | None:
+    def _start_newborns(self, *, is_repeated: bool = False, may_wait: bool = False) -> Exception | None:
         """Start the threads of newborns, but those that another thread is starting. Called without the lock.
 
         `Thread.start` takes locks of its own and waits for the new thread, and the collector may run any
@@ -75,6 +75,7 @@ class Workers(Calls):
 
         Args:
             is_repeated: Whether this is for calls that have relied on a newborn which was withdrawn.
+            may_wait: Whether this thread is there for nothing else: it holds no lock, and may wait for any.
 
         Returns:
             Why one could not be started. It has been withdrawn.
@@ -84,10 +85,10 @@ class Workers(Calls):
         if not newborns:
             return None
         holds = is_held(self._lock) or (holder is not None and is_held(holder.lock))
-        leaves_it = holds or not can_wait_for_a_start()
+        leaves_it = not may_wait and (holds or not can_wait_for_a_start())
         try:
             if leaves_it:
-                _thread.start_new_thread(self._start_newborns, ())
+                start_thread(partial(self._start_newborns, is_repeated=is_repeated, may_wait=True))
             else:
                 for worker in newborns:
                     crew.start(worker)

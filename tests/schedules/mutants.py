@@ -145,8 +145,8 @@ MUTANTS = [
         "cancel_against_start",
         (
             "_calls.py",
-            "                with self._lock:\n                    changed = change(",
-            "                if True:\n                    changed = change(",
+            "                    with self._lock:\n                        was_done",
+            "                    if True:\n                        was_done",
         ),
     ),
     mutant(
@@ -494,8 +494,8 @@ MUTANTS = [
         "wait_against_cancel",
         (
             "_calls.py",
-            "            with call._condition:\n                with self._lock:\n",
-            "            if True:\n                with self._lock:\n",
+            "            with call._condition:  # as long",
+            "            if True:  # as long",
         ),
         fine=True,
     ),
@@ -552,8 +552,8 @@ MUTANTS = [
         "result_against_cancel",
         (
             "_calls.py",
-            "                call._open()\n                call._invoke_callbacks()\n        except BaseException:",
-            "                call._invoke_callbacks()\n        except BaseException:",
+            "            call._open()\n            call._invoke_callbacks()\n\n        kept",
+            "            call._invoke_callbacks()\n\n        kept",
         ),
     ),
     mutant(
