@@ -142,9 +142,6 @@ def test_no_parameter_swallows_misspelt_ones(name: str) -> None:
     [
         {"max_workers": 0},
         {"max_workers": -1},
-        {"max_workers": "4"},
-        {"max_workers": [4]},
-        {"max_workers": 1j},
         {"initializer": 1},
         {"initializer": "print"},
         {"initializer": ()},
@@ -155,6 +152,14 @@ def test_bad_arguments_raise_the_same_errors(arguments: dict[str, Any]) -> None:
     """The type and the text of the error are those of the standard constructor (A1)."""
     expected = error_of(lambda: ThreadPoolExecutor(**arguments))
     assert expected == error_of(lambda: RetryingExecutor(**arguments))
+
+
+@pytest.mark.parametrize("max_workers", ["4", [4], 1j])
+def test_what_is_no_number_of_workers_raises_the_same_type_of_error(max_workers: Any) -> None:
+    """But one that names the argument, where that of the standard executor tells of a comparison (A1)."""
+    kind, message = error_of(lambda: RetryingExecutor(max_workers))
+    assert error_of(lambda: ThreadPoolExecutor(max_workers))[0] is kind
+    assert f"max_workers must be an integer, 1 or more, or None, not {max_workers!r}" == message
 
 
 def test_unknown_keyword_is_a_type_error(create: Create) -> None:

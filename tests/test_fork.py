@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import as_completed, wait
 from pathlib import Path
@@ -23,6 +24,7 @@ from observe import eventually
 from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, Upstream
 from retrying_executor._common import lifecycle, log
 from retrying_executor._core.core import Core
+from retrying_executor._core.settling import _Observed
 from retrying_executor._threads.threads import Threads
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows no fork")
@@ -215,6 +217,23 @@ def test_child_has_children_of_its_own(executor: RetryingExecutor) -> None:
 
     with held(executor) as inherited:
         in_child(check)
+
+
+def test_a_call_that_is_observed_as_the_last_other_goes_away_is_known() -> None:
+    """When it is found that none is left there may be one already, which a fork needs to know (F6)."""
+
+    class Meanwhile(_Observed):
+        def __bool__(self) -> bool:
+            is_empty = not len(self)
+            self.add(late)
+            return not is_empty
+
+    with RetryingExecutor(1) as executor:
+        futures = [executor.submit(int) for _ in range(2)]
+        early, late = map(weakref.ref, futures)
+        observed = Meanwhile([early])
+        observed.forget(early)
+    assert {late} == observed
 
 
 def test_executor_that_was_shut_down_stays_so(policy: RetryPolicy) -> None:

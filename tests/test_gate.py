@@ -33,11 +33,21 @@ def make_gate(**options: Any) -> Gate:
     return Gate(**{**defaults, "max_hold": 8.0, "random": lambda: 1.0, **options})
 
 
+def take_slot(gate: Gate, now: float) -> float | None:
+    """Take a slot in no time."""
+    return gate.take_slot(now, lambda: now)
+
+
+def start(gate: Gate, now: float) -> Any:
+    """Start an attempt in no time."""
+    return gate.start(now, lambda: now)
+
+
 def start_all(gate: Gate, now: float, limit: int = 1000) -> list[Permit]:
     """Start attempts for as long as the gate is open, but no more than *limit*."""
     permits = []
     while gate.open_at() <= now and len(permits) < limit:
-        permits.append(gate.start(now))
+        permits.append(start(gate, now))
     return permits
 
 
@@ -109,7 +119,7 @@ class GateMachine(RuleBasedStateMachine):
         for _ in range(count):
             assert self.may_start() is (self.gate.open_at() <= self.now)
             if self.may_start():
-                flight = Flight(self.gate.start(self.now), self.holds)
+                flight = Flight(start(self.gate, self.now), self.holds)
                 self.started_at.append(self.now)
                 self.in_flight.append(flight)
                 assert flight.permit.is_probe is (not self.is_over and self.successes == 0)
@@ -220,7 +230,7 @@ def test_no_call_starves(options: dict[str, Any], endings: list[Any], patience: 
         opens = gate.open_at()
         if opens < math.inf and len(in_flight) < patience:
             now = max(now, opens)
-            in_flight.append(gate.start(now))
+            in_flight.append(start(gate, now))
             started += 1
         else:
             assert in_flight  # else nothing would ever happen again
@@ -243,31 +253,42 @@ def test_max_concurrency_limits_how_many_are_in_flight() -> None:
 def test_rate_limits_how_many_start_in_any_window() -> None:
     """The next may start when the window that began with the earliest of the latest starts is over (U4)."""
     gate = make_gate(rate=(2, 10.0))
-    gate.start(0.0)
-    gate.start(7.0)
+    start(gate, 0.0)
+    start(gate, 7.0)
     assert 10.0 == gate.open_at()
-    gate.start(10.0)
+    start(gate, 10.0)
     assert 17.0 == gate.open_at()
 
 
 def test_a_slot_can_be_taken_only_while_one_is_free() -> None:
     """Under the lock or not; a window later it is free again, for whoever has the lock (U4)."""
     gate = make_gate(rate=(2, 10.0))
-    assert [True, True, False] == [gate.take_slot(now) for now in (0.0, 1.0, 2.0)]
-    assert gate.start(9.0) is None
-    assert gate.start(10.0) is not None
-    assert not gate.take_slot(10.5)
+    assert [0.0, 1.0, None] == [take_slot(gate, now) for now in (0.0, 1.0, 2.0)]
+    assert start(gate, 9.0) is None
+    assert start(gate, 10.0) is not None
+    assert take_slot(gate, 10.5) is None
+
+
+def test_a_slot_counts_from_when_it_was_taken() -> None:
+    """Not from when a thread that was late had looked at the clock: it may have come free since (U4)."""
+    gate = make_gate(rate=(2, 10.0))
+    assert [0.0, 0.0] == [take_slot(gate, now) for now in (0.0, 0.0)]
+    assert 13.0 == gate.start(12.0, lambda: 13.0).began_at  # type: ignore[union-attr]  # it is a permit
+    assert 14.0 == gate.take_slot(5.0, lambda: 14.0)
+    assert 23.0 == gate.open_at()
+    start(gate, 23.0)
+    assert 24.0 == gate.open_at()
 
 
 def test_a_slot_that_was_not_used_is_free_at_once() -> None:
     """Whether or not others took theirs later; and never a slot of theirs (U4)."""
     gate = make_gate(rate=(3, 10.0))
-    assert all(gate.take_slot(now) for now in (1.0, 2.0, 3.0))
+    assert all(take_slot(gate, now) for now in (1.0, 2.0, 3.0))
     gate.return_slot(2.0)
     gate.return_slot(2.0)  # there is none any more
-    assert gate.start(4.0) is not None
+    assert start(gate, 4.0) is not None
     assert 11.0 == gate.open_at()
-    assert gate.start(11.0) is not None
+    assert start(gate, 11.0) is not None
     assert 13.0 == gate.open_at()
 
 
@@ -277,7 +298,7 @@ def test_a_slot_is_never_missing_for_long() -> None:
     assert gate._slots is not None
     gate._slots.pop()
     assert -math.inf == gate.open_at()
-    assert gate.start(0.0) is None
+    assert start(gate, 0.0) is None
 
 
 def test_a_gate_goes_through_its_states() -> None:
@@ -309,7 +330,7 @@ def test_the_ramp_doubles_with_every_round() -> None:
 def test_one_at_a_time_needs_no_ramp() -> None:
     """With ``max_concurrency=1`` it is open as soon as the probe got through (U5)."""
     gate = held_gate(max_concurrency=1)
-    gate.end(gate.start(1.0), 1.0, "worked")
+    gate.end(start(gate, 1.0), 1.0, "worked")
     assert "open" == gate.state(1.0)
 
 
@@ -319,7 +340,7 @@ def test_failed_probes_make_the_hold_longer_up_to_a_maximum(evidence: Any) -> No
     gate, now, lengths = make_gate(hold_after=1), 0.0, []
     for answer in [evidence] * 5 + ["worked", "failed"]:
         now = max(now, gate.open_at())
-        gate.end(gate.start(now), now, "failed" if now == 0.0 else answer)
+        gate.end(start(gate, now), now, "failed" if now == 0.0 else answer)
         lengths.append(gate.held_until - now)
     assert [1.0, 2.0, 4.0, 8.0, 8.0] == lengths[:5]
     assert 1.0 == lengths[6]
@@ -344,7 +365,7 @@ def test_failures_in_a_row_hold_it(evidence: Any, expected: str) -> None:
     """A success between two makes them count anew; "not now" without a time counts like a failure (U5)."""
     gate = make_gate()
     for each in ("failed", "worked", "failed", evidence):
-        gate.end(gate.start(0.0), 0.0, each)  # type: ignore[arg-type]  # they are
+        gate.end(start(gate, 0.0), 0.0, each)  # type: ignore[arg-type]  # they are
     assert expected == gate.state(0.0)
 
 
@@ -379,7 +400,7 @@ def test_short_times_named_again_and_again_spread_more_and_more() -> None:
     """The spread is half of the next hold, where that is more than a tenth of what is asked for (U5)."""
     gate, now, lengths = held_gate(), 1.0, []
     for _ in range(5):
-        gate.end(gate.start(now), now, "busy", 0.5)
+        gate.end(start(gate, now), now, "busy", 0.5)
         lengths.append(gate.held_until - now)
         now = gate.held_until
     assert [1.0, 1.5, 2.5, 4.5, 4.5] == lengths

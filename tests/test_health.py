@@ -21,21 +21,6 @@ from retrying_executor import NotNow, RetryingExecutor, RetryPolicy, Upstream, s
 from retrying_executor._upstream.evidence import evidence_of
 from retrying_executor.testing import VirtualTimeExecutor
 
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_call_that_failed_as_the_probe_gives_up_in_time(seed: int) -> None:
-    """It sits out the hold, but no longer than ``max_elapsed`` allows (B6, U5)."""
-    service = Upstream("service", hold_after=1, initial_hold=2)
-    policy = RetryPolicy(max_attempts=None, max_elapsed=3, initial_delay=0.1, max_delay=0.1)
-    executor = VirtualTimeExecutor(upstream=service, retry=policy, seed=seed)
-
-    def fail() -> NoReturn:
-        raise ConnectionError("down")
-
-    assert isinstance(executor.submit(fail).exception(), ConnectionError)
-    assert executor.monotonic() <= 3.0
-
-
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
@@ -379,6 +364,16 @@ def test_the_probe_is_a_call_that_did_not_fail_last() -> None:
     executor.shutdown()
     assert "abc" == "".join(probes[:3])
     assert all(before != after for before, after in pairwise(probes))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_call_that_failed_as_the_probe_gives_up_in_time(seed: int) -> None:
+    """It sits out the hold, but no longer than ``max_elapsed`` allows (B6, U5)."""
+    service = Upstream("service", hold_after=1, initial_hold=2)
+    policy = RetryPolicy(max_attempts=None, max_elapsed=3, initial_delay=0.1, max_delay=0.1)
+    executor = VirtualTimeExecutor(upstream=service, retry=policy, seed=seed)
+    assert isinstance(executor.submit(fail, ConnectionError("down")).exception(), ConnectionError)
+    assert executor.monotonic() <= 3.0
 
 
 def test_a_failed_probe_is_free_only_if_the_service_failed() -> None:

@@ -7,7 +7,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -16,6 +16,7 @@ import pytest
 from conftest import TIMEOUT
 from observe import eventually, resting
 from retrying_executor import RetryingExecutor, RetryingFuture, Upstream
+from retrying_executor._calls.ledger import Ledger
 from retrying_executor._calls.schedule import Schedule
 from retrying_executor._common.stdlib import is_held
 from retrying_executor._core.core import Core
@@ -29,9 +30,9 @@ def executor() -> Iterator[RetryingExecutor]:
         yield executor
 
 
-@pytest.mark.parametrize("wait", [RetryingFuture.result, RetryingFuture.exception])
+@pytest.mark.parametrize("ask", [RetryingFuture.result, RetryingFuture.exception])
 def test_others_get_the_result_that_an_interrupted_thread_has_waited_for(
-    executor: RetryingExecutor, wait: Callable[[RetryingFuture[int]], object]
+    executor: RetryingExecutor, ask: Callable[[RetryingFuture[int]], object]
 ) -> None:
     """An interrupted wait hangs nobody else who waits for the same call (F9)."""
     go = threading.Event()
@@ -47,9 +48,78 @@ def test_others_get_the_result_that_an_interrupted_thread_has_waited_for(
         assert eventually(lambda: len(future.__dict__.get("_latches", ())) == 3)
         go.set()
         with pytest.raises(KeyboardInterrupt):  # while it waits, or right after
-            raise AssertionError((wait(future), eventually(lambda: False)))
+            raise AssertionError((ask(future), eventually(lambda: False)))
         assert [1, 1, 1] == [result.result(TIMEOUT) for result in results]
     assert eventually(lambda: not future.__dict__["_latches"])
+
+
+class Interrupting:
+    """The condition of a call; once, in a thread that is not a worker, it waits for an event and raises."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+        self.is_over = False
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread() and not self.is_over:
+            self.is_over = True
+            assert self.event.wait(TIMEOUT)
+            raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "change", [RetryingFuture.cancel, lambda future: future.set_result(1)], ids=["cancel", "set_result"]
+)
+def test_an_interruption_leaves_to_a_worker_what_the_worker_does(
+    executor: RetryingExecutor, change: Callable[[RetryingFuture[bool]], object]
+) -> None:
+    """If the worker makes the call done meanwhile, it alone runs the callbacks, one after the other (F9)."""
+    release, begun, go = threading.Event(), threading.Event(), threading.Event()
+    threads: list[str] = []
+
+    def first(_: object) -> None:
+        begun.set()
+        assert go.wait(TIMEOUT)
+
+    future = executor.submit(release.wait, TIMEOUT)
+    future.add_done_callback(first)
+    future.add_done_callback(lambda _: threads.append(threading.current_thread().name))
+    future.__dict__["_condition"] = Interrupting(begun)
+    release.set()
+    with pytest.raises(KeyboardInterrupt):
+        change(future)
+    assert [] == threads
+    go.set()
+    executor.shutdown()
+    assert [f"{executor._pool.name}_0"] == threads
+
+
+def test_all_are_told_of_a_call_whose_cancellation_is_interrupted(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be cancelled already: then callbacks run, and others wait no longer (F9)."""
+
+    def cancel(ledger: Ledger, call: RetryingFuture[int]) -> NoReturn:
+        assert take_out(ledger, call)
+        raise KeyboardInterrupt
+
+    take_out = Ledger.cancel
+    release, told = threading.Event(), list[object]()
+    executor.submit(release.wait, TIMEOUT)
+    future = executor.submit(int)
+    future.add_done_callback(told.append)
+    with ThreadPoolExecutor(1) as other:
+        waits = other.submit(wait, [future], TIMEOUT)
+        assert eventually(lambda: future._waiters)
+        monkeypatch.setattr(Ledger, "cancel", cancel)
+        with pytest.raises(KeyboardInterrupt):
+            future.cancel()
+        assert {future} == waits.result(TIMEOUT).done
+    assert [future] == told
+    release.set()
 
 
 def test_calls_that_are_held_start_after_an_interrupted_resume(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,10 @@ import gc
 import logging
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, as_completed, wait
+from contextlib import suppress
 from threading import Event, Lock
 from typing import Any, NoReturn
 from uuid import uuid4
@@ -627,6 +629,30 @@ def test_an_interruption_keeps_no_failure_from_being_logged(
             log._report_soon()
     UnseenFailure(Subject("call", key=str(uuid4()), label=None, executor=""), 1, ValueError())
     assert eventually(lambda: 1 == len(logged(logging.ERROR)))
+
+
+@pytest.mark.parametrize("report", [log._report_now, log._report_later])
+def test_whatever_a_thread_that_logs_ends_with_the_next_failure_is_logged(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch, report: Callable[[], None]
+) -> None:
+    """An asynchronous exception, or no memory for another thread, ends that one only (F9, G3)."""
+
+    def fail(*_: object) -> NoReturn:
+        raise MemoryError
+
+    see_to_reports()  # or one may be coming already
+    started: list[Callable[[], None]] = []
+    subject = Subject("call", key=str(uuid4()), label=None, executor="")
+    with monkeypatch.context() as failing, suppress(MemoryError):
+        failing.setattr(log, "start_new_thread", lambda target, _: started.append(target))
+        UnseenFailure(subject, 1, ValueError())
+        failing.setattr(log, "report_overdue", fail)
+        failing.setattr(threading.Thread, "start", fail)
+        report()
+    [_, _] = started  # another is on its way
+    log._report_now()
+    assert 1 == len(logged(logging.ERROR))
+    assert not log._is_coming
 
 
 @needs_gil

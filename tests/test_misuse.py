@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from decimal import Decimal
 from functools import cache, lru_cache, partial
+from itertools import repeat
 from typing import Any
 from unittest.mock import AsyncMock, MagicMock, Mock
 
@@ -22,7 +24,17 @@ import pytest
 import retrying_executor
 from conftest import TIMEOUT
 from observe import needs_gil
-from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, Upstream, retry_after, transient
+from retrying_executor import (
+    Attempt,
+    NotNow,
+    RetryingExecutor,
+    RetryingFuture,
+    RetryPolicy,
+    Upstream,
+    retry_after,
+    service_failed,
+    transient,
+)
 from retrying_executor._common.wrapper import Wrapper
 from retrying_executor.testing import VirtualTimeExecutor
 
@@ -32,6 +44,7 @@ Virtual: Any = VirtualTimeExecutor
 Policy: Any = RetryPolicy
 Service: Any = Upstream
 Later: Any = NotNow
+Future: Any = RetryingFuture
 FAILED = Attempt(number=1, exception=ValueError("no"), result=None, elapsed=0.0)
 
 
@@ -154,11 +167,20 @@ BY_KEYWORD = "must be given by keyword, not as a positional argument"
     [
         ((True,), {}, "TypeError: max_workers must be an integer, 1 or more, or None, not True"),
         ((2.5,), {}, "TypeError: max_workers must be an integer, 1 or more, or None, not 2.5"),
+        ((int,), {}, "TypeError: max_workers must be an integer, 1 or more, or None, not <class 'int'>"),
+        (("5",), {}, "TypeError: max_workers must be an integer, 1 or more, or None, not '5'"),
+        ((Decimal("nan"),), {}, "TypeError: max_workers must be an integer, 1 or more, or None, not Dec"),
         ((1, 3), {}, "TypeError: thread_name_prefix must be a string, not 3"),
+        ((1, 0), {}, "TypeError: thread_name_prefix must be a string, not 0"),
+        ((1, b""), {}, "TypeError: thread_name_prefix must be a string, not b''"),
         ((), {"on_event": "print"}, "TypeError: on_event must be callable or None, not 'print'"),
         ((), {"warn_after": 0}, "ValueError: warn_after must be more than 0 seconds, or None, not 0"),
         ((), {"exit_timeout": "20"}, "TypeError: exit_timeout must be a number of seconds or a timedelta"),
         ((1, "", print, 3), {}, "TypeError: initargs must be a tuple, not 3"),
+        ((1, "", print, "host"), {}, "TypeError: initargs must be a tuple, not 'host'"),
+        ((1, "", print, {1: 2}), {}, "TypeError: initargs must be a tuple, not {1: 2}"),
+        ((), {"idle_timeout": int}, "TypeError: idle_timeout must be a number of seconds or a timedelta"),
+        ((), {"warn_after": timedelta}, "TypeError: warn_after must be a number of seconds or a timedelta"),
         ((1, "", lambda: None, (1,)), {}, "TypeError: initializer must take 1 positional argument"),
         ((1, "", coroutine), {}, "TypeError: initializer must be called in a thread: no coroutine f"),
         ((RetryPolicy(),), {}, f"TypeError: retry {BY_KEYWORD}: RetryPolicy("),
@@ -180,7 +202,7 @@ BY_KEYWORD = "must be given by keyword, not as a positional argument"
             {"on_event": lambda: None},
             "TypeError: on_event must take 1 positional argument: not <f",
         ),
-        ((), {"when_full": "wait"}, "ValueError: when_full must be 'raise' if max_pending is None"),
+        ((), {"when_full": "block"}, "ValueError: when_full must be 'raise' or 'wait', not 'block'"),
         ((), {"max_attempts": 3}, "'max_attempts': did you mean retry=RetryPolicy(max_attempts=...)?"),
         ((), {"retries": 3}, "'retries': did you mean retry=RetryPolicy(max_attempts=...)?"),
         ((), {"rate": (1, 1)}, "'rate': did you mean upstream=Upstream(..., rate=...)?"),
@@ -217,7 +239,10 @@ def test_initargs_are_collected_once() -> None:
     ("use", "message"),
     [
         (lambda e: e.with_options(RetryPolicy()), f"TypeError: retry {BY_KEYWORD}: RetryPolicy("),
-        (lambda e: e.with_options(3), "with_options() takes options by keyword, not by position: 3"),
+        (
+            lambda e: e.with_options(3),
+            "TypeError: RetryingExecutor.with_options() takes options by keyword, not by",
+        ),
         (lambda e: e.with_options(max_workers=3), "did you mean RetryingExecutor(max_workers=...)?"),
         (lambda e: e.with_options(max_pending=3), "RetryingExecutor(max_pending=...)"),
         (lambda e: e.shutdown(5), "TypeError: wait must be True or False, not 5: did you mean timeout=?"),
@@ -231,6 +256,25 @@ def test_initargs_are_collected_once() -> None:
             "TypeError: timeout must be a number of seconds, a timedelta",
         ),
         (lambda e: e.submit(int).result(timeout=True), "a timedelta or None, not True"),
+        (lambda e: e.submit(int).result(int), "a timedelta or None, not <class 'int'>"),
+        (lambda e: e.submit(int).result(timedelta), "a timedelta or None, not <class 'datetime.timedelta'>"),
+        (
+            lambda e: e.submit(int).result(float("nan")),
+            "ValueError: timeout must be a number of seconds, not nan",
+        ),
+        (
+            lambda e: e.map(int, ["1"], timeout=Decimal("nan")),
+            "ValueError: timeout must be a number of seconds, not Decimal('NaN')",
+        ),
+        (lambda e: e.drain(int), "TypeError: timeout must be a number of seconds or a timedelta, not <cl"),
+        (
+            lambda e: e.submit(int).set_exception(ValueError),
+            "TypeError: exception must be an exception or None, not <class 'ValueError'>",
+        ),
+        (lambda e: e.submit(), "TypeError: RetryingExecutor.submit() missing 1 required positional"),
+        (lambda e: e.map(), "TypeError: RetryingExecutor.map() missing 1 required positional"),
+        (lambda e: e.stats(1), "TypeError: RetryingExecutor.stats() takes 1 positional argument"),
+        (lambda e: e.with_options().drain(1, 2), "TypeError: RetryingExecutor.drain() takes from 1 to 2"),
         (lambda e: e.submit(int).exception("5"), "a timedelta or None, not '5'"),
         (lambda e: e.map(int, ["1"], timeout="5"), "a timedelta or None, not '5'"),
         (lambda e: e.submit(5), "TypeError: fn is not callable: 5; it is submit(fn, *args)"),
@@ -368,6 +412,14 @@ def test_what_is_submitted_may_be_anything_callable(executor: Any) -> None:
             {"retry_on": coroutine},
             "TypeError: retry_on must be called in a thread: no coroutine f",
         ),
+        ((), {"delays": ""}, "TypeError: delays must be an iterable of seconds, not ''"),
+        ((), {"delays": b"12"}, "TypeError: delays must be an iterable of seconds, not b'12'"),
+        ((), {"delays": {1: 2}}, "TypeError: delays must be an iterable of seconds, not {1: 2}"),
+        ((), {"delays": {1, 2}}, "TypeError: delays must be an iterable of seconds, not {1, 2}"),
+        ((), {"delays": repeat(1)}, "ValueError: delays must have an end, after 1000000 at most: not rep"),
+        ((), {"multiplier": Decimal("nan")}, "ValueError: multiplier must be finite and 1 or more, not Dec"),
+        ((), {"multiplier": int}, "TypeError: multiplier must be a number, not <class 'int'>"),
+        ((), {"max_delay": int}, "TypeError: max_delay must be a number of seconds or a timedelta, not <cl"),
         ((), {"retry_result": lambda: True}, "TypeError: retry_result must take 1 positional argument"),
         ((), {"retry_result": coroutine}, "TypeError: retry_result must be called in a thread"),
         (
@@ -411,6 +463,17 @@ def test_an_answer_that_is_none_ends_the_call_with_an_error_that_says_so(answer:
     [
         (lambda: Service(""), "ValueError: name must not be empty: ''"),
         (lambda: Service(" "), "ValueError: name must not be empty: ' '"),
+        (lambda: Service("a\nb"), "ValueError: name must be text in one line, without control characters,"),
+        (
+            lambda: Service("x", record_exceptions=lambda: True),
+            "record_exceptions must take 1 positional",
+        ),
+        (lambda: Service("x", record_exceptions=coroutine), "record_exceptions must be called in a thread"),
+        (lambda: Service("x").pause(timedelta), "TypeError: duration must be a number of seconds or a tim"),
+        (
+            lambda: Service("x", rate=(1, Decimal("sNaN"))),
+            "ValueError: rate[1] must be a finite number of seconds, 0 or more, not Decimal('sNaN')",
+        ),
         (
             lambda: Service("x", 3),
             "Upstream.__init__() takes options by keyword, not by position: 3",
@@ -422,10 +485,17 @@ def test_an_answer_that_is_none_ends_the_call_with_an_error_that_says_so(answer:
         (lambda: copy.deepcopy({1: Upstream("x")}), "TypeError: cannot pickle or copy 'Upstream' object"),
         (lambda: Later(30), "TypeError: after must be given by keyword: NotNow(after=30)"),
         (lambda: Later(0.5), "TypeError: after must be given by keyword: NotNow(after=0.5)"),
+        (
+            lambda: Later(Decimal(30)),
+            "TypeError: after must be given by keyword: NotNow(after=Decimal",
+        ),
+        (lambda: Later(after=int), "TypeError: after must be a number of seconds or a timedelta, not <class"),
         (lambda: Own(timedelta(1)), "TypeError: after must be given by keyword: NotNow(after=datetime"),
         (lambda: transient(5), "TypeError: exception must be an exception, not 5"),  # type: ignore[arg-type]
         (lambda: transient(ValueError), "not <class 'ValueError'>"),  # type: ignore[arg-type]
         (lambda: retry_after(5), "TypeError: exception must be an exception, not 5"),  # type: ignore[arg-type]
+        (lambda: service_failed(3), "TypeError: exception must be an exception, not 3"),  # type: ignore[arg-type]
+        (lambda: Future(1, 2), "TypeError: a RetryingFuture is made by submit(), and by nothing else"),
         (lambda: Virtual(seed="x"), "TypeError: seed must be an integer, not 'x'"),
         (lambda: Virtual(sed=1), "__init__() got an unexpected keyword argument 'sed': did you mean seed=?"),
     ],
@@ -433,6 +503,49 @@ def test_an_answer_that_is_none_ends_the_call_with_an_error_that_says_so(answer:
 def test_the_rest_refuses(use: Callable[[], object], message: str) -> None:
     """Services, "not now", what reads exceptions, and virtual time (A1, U1, U3)."""
     assert message in refused(use)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("number", "x", "TypeError: number must be an integer, 1 or more, not 'x'"),
+        ("number", 0, "ValueError: number must be 1 or more, not 0"),
+        ("exception", ValueError, "TypeError: exception must be an exception or None, not <class 'ValueErr"),
+        ("elapsed", int, "TypeError: elapsed must be a number of seconds, not <class 'int'>"),
+        ("elapsed", Decimal("nan"), "ValueError: elapsed must be 0 seconds or more, not Decimal('NaN')"),
+        ("elapsed", -1, "ValueError: elapsed must be 0 seconds or more, not -1"),
+        ("postponed", 0.5, "TypeError: postponed must be an integer, 0 or more, not 0.5"),
+        ("postponed", True, "TypeError: postponed must be an integer, 0 or more, not True"),
+        ("postponed", -1, "ValueError: postponed must be 0 or more, not -1"),
+    ],
+)
+def test_an_attempt_refuses(field: str, value: Any, message: str) -> None:
+    """Whoever tests a policy of their own makes some (A1)."""
+    fields: Any = {**vars(FAILED), field: value}
+    assert message in refused(lambda: Attempt(**fields))
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 10**400, 1e300, timedelta.max * 1.0, Decimal(10**9)])
+def test_a_timeout_may_be_longer_than_anybody_can_wait(executor: Any, timeout: Any) -> None:
+    """Then it is no limit (A3)."""
+    assert 42 == executor.submit(lambda: 42).result(timeout)
+    assert executor.submit(lambda: 42).exception(timeout) is None
+    assert [1] == list(executor.map(int, ["1"], timeout=timeout))
+
+
+class Several:
+    """It has what a float is made of, but makes none, as an array of several numbers."""
+
+    def __float__(self) -> float:
+        """Refuse."""
+        raise TypeError
+
+
+def test_what_makes_no_number_is_none() -> None:
+    """And whatever says that it is no number counts as out of range (A1)."""
+    assert "TypeError: initial_delay must be a number of seconds or a timedelta" in refused(
+        lambda: Policy(initial_delay=Several())
+    )
 
 
 def test_not_now_says_what_it_is_told() -> None:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from datetime import timedelta
 from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -427,6 +428,17 @@ def test_a_listener_that_never_returns_is_waited_for_once(
     looks_on.finish(TIMEOUT)
     assert ["on_event was not told everything in 0.05 s"] == caplog.messages
     listener.may_go_on.set()
+
+
+def test_all_who_look_on_have_one_timeout(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is waited for the watchdog is not waited for the listener once more (F3)."""
+    now, patience = [0.0], list[float]()
+    monkeypatch.setattr(monitor, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    looks_on: Any = RetryingExecutor(1, on_event=listener, warn_after=60)._pool.monitor
+    monkeypatch.setattr(looks_on._watchdog, "finish", lambda timeout: now.insert(0, timeout - 1.0))
+    monkeypatch.setattr(looks_on._pool, "retire", lambda timeout: patience.append(timeout) or True)
+    looks_on.finish(3.0)
+    assert [1.0] == patience
 
 
 def test_a_shutdown_with_a_timeout_does_not_wait_for_a_listener_longer_than_that(

@@ -171,7 +171,7 @@ def test_durations_may_be_timedeltas() -> None:
             ValueError,
             "delays[1] must be a finite number of seconds, 0 or more, not -1",
         ),
-        ({"delays": "12"}, TypeError, "delays[0] must be a number of seconds or a timedelta, not '1'"),
+        ({"delays": "12"}, TypeError, "delays must be an iterable of seconds, not '12'"),
         (
             {"delays": (1,), "multiplier": 3},
             TypeError,

@@ -204,7 +204,7 @@ def perform(program: Program) -> Run:
             retry=RetryPolicy(delays=[program.delay] * (MAX_ATTEMPTS - 1)),
             idle_timeout=program.idle_timeout,
             max_pending=program.max_pending,
-            when_full="raise" if program.max_pending is None else program.when_full,  # type: ignore[arg-type]  # one of two
+            when_full=program.when_full,  # type: ignore[arg-type]  # one of two
         )
     )
     start = threading.Barrier(len(program.threads))

@@ -339,7 +339,7 @@ def test_a_destructor_that_submits_under_the_lock_is_refused_if_no_thread_can_be
     """It leaves the start to another thread; without that its call never runs, and later ones do (C7, G1)."""
     with RetryingExecutor(1) as executor:
         with monkeypatch.context() as patch, executor._pool.lock:
-            patch.setattr(_thread, "start_new_thread", fail)
+            patch.setattr(threads, "start_thread", fail)
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 executor.submit(int)
         assert 0 == executor.stats().submitted
@@ -364,6 +364,27 @@ def test_a_destructor_that_holds_what_new_threads_need_may_submit(monkeypatch: p
         with lock:
             future = executor.submit(int)
         assert 0 == future.result(TIMEOUT)
+
+
+def test_what_starts_threads_waits_for_the_lock_that_they_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There is one of it, however long that takes: it does not start another to try again (C2, F7)."""
+    starters: list[Callable[[], object]] = []
+    lock = getattr(threading, "_shutdown_locks_lock", None) or threading.Lock()
+    monkeypatch.setattr(threading, "_shutdown_locks_lock", lock, raising=False)
+    monkeypatch.setattr(threads, "start_thread", starters.append)
+    monkeypatch.setattr(threads, "_ARRIVAL_TIMEOUT", 0.001)
+    with RetryingExecutor(1) as executor:
+        with lock:
+            future = executor.submit(int)
+            [start] = starters
+            [newborn] = executor._pool.crew.roster.newborns
+            ended = in_an_unknown_thread(start)
+            assert eventually(lambda: newborn.is_starting)
+        assert 0 == future.result(TIMEOUT)
+        assert ended.wait(TIMEOUT)
+    assert [start] == starters
 
 
 def test_a_call_whose_thread_cannot_be_started_tries_for_one_of_its_own(

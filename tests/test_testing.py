@@ -786,14 +786,44 @@ def test_an_interruption_leaves_no_call_pending(
     assert (0, 1) == (executor.stats().running, executor.stats().failed)
 
 
+class InterruptedList(list[object]):
+    """Ctrl-C comes right after something has been appended."""
+
+    def append(self, item: object) -> NoReturn:
+        super().append(item)
+        raise KeyboardInterrupt
+
+
+def interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("at", "by"),
+    [("_hands", InterruptedList()), ("_attempt", interrupt)],
+    ids=["before the attempt", "as it begins"],
+)
+def test_an_interruption_before_an_attempt_leaves_nothing_behind(
+    executor: VirtualTimeExecutor, monkeypatch: pytest.MonkeyPatch, at: str, by: object
+) -> None:
+    """A call that was taken fails with it, and keeps no place of its upstream; later calls run (F9, U4)."""
+    service = Upstream("service", max_concurrency=1)
+    view = executor.with_options(upstream=service)
+    future = view.submit(int)
+    with monkeypatch.context() as patch:
+        patch.setattr(executor._virtual, at, by)
+        with pytest.raises(KeyboardInterrupt):
+            future.result()
+    assert (at == "_attempt") == isinstance(future.exception(), KeyboardInterrupt)
+    assert (0, 0) == (service.in_flight, executor.stats().running)
+    assert 0 == view.submit(int).result()
+    assert executor.drain()
+
+
 def test_a_place_is_given_back_after_an_interruption(
     executor: VirtualTimeExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The upstream does not count an attempt that was interrupted as in flight (U4)."""
-
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
     service = Upstream("service", max_concurrency=1)
     view = executor.with_options(upstream=service)
     with monkeypatch.context() as patch:

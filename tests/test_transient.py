@@ -12,6 +12,7 @@ import time
 import urllib.error
 import warnings
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -22,9 +23,21 @@ from hypothesis import strategies as st
 
 from conftest import TIMEOUT
 from observe import eventually
-from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, retry_after, transient
+from retrying_executor import (
+    Attempt,
+    ForkedFutureError,
+    NotNow,
+    PendingLimitError,
+    RetryingExecutor,
+    RetryingFuture,
+    RetryPolicy,
+    retry_after,
+    transient,
+    watch,
+)
 from retrying_executor._policy.transient import close_answers
 from retrying_executor._upstream.evidence import evidence_of
+from retrying_executor.testing import VirtualTimeExecutor
 from test_retrying import Answer, AnsweredError
 
 NOW = 784111777.0
@@ -555,6 +568,91 @@ def test_a_delay_may_end_at_no_date(caplog: pytest.LogCaptureFixture) -> None:
         assert eventually(lambda: future.due_at is not None)
         executor.shutdown(timeout=0)
     assert future.cancelled()
+
+
+# -- errors of this library ------------------------------------------------------------------------
+
+
+def ended() -> RetryingExecutor:
+    """Return an executor that is shut down."""
+    executor = RetryingExecutor(1)
+    executor.shutdown()
+    return executor
+
+
+def done() -> RetryingFuture[int]:
+    """Return a future that is done."""
+    with RetryingExecutor(1) as executor:
+        return executor.submit(int)
+
+
+def watched_twice(executor: RetryingExecutor) -> None:
+    """Enter one view twice."""
+    view = watch(executor, file=io.StringIO())
+    with view:
+        pass
+    view.__enter__()
+
+
+@pytest.mark.parametrize("cls", [RetryingExecutor, VirtualTimeExecutor])
+@pytest.mark.parametrize(
+    ("misuse", "error"),
+    [
+        (lambda executor: executor.drain(), "would wait for itself"),
+        (lambda _: ended().submit(int), "after shutdown"),
+        (lambda executor: executor.with_options().shutdown(), "a view cannot be shut down"),
+        (lambda _: done().set_result(1), "FINISHED"),
+        (lambda _: done().set_running_or_notify_cancel(), "only the executor starts"),
+        (watched_twice, "only once"),
+        (lambda _: raises(ForkedFutureError("the parent's")), "the parent's"),
+    ],
+)
+def test_an_error_of_this_library_that_could_only_repeat_is_final(
+    cls: type[RetryingExecutor], misuse: Callable[[RetryingExecutor], object], error: str
+) -> None:
+    """A deadlock does not go away by waiting: such a call gives up at once (U1)."""
+    with cls(1, retry=RetryPolicy(delays=[0, 0])) as executor:
+        future = executor.submit(misuse, executor)
+        exception = future.exception(TIMEOUT)
+        assert 1 == future.attempts
+    assert error in str(exception)
+    assert transient(pickle.loads(pickle.dumps(exception))) is False
+
+
+def test_time_does_not_pass_by_itself_in_a_call_and_no_other_attempt_would_change_that() -> None:
+    """Nor can a call drain its executor, or submit to one that is shut down, in virtual time either (U1)."""
+    ended = VirtualTimeExecutor(1)
+    ended.shutdown()
+    with VirtualTimeExecutor(1) as executor:
+        futures = [
+            executor.submit(executor.advance, 1),
+            executor.submit(executor.drain),
+            executor.submit(ended.submit, int),
+        ]
+        assert [RuntimeError] * 3 == [type(future.exception()) for future in futures]
+        assert [1] * 3 == [future.attempts for future in futures]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_an_error_of_this_library_that_may_go_away_is_tried_again() -> None:
+    """A full backlog has room later, and an attempt may make its own executor anew (U1)."""
+
+    def broken() -> None:
+        with RetryingExecutor(1, initializer=fail_to_initialize) as inner:
+            inner.submit(int).exception(TIMEOUT)
+            inner.submit(int)
+
+    with RetryingExecutor(1, max_pending=1, retry=RetryPolicy(delays=[0, 0])) as executor:
+        full = executor.submit(lambda: executor.submit(int))
+        assert isinstance(full.exception(TIMEOUT), PendingLimitError)
+        never_works = executor.submit(broken)
+        assert isinstance(never_works.exception(TIMEOUT), BrokenExecutor)
+    assert (3, 3) == (full.attempts, never_works.attempts)
+
+
+def fail_to_initialize() -> NoReturn:
+    """Fail as a connection may."""
+    raise ConnectionError
 
 
 # -- answers that are closed ---------------------------------------------------------------------

@@ -141,6 +141,21 @@ def test_limits_hold_where_workers_go_on_without_a_lock(rate: tuple[int, float] 
     assert rate is None or (gate._slots is not None and rate[0] == len(gate._slots) + len(gate._starts))
 
 
+def test_a_worker_that_would_go_on_waits_for_a_slot() -> None:
+    """Its next call starts no sooner than the rate allows, whatever is queued (U4)."""
+    service, may_end, starts = Upstream("service", rate=(1, 0.05)), Event(), []
+
+    def call() -> None:
+        starts.append(time.monotonic())
+        assert may_end.wait(TIMEOUT)
+
+    with RetryingExecutor(1, upstream=service) as executor:
+        futures = [executor.submit(call) for _ in range(2)]
+        may_end.set()
+        assert [None, None] == [future.result(TIMEOUT) for future in futures]
+    assert starts[1] >= service._gate._starts[-1] >= starts[0]
+
+
 @pytest.mark.parametrize("failures", [0, 1], ids=["keeps its place", "asks for one"])
 def test_a_place_for_a_call_that_is_gone_is_given_back(failures: int) -> None:
     """It has used up nothing of the rate either (U4, E1)."""
@@ -198,7 +213,7 @@ def test_an_upstream_that_has_no_answer_yet_is_asked_again(monkeypatch: pytest.M
     """As when another worker takes the last slot at that very moment (U4)."""
     service = Upstream("service", rate=(1, 0.001))
     answers, start = [None], service._gate.start
-    monkeypatch.setattr(service._gate, "start", lambda now: answers.pop() if answers else start(now))
+    monkeypatch.setattr(service._gate, "start", lambda *args: answers.pop() if answers else start(*args))
     with RetryingExecutor(1, upstream=service) as executor:
         assert 0 == executor.submit(int).result(TIMEOUT)
 
@@ -555,10 +570,10 @@ def test_stats_say_when_held_calls_may_go_on() -> None:
 
 def test_the_end_of_a_ramp_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """That the probe got through was news; that all others follow is not (U5)."""
-    caplog.set_level(logging.INFO)
     service = paused(max_concurrency=2)
+    service.resume()
+    caplog.set_level(logging.INFO)
     with RetryingExecutor(1, upstream=service) as executor:
-        service.resume()
         for _ in range(3):
             assert 0 == executor.submit(Flaky(0)).result(TIMEOUT)
     assert "open" == service.state
@@ -594,6 +609,89 @@ def test_holds_are_logged(caplog: pytest.LogCaptureFixture) -> None:
         "the probe failed (ConnectionError: not yet)",
     ] == [message.partition(": ")[2] for _, message in records[:2]]
     assert "upstream glue works again" == records[2][1]
+
+
+def test_a_hold_by_hand_is_logged_from_beginning_to_end(caplog: pytest.LogCaptureFixture) -> None:
+    """For how long it is paused; that there was nothing to resume is no news (G3, U5)."""
+    caplog.set_level(logging.INFO, "retrying_executor")
+    service = Upstream("glue")
+    service.resume()
+    service.pause(timedelta(minutes=1))
+    service.resume()
+    service.pause()
+    service.resume()
+    service.resume()
+    assert [
+        "upstream glue is paused for 60 s",
+        "upstream glue is resumed: a probe comes first",
+        "upstream glue is paused until resume()",
+        "upstream glue is resumed: a probe comes first",
+    ] == caplog.messages
+    assert {"INFO"} == {record.levelname for record in caplog.records}
+    fields = ("kind", "upstream", "delay", "reason")
+    assert [
+        ("upstream_held", "glue", 60.0, "paused"),
+        ("upstream_resumed", "glue", None, None),
+        ("upstream_held", "glue", math.inf, "paused"),
+        ("upstream_resumed", "glue", None, None),
+    ] == [tuple(getattr(record, name, None) for name in fields) for record in caplog.records]
+
+
+@pytest.mark.parametrize("cls", [RetryingExecutor, VirtualTimeExecutor])
+def test_a_call_that_was_never_tried_says_which_limit_ended_it(
+    cls: type[RetryingExecutor], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log and in its note, with the time that it has waited (B3, B6, G3)."""
+    service = Upstream("service")
+    with cls(1, upstream=service, retry=RetryPolicy(max_elapsed=0.02)) as executor:
+        executor.submit(int).result(TIMEOUT)
+        service.pause()
+        caplog.set_level(logging.INFO, "retrying_executor")
+        error = executor.submit(int).exception(TIMEOUT)
+        service.resume()
+    assert isinstance(error, TimeoutError)
+    (note,) = error.__notes__
+    waited = note.removeprefix("retrying_executor: gave up after 0 attempts in ")
+    waited = waited.removesuffix(" s: max_elapsed has passed")
+    assert float(waited) >= 0.02
+    (line,) = [message for message in caplog.messages if "gave up" in message]
+    assert line.endswith(f"gave up after attempt 0 (TimeoutError: {error}) (max_elapsed has passed)")
+
+
+def asking(seconds: int) -> AnsweredError:
+    """Return what a client raises that is told to come back later."""
+    return AnsweredError(429, **{"Retry-After": str(seconds)})
+
+
+@pytest.mark.parametrize(
+    ("exception", "options", "words"),
+    [
+        (asking(1000), {}, "1000 s, cut to 300 s by max_retry_after"),
+        (asking(61), {"max_retry_after": 60}, "61 s, cut to 60 s by max_retry_after"),
+        (asking(60), {"max_retry_after": 60}, "60 s"),
+        (asking(1000), {"max_retry_after": None}, "1000 s"),
+        (asking(1000), {"retry": None}, "1000 s, cut to 300 s by max_retry_after"),
+        (NotNow(after=1000), {}, "1000 s"),
+    ],
+)
+def test_what_was_asked_for_is_said_in_full(
+    caplog: pytest.LogCaptureFixture, exception: Exception, options: Any, words: str
+) -> None:
+    """And to how much of it a limit has cut that: of a hold and of a delay, in logs and events (G3, U2)."""
+    caplog.set_level(logging.INFO, "retrying_executor")
+    service, events = Upstream("glue"), []
+    with VirtualTimeExecutor(on_event=events.append) as executor:
+        view = executor.with_options(upstream=service, **options)
+        answers = iter([exception])
+        future = view.submit(lambda: [fail(answer) for answer in answers])
+        executor.advance(0)
+        held, *retried = [message for message in caplog.messages if "asked to wait" in message]
+        assert f": asked to wait {words}" in held
+        assert all(f"(asked to wait {words}" in message for message in retried)
+        assert len(retried) == (options != {"retry": None})
+        reasons = [event.reason for event in events if "asked to wait" in event.reason]
+        assert [True] * (1 + len(retried)) == [f"asked to wait {words}" in reason for reason in reasons]
+        assert future.exception() is (None if retried else exception)
 
 
 EVIDENCE = [
@@ -996,6 +1094,42 @@ def test_submit_waits_for_room_in_an_upstream(*, is_crowded: bool) -> None:
         assert not wait(futures, TIMEOUT).not_done
         assert 2 + len(threads) == len(futures)
     assert (0, 0) == (len(service._line), len(service._pending))
+
+
+@pytest.mark.parametrize("bounds_itself", [False, True])
+def test_submit_waits_for_room_in_the_upstream_of_a_view(*, bounds_itself: bool) -> None:
+    """The executor says so, though it has neither a limit nor an upstream of its own (U6, B9)."""
+    service, began, entered = bounded(), Event(), Event()
+    with RetryingExecutor(1, when_full="wait", max_pending=9 if bounds_itself else None) as executor:
+        assert 0 == executor.submit(int).result(TIMEOUT)
+        view = executor.with_options(upstream=service)
+        futures = [view.submit(int) for _ in range(2)]
+
+        def submit() -> None:
+            began.set()
+            futures.append(view.submit(int))
+            entered.set()
+
+        thread = threading.Thread(target=submit)
+        thread.start()
+        assert began.wait(TIMEOUT)
+        assert eventually(lambda: len(service._line) == 1)
+        assert 0 == executor.submit(int).result(TIMEOUT)  # it is not the executor that is full
+        assert not entered.is_set()
+        assert futures[0].cancel()
+        assert entered.wait(TIMEOUT)
+        thread.join(TIMEOUT)
+        service.resume()
+        assert [0, 0] == [future.result(TIMEOUT) for future in futures[1:]]
+
+
+def test_in_virtual_time_submit_waits_for_room_in_the_upstream_of_a_view() -> None:
+    """As with a real executor (U6)."""
+    service = Upstream("service", max_pending=1, hold_after=None)
+    with VirtualTimeExecutor(when_full="wait", retry=RetryPolicy(delays=[60])) as executor:
+        view = executor.with_options(upstream=service)
+        futures = [view.submit(Flaky(1)), view.submit(int)]
+        assert (60, [True, False]) == (executor.monotonic(), [future.done() for future in futures])
 
 
 def test_who_waits_for_room_in_an_upstream_learns_of_the_end() -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from threading import Event
@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 import retrying_executor
 from calls import Flaky
 from conftest import TIMEOUT
+from forks import in_child
 from observe import eventually, needs_gil, threads_named
 from retrying_executor import RetryingExecutor, RetryPolicy, Stats, Upstream, watch
 from retrying_executor._common import lifecycle
@@ -515,6 +516,120 @@ def test_a_view_that_begins_when_the_interpreter_ends_is_over(
     with watch(executor, file=file):
         assert (0, 0, 0, 0, 0, 0) == last_numbers(file)
         assert [] == threads_named("retrying_executor.watch")
+
+
+class Stuck(io.StringIO):
+    """A file to which nothing can be written for now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = Event()
+
+    def write(self, text: str) -> int:
+        """Wait until that can be."""
+        assert not text or self.release.wait(TIMEOUT)
+        return super().write(text)
+
+
+def leave_by_an_exception(executor: RetryingExecutor, file: Stuck) -> None:
+    with suppress(ValueError), executor, watch(executor, file=file):
+        raise ValueError
+
+
+def leave_before(executor: RetryingExecutor, file: Stuck) -> None:
+    with executor, watch(executor, file=file):
+        pass
+
+
+def leave_after(executor: RetryingExecutor, file: Stuck) -> None:
+    with suppress(ValueError), watch(executor, file=file), executor:
+        raise ValueError
+
+
+def shut_down(executor: RetryingExecutor, file: Stuck) -> None:
+    release = Event()
+    with watch(executor, file=file):
+        executor.submit(release.wait, TIMEOUT)
+    release.set()
+    executor.shutdown(timeout=0.1)
+
+
+def end_the_interpreter(executor: RetryingExecutor, file: Stuck) -> None:
+    with watch(executor, file=file):
+        [view] = lifecycle._all_views()
+        view.end(view.exit_timeout.left())
+
+
+@pytest.mark.parametrize(
+    "end", [leave_by_an_exception, leave_before, leave_after, shut_down, end_the_interpreter]
+)
+def test_an_end_in_time_does_not_wait_for_a_file_that_is_stuck(
+    end: Callable[[RetryingExecutor, Stuck], None],
+) -> None:
+    """What is given for the end is given for the last line too, which comes later then, or never (F3, F8)."""
+    file = Stuck()
+    end(RetryingExecutor(1, exit_timeout=0.1), file)
+    assert "" == file.getvalue()
+    file.release.set()
+    assert eventually(lambda: not threads_named("retrying_executor.watch"))
+    assert "ended" in file.getvalue()
+
+
+def test_the_interpreter_ends_in_time_although_a_file_is_stuck() -> None:
+    """With `exit_timeout`, the thread of a view keeps no process alive (F4)."""
+    status, out, err = run("""
+import io, threading
+from retrying_executor import RetryingExecutor, watch
+class Stuck(io.StringIO):
+    def write(self, text):
+        return text and threading.Event().wait()
+executor = RetryingExecutor(1, exit_timeout=0)
+watch(executor, file=Stuck()).__enter__()
+print("ends")
+""")
+    assert (0, "ends\n") == (status, out), err
+
+
+def test_a_file_may_shut_the_executor_down(executor: RetryingExecutor) -> None:
+    """The thread of the view does not wait for itself (F1)."""
+
+    class ShutDown(io.StringIO):
+        def flush(self) -> None:
+            executor.shutdown()
+
+    file = ShutDown()
+    with watch(executor, file=file):
+        executor.submit(int)
+    executor.shutdown()
+    assert eventually(lambda: not threads_named("retrying_executor.watch"))
+    assert (1, 1, 1, 0, 0, 0) == last_numbers(file)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on Windows")
+def test_a_view_made_before_a_fork_works_in_the_child(executor: RetryingExecutor) -> None:
+    """It has no thread before it is entered (F6)."""
+    file = io.StringIO()
+    view = watch(executor, file=file)
+
+    def show() -> None:
+        with executor, view:
+            executor.submit(int)
+        assert (1, 1, 1, 0, 0, 0) == last_numbers(file)
+        assert [] == threads_named("retrying_executor.watch")
+
+    in_child(show)
+    show()
+
+
+def test_a_view_may_be_given_any_time_for_its_end() -> None:
+    """Longer than threads can wait, too (F3)."""
+    file = io.StringIO()
+    with RetryingExecutor(1, exit_timeout=1e15) as executor:
+        with watch(executor, file=file):
+            future = executor.submit(Event().wait, 0.001)
+        executor.shutdown(timeout=1e15)
+    assert future.done()
+    assert (1, 1, 1, 0, 0, 0) == last_numbers(file)
 
 
 @needs_gil

@@ -209,7 +209,7 @@ class Simulation:
         call.attempts += 1
         if call.attempts == 1:
             call.began_at = now
-        permit = None if process.gate is None else process.gate.start(now)
+        permit = None if process.gate is None else process.gate.start(now, lambda: now)
         end, error = self.service.request(now)
         heapq.heappush(self._events, (end, self._ticket(), process, (call, permit, error)))
 

@@ -13,14 +13,15 @@ from retrying_executor._calls.call import RetryingFuture
 from retrying_executor._calls.terms import Terms
 from retrying_executor._calls.work_queue import WorkQueue
 from retrying_executor._common import lifecycle
+from retrying_executor._common.errors import final
 from retrying_executor._common.misuse import ASYNC, check_call, checked_callable, refuse_to_copy, says_where
 from retrying_executor._common.values import (
-    check_timeout,
     checked_bool,
+    checked_timeout,
     optional_name,
     optional_seconds,
     positive_int,
-    to_seconds,
+    sequence,
 )
 from retrying_executor._core.core import Core
 from retrying_executor._policy.policy import RetryPolicy, checked_policy
@@ -171,7 +172,7 @@ class _Submitter(Executor):
 
         Raises:
             TypeError: If *buffersize* is not an integer, or *timeout* neither a number nor a ``timedelta``.
-            ValueError: If *buffersize* is less than 1.
+            ValueError: If *buffersize* is less than 1, or *timeout* not a number (NaN).
             RuntimeError, PendingLimitError: As ``submit()`` does; with *buffersize*, while
                 iterating too.
             TimeoutError: While iterating, if a result is not there in time.
@@ -184,8 +185,8 @@ class _Submitter(Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-        check_timeout(timeout)
-        deadline = None if timeout is None else self._pool.clock.monotonic() + to_seconds(timeout)
+        limit = checked_timeout(timeout)
+        deadline = None if limit is None else self._pool.clock.monotonic() + limit
         calls = _calls(self._reference(), fn, zip(*iterables, strict=False))
         futures: deque[RetryingFuture[T]] = deque()
         try:
@@ -263,6 +264,10 @@ class _Submitter(Executor):
         return self._pool.stats()
 
 
+for _name in ("submit", "map", "with_options", "drain", "stats"):
+    getattr(_Submitter, _name).__qualname__ = f"RetryingExecutor.{_name}"  # what errors call it
+
+
 class RetryingExecutor(_Submitter, ThreadPoolExecutor):
     """A `ThreadPoolExecutor` whose calls are retried until they get through.
 
@@ -290,8 +295,9 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             Ctrl-C, it cancels what is not running at once.
         max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no
             limit.
-        when_full: What ``submit()`` does when there are as many, or as many of an upstream: ``"raise"`` a
-            `PendingLimitError`, or ``"wait"`` until there is room. The executor's own threads
+        when_full: What ``submit()`` does when there are as many, or as many of an upstream, that of a view
+            included, as its own ``max_pending`` allows: ``"raise"`` a `PendingLimitError`, or ``"wait"``
+            until there is room. Without any such limit it makes no difference. The executor's own threads
             never wait: they might wait for themselves.
         on_event: Called with each `Event`: what happens to calls, and to the upstreams that they go to. In
             a thread of its own and in order, so that it holds up no call; see `Event`. If it falls behind by
@@ -326,16 +332,19 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
     ) -> None:
         # The standard executor is a base class for clients that ask for its type. Its constructor
         # checks the arguments and knows their defaults; nothing else of it is used.
-        super().__init__(max_workers, thread_name_prefix, initializer, initargs)
-        if isinstance(max_workers, bool) or not (max_workers is None or hasattr(max_workers, "__index__")):
+        if max_workers is not None and (
+            isinstance(max_workers, bool) or not hasattr(type(max_workers), "__index__")
+        ):
             raise TypeError(f"max_workers must be an integer, 1 or more, or None, not {max_workers!r}")
-        if thread_name_prefix and not isinstance(thread_name_prefix, str):
+        super().__init__(max_workers, thread_name_prefix, initializer, initargs)
+        if not isinstance(thread_name_prefix, (str, type(None))):  # the standard executor takes None
             raise TypeError(f"thread_name_prefix must be a string, not {thread_name_prefix!r}")
-        checked_callable("initializer", initializer, takes=len(initargs := _checked_initargs(initargs)))
+        initargs = sequence("initargs", initargs, "a tuple")  # every thread needs them
+        checked_callable("initializer", initializer, takes=len(initargs))
         is_inherited = checked_bool("inherit_context", inherit_context)
         self._new_context = contextvars.copy_context if is_inherited else contextvars.Context
         self._terms = Terms(checked_policy(retry), checked_upstream(upstream))
-        waits_when_full = check_when_full(when_full, max_pending, upstream)
+        waits_when_full = check_when_full(when_full)
         limit = lifecycle.ExitTimeout(optional_seconds("exit_timeout", exit_timeout))
         thread_name_prefix = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
         threads = Threads(
@@ -386,11 +395,12 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         checked_bool("cancel_futures", cancel_futures)
         if timeout is not None and not wait:
             raise ValueError(f"timeout must be None if wait is false, not {timeout!r}")
-        self._pool.shutdown(
-            wait=wait, cancel_futures=cancel_futures, timeout=optional_seconds("timeout", timeout)
-        )
+        patience, clock = optional_seconds("timeout", timeout), self._pool.clock
+        began_at = clock.monotonic()
+        self._pool.shutdown(wait=wait, cancel_futures=cancel_futures, timeout=patience)
         if wait:
-            lifecycle.settle_views(self._pool)
+            left = None if patience is None else began_at + patience - clock.monotonic()
+            lifecycle.settle_views(self._pool, left)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -430,14 +440,7 @@ class View(_Submitter):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
         """Raise `RuntimeError`: only the executor itself can be shut down."""
-        raise RuntimeError("a view cannot be shut down: shut down the executor that it is a view of")
-
-
-def _checked_initargs(initargs: Iterable[Any]) -> tuple[Any, ...]:
-    try:
-        return tuple(initargs)  # every thread needs them
-    except TypeError:
-        raise TypeError(f"initargs must be a tuple, not {initargs!r}") from None
+        raise final(RuntimeError("a view cannot be shut down: shut down the executor that it is a view of"))
 
 
 def _abandon(reference: weakref.ref[Core]) -> None:
@@ -467,18 +470,15 @@ def _new_teller(name: str) -> Core:
     return Core(Threads(1, name, idle_timeout=_GRACE, are_daemons=True), name=name, exit_timeout=limit)
 
 
-def check_when_full(when_full: object, max_pending: int | None, upstream: Upstream | None) -> bool:
-    """Return whether ``submit()`` waits for room.
+def check_when_full(when_full: object) -> bool:
+    """Return whether ``submit()`` waits for room, at whichever limit: views may bring upstreams with theirs.
 
     Raises:
-        ValueError: If *when_full* is neither ``"raise"`` nor ``"wait"``, or if there is no limit to wait at.
+        ValueError: If *when_full* is neither ``"raise"`` nor ``"wait"``.
     """
-    if when_full not in ("raise", "wait"):
+    if not isinstance(when_full, str) or when_full not in ("raise", "wait"):
         raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
-    waits = when_full == "wait"
-    if waits and max_pending is None and (upstream is None or not upstream.is_bounded):
-        raise ValueError("when_full must be 'raise' if max_pending is None: there is no limit to wait at")
-    return waits
+    return when_full == "wait"
 
 
 def check_monitoring(on_event: object, warn_after: Duration | None) -> float | None:

@@ -100,7 +100,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             raise TypeError(f"seed must be an integer, not {seed!r}")
         check_monitoring(on_event, warn_after)
         checked_upstream(upstream)
-        waits_when_full = check_when_full(when_full, max_pending, upstream)
+        waits_when_full = check_when_full(when_full)
         # This checks the arguments. The pool that it makes has no thread before its first call: it gets none.
         super().__init__(
             max_workers,

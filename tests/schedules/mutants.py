@@ -59,11 +59,6 @@ def mutant(
     return Mutant(bug, symptom, scenario, patches, fine)
 
 
-TAKE_UP = """\
-                if (self._fresh or now >= self._acts_at) and self._take_up(worker, now):
-                    return worker.call
-"""
-
 MUTANTS = [
     mutant(
         "fresh calls come before due retries",
@@ -80,14 +75,14 @@ MUTANTS = [
         "(D1)",
         "an_order",
         (
-            "_threads/pool.py",
-            "self._fresh.append(call)  # publish",
-            "self._fresh.appendleft(call)  # publish",
+            "_core/core.py",
+            "self.fresh.append(call)  # publish",
+            "self.fresh.appendleft(call)  # publish",
         ),
         (
-            "_threads/pool.py",
-            "            self._pass_limit(may_wait=may_wait)\n            self._fresh.append(call)\n",
-            "            self._pass_limit(may_wait=may_wait)\n            self._fresh.appendleft(call)\n",
+            "_core/entrance.py",
+            "        self._ledger.schedule.fresh.append(call)\n",
+            "        self._ledger.schedule.fresh.appendleft(call)\n",
         ),
     ),
     mutant(
@@ -96,10 +91,16 @@ MUTANTS = [
         "submit_against_the_last_worker_leaving",
         (
             "_threads/workers.py",
-            "                crew.rest(worker)  # publish first, then look once more\n" + TAKE_UP,
-            "                self._lock.release()\n"
-            "                self._lock.acquire()\n"
-            "                crew.rest(worker)\n",
+            (
+                "                roster.rest(worker)  # publish first, then look once more\n"
+                "                if (core.fresh or now >= turns.only_fresh_until) and self._take(now):\n"
+                "                    return worker.call\n"
+            ),
+            (
+                "                core.lock.release()\n"
+                "                core.lock.acquire()\n"
+                "                roster.rest(worker)\n"
+            ),
         ),
     ),
     mutant(
@@ -108,14 +109,16 @@ MUTANTS = [
         "submit_against_idle_exit",
         (
             "_threads/workers.py",
-            "                crew.arrive(worker)\n                now = time.monotonic()\n",
-            "                crew.arrive(worker)\n"
-            "                if timed_out:\n"
-            "                    crew.members.pop(worker, None)\n"
-            "                    crew._count()\n"
-            "                    self._ledger.take_over(worker)\n"
-            "                    return None\n"
-            "                now = time.monotonic()\n",
+            ("                roster.arrive(worker)\n                now = time.monotonic()\n"),
+            (
+                "                roster.arrive(worker)\n"
+                "                if timed_out:\n"
+                "                    roster.members.pop(worker, None)\n"
+                "                    roster._count()\n"
+                "                    core.ledger.take_over(worker)\n"
+                "                    return None\n"
+                "                now = time.monotonic()\n"
+            ),
         ),
     ),
     mutant(
@@ -123,16 +126,22 @@ MUTANTS = [
         "not done (G1)",
         "two_submitters_and_one_worker",
         (
-            "_threads/crew.py",
-            "            self.members[worker] = None\n            if len",
+            "_threads/roster.py",
+            ("            self.members[worker] = None\n            if len"),
             "            if len",
         ),
-        ("_threads/crew.py", "self.can_summon = self.on_the_way is None and (", "self.can_summon = ("),
+        (
+            "_threads/roster.py",
+            "self.can_summon = self.on_the_way is None and (",
+            "self.can_summon = (",
+        ),
         (
             "_threads/workers.py",
-            "                if worker not in crew.members:  # of a forked child; or its start was interrupted\n"
-            "                    return None\n",
-            "                crew.members[worker] = None\n",
+            (
+                "                if worker not in roster.members:  # of a forked child; or its start was interrupted\n"
+                "                    return None\n"
+            ),
+            "                roster.members[worker] = None\n",
         ),
     ),
     mutant(
@@ -141,10 +150,13 @@ MUTANTS = [
         "a_call_that_waits_for_another",
         (
             "_threads/workers.py",
-            "            self._crew.arrive(worker)\n"
-            "        if self._crew.can_summon:\n"
-            "            self._call_for_help(now)\n",
-            "            self._crew.arrive(worker)\n",
+            (
+                "            roster.arrive(worker)\n"
+                "        if roster.can_summon:\n"
+                "            self._crew.summon(core, now)\n"
+                "        return True"
+            ),
+            ("            roster.arrive(worker)\n        return True"),
         ),
     ),
     mutant(
@@ -152,9 +164,9 @@ MUTANTS = [
         "",
         "cancel_against_start",
         (
-            "_threads/calls.py",
-            "                with self._lock:\n                    changed = change(",
-            "                if True:\n                    changed = change(",
+            "_core/settling.py",
+            ("                    with self._lock:\n                        was_done"),
+            ("                    if True:\n                        was_done"),
         ),
     ),
     mutant(
@@ -162,14 +174,14 @@ MUTANTS = [
         "not done (G1)",
         "submit_against_shutdown",
         (
-            "_threads/pool.py",
-            "can_summon or self._refusal is not None:  # then look",
+            "_core/core.py",
+            "can_summon or entrance.refusal is not None:  # then look",
             "can_summon:  # then look",
         ),
         (
-            "_threads/pool.py",
-            "                return type(self._refusal)(*self._refusal.args)\n",
-            "                return None\n",
+            "_threads/threads.py",
+            "                    refusal = core.entrance.what_to_raise()\n",
+            "                    refusal = None\n",
         ),
     ),
     mutant(
@@ -177,30 +189,34 @@ MUTANTS = [
         "nobody takes up (C4, C5)",
         "submit_against_idle_exit",
         (
-            "_threads/pool.py",
-            "        is_queued = self._is_open\n",
-            "        is_queued, can_summon = self._is_open, self._crew.can_summon\n",
+            "_core/core.py",
+            "        is_queued = entrance.submits_without_lock\n",
+            "        is_queued, can_summon = entrance.submits_without_lock, self.roster.can_summon\n",
         ),
         (
-            "_threads/pool.py",
-            "            if self._crew.can_summon or self",
-            "            if can_summon or self",
+            "_core/core.py",
+            "            if self.roster.can_summon or entrance",
+            "            if can_summon or entrance",
         ),
     ),
     mutant(
         "a worker that leaves takes its counts with it",
         "calls are not counted (G4)",
         "submit_against_the_last_worker_leaving",
-        ("_threads/workers.py", "                    self._ledger.take_over(worker)\n", ""),
+        (
+            "_threads/workers.py",
+            "                    core.ledger.take_over(worker)\n",
+            "",
+        ),
     ),
     mutant(
         "calls are counted while workers take them and make them done",
         "stats() (G4)",
         "stats_against_a_worker",
         (
-            "_threads/pool.py",
-            "            return self._at_standstill(lambda _: self._ledger.stats(time.monotonic(), self._crew.members))\n",
-            "            return self._ledger.stats(time.monotonic(), self._crew.members)\n",
+            "_core/core.py",
+            "            return crew.at_standstill(lambda _: self.ledger.stats(crew.clock.monotonic(), crew.hands()))\n",
+            "            return self.ledger.stats(crew.clock.monotonic(), crew.hands())\n",
         ),
     ),
     mutant(
@@ -209,8 +225,8 @@ MUTANTS = [
         "outcome_from_outside_against_finishing",
         (
             "_calls/call.py",
-            "        if self._state in DONE_STATES:\n            if unseen",
-            "        if False:\n            if unseen",
+            ("        if self._state in DONE_STATES:\n            if unseen"),
+            ("        if False:\n            if unseen"),
         ),
     ),
     mutant(
@@ -220,8 +236,10 @@ MUTANTS = [
         (
             "_calls/schedule.py",
             "            heappush(self._retries, (due_at, self._ticket(), call))\n",
-            "            heappush(self._retries, (due_at, self._ticket(), call))\n"
-            "            heappush(self._retries, (due_at, self._ticket(), call))\n",
+            (
+                "            heappush(self._retries, (due_at, self._ticket(), call))\n"
+                "            heappush(self._retries, (due_at, self._ticket(), call))\n"
+            ),
         ),
     ),
     mutant(
@@ -229,8 +247,11 @@ MUTANTS = [
         "late retry (C4)",
         "sooner_retry_against_a_parked_leader",
         (
-            "_threads/workers.py",
-            "            if self._ledger.back_off(call, due_at):\n                self._crew.wake_leader()\n",
+            "_core/settling.py",
+            (
+                "            self._ledger.back_off(call, due_at)\n"
+                "            self._crew.due_at_changed(self._ledger.schedule)\n"
+            ),
             "            self._ledger.back_off(call, due_at)\n",
         ),
     ),
@@ -239,9 +260,9 @@ MUTANTS = [
         "nobody takes up (C4, C5)",
         "submit_against_idle_exit",
         (
-            "_threads/workers.py",
-            "        if needed and crew.can_summon:\n",
-            "        if needed and crew.can_summon and not crew.has_resting:\n",
+            "_threads/threads.py",
+            "        if needed and roster.can_summon:\n",
+            "        if needed and roster.can_summon and not roster.has_resting:\n",
         ),
     ),
     mutant(
@@ -249,8 +270,8 @@ MUTANTS = [
         "threads=1",
         "a_thread_that_cannot_start",
         (
-            "_threads/crew.py",
-            "        if not is_alive:\n            self.members.pop(worker, None)\n",
+            "_threads/roster.py",
+            ("        if not is_alive:\n            self.members.pop(worker, None)\n"),
             "        if not is_alive:\n",
         ),
     ),
@@ -259,9 +280,9 @@ MUTANTS = [
         "deadlock",
         "a_done_callback_that_waits_for_another_thread",
         (
-            "_threads/workers.py",
-            "            call._invoke_callbacks()\n\n    def _take_up",
-            "            with self._lock:\n                call._invoke_callbacks()\n\n    def _take_up",
+            "_core/settling.py",
+            ("            call._invoke_callbacks()\n\n    def rescue"),
+            ("            with self._lock:\n                call._invoke_callbacks()\n\n    def rescue"),
         ),
     ),
     mutant(
@@ -269,9 +290,9 @@ MUTANTS = [
         "calls are not counted (G4)",
         "outcome_from_outside_against_finishing",
         (
-            "_threads/workers.py",
-            "        with call._condition:\n            with worker.lock:\n",
-            "        if call._condition:\n            with worker.lock:\n",
+            "_core/settling.py",
+            ("        with call._condition:\n            with hand.lock:\n"),
+            ("        if call._condition:\n            with hand.lock:\n"),
         ),
     ),
     mutant(
@@ -279,9 +300,12 @@ MUTANTS = [
         "callback ran 0 times (A3)",
         "callback_against_finishing",
         (
-            "_threads/workers.py",
-            "                except AttributeError:  # pragma: no cover  # since a moment ago: tests/schedules\n                    return None\n",
-            "                except AttributeError:\n                    pass\n",
+            "_threads/shortcut.py",
+            (
+                "            except AttributeError:  # pragma: no cover  # since a moment ago: tests/schedules\n"
+                "                return None\n"
+            ),
+            ("            except AttributeError:\n                pass\n"),
         ),
     ),
     mutant(
@@ -289,9 +313,9 @@ MUTANTS = [
         "deadlock",
         "shutdown_of_threads_at_rest",
         (
-            "_threads/pool.py",
-            "            self._room.notify_all()\n            self._crew.wake_all()\n\n    def abandon",
-            "            self._room.notify_all()\n\n    def abandon",
+            "_core/ending.py",
+            ("            self._entrance.close(RuntimeError(reason))\n            self._crew.wake_all()\n"),
+            "            self._entrance.close(RuntimeError(reason))\n",
         ),
     ),
     mutant(
@@ -299,9 +323,9 @@ MUTANTS = [
         "deadlock",
         "a_dropped_executor_with_threads_at_rest",
         (
-            "_threads/pool.py",
-            "        self._abandoned = True\n        self._crew.wake_all()\n",
-            "        self._abandoned = True\n",
+            "_core/ending.py",
+            ("        self.is_abandoned = True\n        self._crew.wake_all()\n"),
+            "        self.is_abandoned = True\n",
         ),
     ),
     mutant(
@@ -310,8 +334,8 @@ MUTANTS = [
         "max_pending_against_a_call_that_finishes",
         (
             "_threads/workers.py",
-            "                    self._room.notify_all()  # it may have made a call done\n",
-            "                    pass\n",
+            "                core.entrance.made_done()  # it may have made a call done\n",
+            "                pass\n",
         ),
     ),
     mutant(
@@ -319,14 +343,14 @@ MUTANTS = [
         "deadlock",
         "max_pending_against_shutdown",
         (
-            "_threads/pool.py",
-            "            self._room.notify_all()\n            self._crew.wake_all()\n\n    def abandon",
-            "            self._crew.wake_all()\n\n    def abandon",
+            "_core/entrance.py",
+            ("        self._look()\n        self._open_all()\n"),
+            "        self._look()\n",
         ),
         (
             "_threads/workers.py",
-            "                    self._room.notify_all()  # it may have made a call done\n",
-            "                    pass\n",
+            "                core.entrance.made_done()  # it may have made a call done\n",
+            "                pass\n",
         ),
     ),
     mutant(
@@ -355,8 +379,10 @@ MUTANTS = [
         "shutdown_against_cancel_futures",
         (
             "_threads/workers.py",
-            "                if self._halted and len(schedule):  # since a moment ago: shutdown() waits for workers only\n"
-            "                    continue\n",
+            (
+                "                if turns.is_halted and len(schedule):  # since a moment ago: shutdown() waits for workers only\n"
+                "                    continue\n"
+            ),
             "",
         ),
     ),
@@ -364,7 +390,11 @@ MUTANTS = [
         "a failed initializer tells nobody who waits",
         "no end",
         "an_initializer_that_fails",
-        ("_threads/workers.py", "            if self._halted:\n                self._clear()\n", ""),
+        (
+            "_threads/workers.py",
+            ("            if core.turns.is_halted:\n                core.ending.clear(core)\n"),
+            "",
+        ),
     ),
     mutant(
         "who leaves since its initializer fails does not look once more",
@@ -372,8 +402,10 @@ MUTANTS = [
         "an_initializer_that_fails_later",
         (
             "_threads/workers.py",
-            "                    if crew.on_the_way is not None or not len(self._ledger.schedule):\n"
-            "                        return False\n",
+            (
+                "                    if roster.on_the_way is not None or not len(core.ledger.schedule):\n"
+                "                        return False\n"
+            ),
             "                    return False\n",
         ),
     ),
@@ -391,20 +423,24 @@ MUTANTS = [
         "done callbacks are forgotten",
         "callback ran 0 times (A3)",
         "callback_against_finishing",
-        ("_calls/call.py", "        while callbacks:\n", "        while False:\n"),
+        (
+            "_calls/call.py",
+            "        while callbacks:\n",
+            "        while False:\n",
+        ),
     ),
     mutant(
         "an attempt that fails when all is cancelled is put in backoff",
         "although an attempt was running (E2, F2)",
         "cancel_futures_against_a_failing_attempt",
         (
-            "_threads/workers.py",
-            "            if verdict.delay is not None and not (self._halted or call.done()):  # set",
+            "_core/settling.py",
+            "            if verdict.delay is not None and not (self._turns.is_halted or call.done()):  # set",
             "            if verdict.delay is not None:  # set",
         ),
         (
-            "_threads/workers.py",
-            "            if call._is_last or call.done() or self._halted:\n",
+            "_core/settling.py",
+            "            if call._is_last or call.done() or self._turns.is_halted:\n",
             "            if call._is_last or call.done():\n",
         ),
     ),
@@ -415,12 +451,14 @@ MUTANTS = [
         (
             "_upstream/upstream.py",
             "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
-            "        now, opens = self._clock.monotonic(), self._gate.open_at()\n"
-            "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
+            (
+                "        now, opens = self._clock.monotonic(), self._gate.open_at()\n"
+                "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n"
+            ),
         ),
         (
             "_upstream/upstream.py",
-            "        try:\n            now, opens = self._clock.monotonic(), self._gate.open_at()\n",
+            ("        try:\n            now, opens = self._clock.monotonic(), self._gate.open_at()\n"),
             "        try:\n",
         ),
     ),
@@ -430,8 +468,14 @@ MUTANTS = [
         "two_executors_and_one_place",
         (
             "_upstream/upstream.py",
-            "        finally:  # whatever a signal handler raises, others wait for that\n            self._tell()\n",
-            "        finally:  # whatever a signal handler raises, others wait for that\n            pass\n",
+            (
+                "        finally:  # whatever a signal handler raises, others wait for that\n"
+                "            self._tell()\n"
+            ),
+            (
+                "        finally:  # whatever a signal handler raises, others wait for that\n"
+                "            pass\n"
+            ),
         ),
     ),
     mutant(
@@ -440,15 +484,19 @@ MUTANTS = [
         "resume_against_submit",
         (
             "_upstream/upstream.py",
-            "                self._gate.release()\n            self._tell()\n",
-            "                self._gate.release()\n",
+            ("                log.upstream_resumed(self._name)\n            self._tell()\n"),
+            "                log.upstream_resumed(self._name)\n",
         ),
     ),
     mutant(
         "a place that nobody uses is not passed on",
         "deadlock",
         "a_place_for_a_call_that_is_cancelled",
-        ("_threads/workers.py", "        upstream.decline(pool)\n", "        pass\n"),
+        (
+            "_core/turns.py",
+            "        upstream.decline(asker)\n",
+            "        pass\n",
+        ),
     ),
     mutant(
         "who was refused is told nothing",
@@ -464,22 +512,30 @@ MUTANTS = [
         "an attempt keeps its place when it fails",
         "still counted (U4)",
         "a_probe_that_fails",
-        ("_upstream/gate.py", "        if permit.is_over or", '        if evidence != "worked" or'),
+        (
+            "_upstream/gate.py",
+            "        if permit.is_over or",
+            '        if evidence != "worked" or',
+        ),
     ),
     mutant(
         "a worker does not claim the call that it takes",
         "ready=-1",
         "cancel_against_a_worker_that_takes_the_call",
-        ("_threads/workers.py", "                    del call._waits\n", "                    call._waits\n"),
+        (
+            "_threads/shortcut.py",
+            "                del call._waits\n",
+            "                call._waits\n",
+        ),
     ),
     mutant(
         "a worker takes a call that somebody else has claimed",
         "counts a call twice, or not at all",
         "cancel_against_a_worker_that_takes_the_call",
         (
-            "_threads/workers.py",
-            "                    stray = call\n",
-            "                    call._worker, call._began_at = worker, now\n",
+            "_threads/shortcut.py",
+            "                stray = call\n",
+            "                call._worker, call._began_at = worker, now\n",
         ),
     ),
     mutant(
@@ -488,8 +544,8 @@ MUTANTS = [
         "cancel_against_a_worker_that_takes_the_call",
         (
             "_calls/ledger.py",
-            "            del call._waits\n        except AttributeError:  # it is in",
-            "            call._waits\n        except AttributeError:  # it is in",
+            ("            del call._waits\n        except AttributeError:  # it is in"),
+            ("            call._waits\n        except AttributeError:  # it is in"),
         ),
     ),
     mutant(
@@ -497,9 +553,9 @@ MUTANTS = [
         "ready=-1",
         "cancel_against_a_worker_that_takes_the_call",
         (
-            "_threads/workers.py",
-            "                self._ledger.schedule.drop(stray)\n",
-            "                pass\n",
+            "_threads/shortcut.py",
+            "            core.ledger.schedule.drop(stray)\n",
+            "            pass\n",
         ),
     ),
     mutant(
@@ -517,9 +573,9 @@ MUTANTS = [
         "deadlock",
         "wait_against_cancel",
         (
-            "_threads/calls.py",
-            "            with call._condition:\n                with self._lock:\n",
-            "            if True:\n                with self._lock:\n",
+            "_core/settling.py",
+            "            with call._condition:  # as long",
+            "            if True:  # as long",
         ),
         fine=True,
     ),
@@ -528,8 +584,8 @@ MUTANTS = [
         "deadlock",
         "waiting_against_finishing",
         (
-            "_threads/calls.py",
-            "                    with worker.lock:\n                        pass\n",
+            "_core/settling.py",
+            ("                    with hand.lock:\n                        pass\n"),
             "                    pass\n",
         ),
     ),
@@ -538,10 +594,13 @@ MUTANTS = [
         "deadlock",
         "two_who_observe_against_finishing",
         (
-            "_threads/calls.py",
-            "            try:\n                if HAS_GIL:\n",
-            '            call.__dict__.setdefault("_condition", condition)\n'
-            "            try:\n                if HAS_GIL:\n",
+            "_core/settling.py",
+            ("            try:\n                if HAS_GIL:\n"),
+            (
+                '            call.__dict__.setdefault("_condition", condition)\n'
+                "            try:\n"
+                "                if HAS_GIL:\n"
+            ),
         ),
     ),
     mutant(
@@ -555,8 +614,8 @@ MUTANTS = [
         ),
         (
             "_calls/call.py",
-            "            if self._state in DONE_STATES:\n                return True\n",
-            "            if is_done:\n                return True\n",
+            ("            if self._state in DONE_STATES:\n                return True\n"),
+            ("            if is_done:\n                return True\n"),
         ),
     ),
     mutant(
@@ -564,20 +623,24 @@ MUTANTS = [
         "deadlock",
         "resubmit_after_result",
         (
-            "_threads/workers.py",
-            "                call._state = FINISHED\n",
-            "                is_awaited, call._state = call._awaited, FINISHED\n",
+            "_threads/shortcut.py",
+            "            call._state = FINISHED\n",
+            "            is_awaited, call._state = call._awaited, FINISHED\n",
         ),
-        ("_threads/workers.py", "                if call._awaited:\n", "                if is_awaited:\n"),
+        (
+            "_threads/shortcut.py",
+            "            if call._awaited:\n",
+            "            if is_awaited:\n",
+        ),
     ),
     mutant(
         "who waits for the result is not told that the call was cancelled",
         "deadlock",
         "result_against_cancel",
         (
-            "_threads/calls.py",
-            "                call._open()\n                call._invoke_callbacks()\n        except BaseException:",
-            "                call._invoke_callbacks()\n        except BaseException:",
+            "_core/settling.py",
+            ("            call._open()\n            call._invoke_callbacks()\n\n        kept"),
+            ("            call._invoke_callbacks()\n\n        kept"),
         ),
     ),
     mutant(
@@ -585,8 +648,8 @@ MUTANTS = [
         "nobody takes up (C4, C5)",
         "submit_against_idle_exit",
         (
-            "_threads/crew.py",
-            "        self._resting.append(worker)\n        self.can_summon = self.on_the_way is None\n",
+            "_threads/roster.py",
+            ("        self._resting.append(worker)\n        self.can_summon = self.on_the_way is None\n"),
             "        self._resting.append(worker)\n",
         ),
     ),
@@ -595,8 +658,8 @@ MUTANTS = [
         "(D2)",
         "an_order",
         (
-            "_threads/workers.py",
-            "            self._look_ahead()\n            return True\n",
+            "_core/settling.py",
+            ("            self._turns.look_ahead()\n            return True\n"),
             "            return True\n",
         ),
     ),
@@ -605,30 +668,38 @@ MUTANTS = [
         "deadlock",
         "a_thread_that_can_start_later",
         (
-            "_threads/workers.py",
-            "        if self._crew.can_summon and self._fresh:\n",
-            "        if False:\n",
+            "_threads/shortcut.py",
+            "    if crew.roster.can_summon and core.fresh:\n",
+            "    if False:\n",
         ),
     ),
     mutant(
         "a worker rests for the sake of calls that others have taken",
         "deadlock",
         "resume_against_a_worker_on_its_way",
-        ("_threads/workers.py", "            self._release_leader()\n        if call", "        if call"),
+        (
+            "_threads/workers.py",
+            "        roster.due_at_changed(core.ledger.schedule)  # also",
+            "        None  # also",
+        ),
     ),
     mutant(
         "a worker rests for the sake of a call that was cancelled",
         "deadlock",
         "cancel_against_resume",
-        ("_threads/calls.py", "        self._release_leader()\n        if self._max", "        if self._max"),
+        (
+            "_core/settling.py",
+            ("        self._crew.due_at_changed(schedule)\n        self._entrance.made_done()"),
+            "        self._entrance.made_done()",
+        ),
     ),
     mutant(
         "who cancels all calls does not wait for workers that are taking some",
         "(B3, E1, E2, F2)",
         "cancel_futures_against_a_failing_attempt",
         (
-            "_threads/workers.py",
-            "calls = self._at_standstill(lambda _: self._ledger.schedule.waiting())\n",
+            "_core/ending.py",
+            "calls = self._crew.at_standstill(lambda _: self._ledger.schedule.waiting())\n",
             "calls = self._ledger.schedule.waiting()\n",
         ),
     ),
@@ -637,9 +708,13 @@ MUTANTS = [
         "drain() left a call behind (F3)",
         "drain_against_a_worker_that_takes_the_call",
         (
-            "_threads/pool.py",
-            "self._at_standstill(lambda _: [*self._running_calls(), *self._ledger.schedule.waiting()])\n",
-            "[*self._running_calls(), *self._ledger.schedule.waiting()]\n",
+            "_core/ending.py",
+            (
+                "            calls = self._crew.at_standstill(\n"
+                "                lambda _: [*self._entrance.running_calls(), *self._ledger.schedule.waiting()]\n"
+                "            )\n"
+            ),
+            "            calls = [*self._entrance.running_calls(), *self._ledger.schedule.waiting()]\n",
         ),
     ),
     mutant(
@@ -647,8 +722,8 @@ MUTANTS = [
         "pop from an empty deque",
         "many_cancelled_calls_against_a_worker",
         (
-            "_threads/calls.py",
-            "            self._at_standstill(tidy)\n",
+            "_core/settling.py",
+            "            self._crew.at_standstill(tidy)\n",
             "            tidy(True)\n",
         ),
     ),
@@ -657,9 +732,9 @@ MUTANTS = [
         "a refused call ran (G1)",
         "submit_against_shutdown_with_a_worker",
         (
-            "_threads/pool.py",
-            "        if error is not None and self._change(call, self._ledger.refuse):",
-            "        if error is not None and (self._change(call, self._ledger.refuse) or True):",
+            "_core/core.py",
+            "            if error is not None and self.settling.refuse(call):",
+            "            if error is not None and (self.settling.refuse(call) or True):",
         ),
     ),
     mutant(
@@ -669,8 +744,10 @@ MUTANTS = [
         (
             "_calls/ledger.py",
             "        return is_queued and self._withdraw(call, counts=0)\n",
-            "        call._is_last = not (is_queued and self._withdraw(call, counts=0))\n"
-            "        return call.done()\n",
+            (
+                "        call._is_last = not (is_queued and self._withdraw(call, counts=0))\n"
+                "        return call.done()\n"
+            ),
         ),
     ),
     mutant(
@@ -678,8 +755,8 @@ MUTANTS = [
         "a first attempt before that of an earlier call (D1)",
         "workers_that_share_a_place",
         (
-            "_threads/workers.py",
-            "        self._at_standstill(bool)  # from now on all have seen it\n",
+            "_core/turns.py",
+            "        self._crew.at_standstill(bool)  # from now on all have seen it\n",
             "",
         ),
     ),
@@ -688,8 +765,8 @@ MUTANTS = [
         "deadlock",
         "a_done_callback_that_waits_for_a_place",
         (
-            "_threads/workers.py",
-            "        self._give_place_back(worker)  # the callbacks may take long, or wait for it\n",
+            "_core/settling.py",
+            "        end_permit(hand)  # the callbacks may take long, or wait for it\n",
             "",
         ),
     ),
@@ -697,13 +774,21 @@ MUTANTS = [
         "a slot that was taken for a call that is gone stays taken",
         "a slot was used for nothing",
         "a_slot_for_a_call_that_is_cancelled",
-        ("_threads/workers.py", "                upstream.go_on_without(now)\n", "                pass\n"),
+        (
+            "_threads/shortcut.py",
+            "            upstream.go_on_without(now)\n",
+            "            pass\n",
+        ),
     ),
     mutant(
         "a place that was taken for a call that another worker took uses up a slot",
         "a slot was used for nothing",
         "workers_that_share_slots",
-        ("_upstream/upstream.py", "            self.go_on_without(permit.began_at)\n", ""),
+        (
+            "_upstream/upstream.py",
+            "            self.go_on_without(permit.began_at)\n",
+            "",
+        ),
     ),
     mutant(
         "a worker goes on although its upstream is paused",
@@ -711,7 +796,10 @@ MUTANTS = [
         "pause_against_a_worker_that_goes_on",
         (
             "_upstream/upstream.py",
-            "                self._gate.hold(self._clock.monotonic() + length)\n                self._look()\n",
+            (
+                "                self._gate.hold(self._clock.monotonic() + length)\n"
+                "                self._look()\n"
+            ),
             "                self._gate.hold(self._clock.monotonic() + length)\n",
         ),
     ),
@@ -720,9 +808,9 @@ MUTANTS = [
         "a call that nobody takes up",
         "a_leader_that_knows_of_a_later_time",
         (
-            "_threads/workers.py",
-            "            if due_at is not None and due_at < self._leads_until:\n",
-            "            if False:\n",
+            "_threads/roster.py",
+            "due_at is None or due_at < self.leads_until:",
+            "due_at is None:",
         ),
     ),
     mutant(
@@ -730,9 +818,9 @@ MUTANTS = [
         "(U4",
         "calls_become_mixed_against_a_worker_that_goes_on",
         (
-            "_threads/pool.py",
-            "                self._is_mixed = True\n                self._look_ahead()\n",
-            "                self._is_mixed = True\n                self._upstream = None\n                self._look_ahead()\n",
+            "_core/turns.py",
+            ("        self.is_mixed = True\n        self.look_ahead()\n"),
+            ("        self.is_mixed = True\n        self.upstream = None\n        self.look_ahead()\n"),
         ),
         fine=True,
     ),
@@ -742,8 +830,22 @@ MUTANTS = [
         "workers_that_share_few_slots",
         (
             "_upstream/gate.py",
-            "                self._slots.pop()\n            except",
-            "                self._slots = [None] * (len(self._slots) - 1 if self._slots else [].pop())\n            except",
+            ("                self._slots.pop()\n            except"),
+            (
+                "                self._slots = [None] * (len(self._slots) - 1 if self._slots else [].pop())\n"
+                "            except"
+            ),
+        ),
+        fine=True,
+    ),
+    mutant(
+        "a slot counts from when the clock was read, before it was taken",
+        "more attempts in a window than allowed (U4)",
+        "a_worker_that_is_late_for_a_slot",
+        (
+            "_upstream/gate.py",
+            ("            now = clock()\n            self._starts.append(now)\n"),
+            "            self._starts.append(now)\n",
         ),
         fine=True,
     ),
@@ -752,9 +854,12 @@ MUTANTS = [
         "deadlock",
         "room_in_an_upstream_against_cancel",
         (
-            "_threads/pool.py",
-            "                        upstream.line_up(latch)\n                        continue\n",
-            "                        upstream.line_up(latch)\n",
+            "_core/entrance.py",
+            (
+                "                            upstream.line_up(latch)  # type: ignore[union-attr]  # it has one\n"
+                "                        continue\n"
+            ),
+            "                            upstream.line_up(latch)  # type: ignore[union-attr]\n",
         ),
         fine=True,
     ),
@@ -772,7 +877,11 @@ MUTANTS = [
         "who tells a listener does not look once more",
         "(G3)",
         "events_against_a_listener_that_falls_asleep",
-        ("_observe/monitor.py", "        self._start_telling()  # look once more\n", ""),
+        (
+            "_observe/monitor.py",
+            "        self._start_telling()  # look once more\n",
+            "",
+        ),
     ),
     mutant(
         "whoever has something to tell looks whether somebody tells before it queues that",
@@ -780,8 +889,12 @@ MUTANTS = [
         "events_against_a_listener_that_falls_asleep",
         (
             "_observe/monitor.py",
-            "        self._untold.append(tell)  # publish first,\n        if not self._is_telling:",
-            "        is_telling = self._is_telling\n        self._untold.append(tell)\n        if not is_telling:",
+            ("        self._untold.append(tell)  # publish first,\n        if not self._is_telling:"),
+            (
+                "        is_telling = self._is_telling\n"
+                "        self._untold.append(tell)\n"
+                "        if not is_telling:"
+            ),
         ),
         fine=True,
     ),
@@ -789,6 +902,10 @@ MUTANTS = [
         "not now uses up an attempt",
         "(B3)",
         "not_now_and_a_failure",
-        ("_calls/attempt.py", "            if is_free or not verdict.counts:\n", "            if is_free:\n"),
+        (
+            "_calls/attempt.py",
+            "            if is_free or not verdict.counts:\n",
+            "            if is_free:\n",
+        ),
     ),
 ]

@@ -742,6 +742,17 @@ def workers_that_share_few_slots() -> Trial:
     return trial
 
 
+def a_worker_that_is_late_for_a_slot() -> Trial:
+    """A slot counts from when it was taken, not from when that worker had looked at the clock (U4)."""
+    trial = Trial(2, upstream=Service(rate=(2, 1.0)), idle_timeout=5)
+    for _ in range(2):
+        trial.submit()
+    time.sleep(1.0)
+    for _ in range(2):
+        trial.submit()
+    return trial
+
+
 def room_in_an_upstream_against_cancel() -> Trial:
     """Whoever waits for room in an upstream gets it when a call is cancelled, or done (U6)."""
     trial = Trial(upstream=Service(max_pending=1), idle_timeout=0, when_full="wait")
@@ -779,6 +790,7 @@ LARGE: list[Scenario] = [
     executors_that_share_a_place,
     a_leader_that_knows_of_a_later_time,
     workers_that_share_few_slots,
+    a_worker_that_is_late_for_a_slot,
     events_against_a_listener_that_falls_asleep,
 ]
 """Of which so many schedules have two preemptions that those take too long but by night."""

@@ -53,12 +53,12 @@ class Service(Upstream):
         self._take, self._return = self._gate.take_slot, self._gate.return_slot
         self._gate.take_slot, self._gate.return_slot = self.take, self.give_back  # type: ignore[method-assign]
 
-    def take(self, now: float) -> bool:
+    def take(self, now: float, clock: Callable[[], float]) -> float | None:
         """Take note of each slot that is taken."""
-        is_free = self._take(now)
-        if is_free:
-            self.starts.append(now)
-        return is_free
+        began_at = self._take(now, clock)
+        if began_at is not None:
+            self.starts.append(began_at)
+        return began_at
 
     def give_back(self, now: float) -> None:
         self._return(now)
@@ -84,9 +84,7 @@ class Service(Upstream):
         assert 0 <= len(self.starts) - self.attempts <= unmade, "a slot was used for nothing (U4)"
         self.starts.sort()
         most, window = self.rate
-        assert Run.active is not None
-        # Who takes a slot may have looked at the clock long before, where time passed meanwhile.
-        for index, time in enumerate([] if Run.active.rushed else self.starts):
+        for index, time in enumerate(self.starts):
             recent = [one for one in self.starts[:index] if one > time - window + ROUNDING]
             assert len(recent) < most, "more attempts in a window than allowed (U4)"
 

@@ -522,7 +522,8 @@ VIRTUAL: dict[str, Callable[[VirtualScene], object]] = {
 }
 MENDED = {"cancel", "submit", "stats", "resume"}
 attempts_run_in_this_thread = pytest.mark.xfail(
-    reason="what a worker does is interrupted too: taking a call, asking its upstream, putting it in backoff"
+    reason="what a worker does can be interrupted: Schedule.take() and Upstream.ask(), with a call or place "
+    "in hand, and Upstream.end(). Elsewhere these run in threads in which no signal handler does"
 )
 
 

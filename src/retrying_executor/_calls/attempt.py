@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from retrying_executor._calls.call import Call, Outcome, Work
     from retrying_executor._calls.terms import Terms
     from retrying_executor._policy.policy import Policy
+    from retrying_executor._policy.verdict import Asked
     from retrying_executor._upstream.gate import Evidence, Permit
 
     class Observer(Protocol):
@@ -85,6 +86,7 @@ def _give_up(call: Call, terms: Terms, now: float) -> tuple[Verdict, Outcome]:
         call._began_at = call._expires_at - age  # for the note
         return verdict, (None, TimeoutError(_TOO_OLD.format(in_words(age))))
     assert terms.upstream is not None  # what it has waited for all the time
+    call._began_at = call._waits_until - terms.max_elapsed  # for the note
     return verdict, (None, TimeoutError(_NEVER_TRIED.format(terms.upstream.name)))
 
 
@@ -120,7 +122,7 @@ def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> 
         del call, outcome, exception  # a traceback keeps this frame
 
 
-def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence, float | None]:
+def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence, Asked | None]:
     """Return what an attempt tells of its upstream, and how many seconds that asked to wait.
 
     Args:

@@ -59,6 +59,7 @@ import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError, TimeoutError  # noqa: A004  # not the builtin on 3.10
 from contextlib import suppress
 
+from retrying_executor._common.errors import final
 from retrying_executor._common.log import Subject, call_name
 from retrying_executor._common.stdlib import (
     CANCELLED_AND_NOTIFIED,
@@ -70,7 +71,7 @@ from retrying_executor._common.stdlib import (
     RUNNING,
     STATE_NAMES,
 )
-from retrying_executor._common.values import check_timeout, to_seconds
+from retrying_executor._common.values import checked_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -188,6 +189,8 @@ class RetryingFuture(Future["T"]):
     _told: int = 0  # how many of the waiters
 
     def __init__(self, pool: Owner, work: Work) -> None:
+        if type(work) is not tuple:
+            raise TypeError("a RetryingFuture is made by submit(), and by nothing else")
         # Not Future.__init__: it would build what makes a future observed.
         self._pool = pool
         self._work: Work | None = work
@@ -278,12 +281,13 @@ class RetryingFuture(Future["T"]):
 
         Raises:
             TypeError: If *timeout* is neither a number nor a ``timedelta``.
+            ValueError: If it is not a number (NaN).
             CancelledError: If the call was cancelled.
             TimeoutError: If the call was not done in time.
             BaseException: What the last attempt raised.
         """
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = checked_timeout(timeout)
         if self._state not in DONE_STATES and not self._wait(timeout):
             raise TimeoutError
         if self._state != FINISHED:
@@ -300,7 +304,7 @@ class RetryingFuture(Future["T"]):
     def exception(self, timeout: Duration | None = None) -> BaseException | None:
         """Return what the last attempt raised, or ``None``; waits and raises like `result`."""
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = checked_timeout(timeout)
         if self._state not in DONE_STATES and not self._wait(timeout):
             raise TimeoutError
         if self._state != FINISHED:
@@ -308,8 +312,8 @@ class RetryingFuture(Future["T"]):
         self._look()
         return self._exception
 
-    def _wait(self, timeout: Duration | None) -> bool:
-        """Wait until the call is done, and return whether it is."""
+    def _wait(self, timeout: float | None) -> bool:
+        """Wait until the call is done, for *timeout* seconds at most, and return whether it is."""
         latches = self.__dict__.setdefault("_latches", [])
         latch = self._pool.make_latch(self)
         try:
@@ -322,8 +326,7 @@ class RetryingFuture(Future["T"]):
             if timeout is None:
                 latch.acquire()
             else:
-                seconds = to_seconds(timeout)
-                latch.acquire(timeout=seconds) if seconds > 0 else latch.acquire(False)
+                latch.acquire(timeout=timeout) if timeout > 0 else latch.acquire(False)
             return self.done()
         finally:  # if this is interrupted, one latch too many is opened: no harm
             with suppress(ValueError):
@@ -351,7 +354,7 @@ class RetryingFuture(Future["T"]):
 
     def set_running_or_notify_cancel(self) -> NoReturn:
         """Raise `InvalidStateError`: only the executor starts the attempts of its calls."""
-        raise InvalidStateError("only the executor starts the attempts of its calls")
+        raise final(InvalidStateError("only the executor starts the attempts of its calls"))
 
     def set_result(self, result: T) -> None:
         """Make the call done with *result*, whatever becomes of it; for unit tests only.
@@ -366,12 +369,15 @@ class RetryingFuture(Future["T"]):
 
         Raises:
             InvalidStateError: If the call is done.
+            TypeError: If *exception* is neither an exception nor ``None``.
         """
+        if not (exception is None or isinstance(exception, BaseException)):
+            raise TypeError(f"exception must be an exception or None, not {exception!r}")
         self._set_outcome((None, exception))
 
     def _set_outcome(self, outcome: Outcome) -> None:
         if not self._pool.settle(self, outcome):
-            raise InvalidStateError(f"{self._state}: {self!r}")
+            raise final(InvalidStateError(f"{self._state}: {self!r}"))
 
     def _is_too_late(self, terms: Terms, now: float) -> bool:
         """Return whether no attempt may start any more."""

@@ -109,7 +109,7 @@ class Ledger:
     def stats(self, now: float, workers: Collection[Hand]) -> Stats:
         """Return a consistent snapshot, given what time it is and who is at work, while all stand still."""
         workers = list(workers)  # a destructor may submit, and start one
-        in_hand = [worker.call for worker in workers if worker.call is not None]
+        in_hand = [call for worker in workers if (call := worker.call) is not None]  # read once: it may go
         running = sum(not call.done() for call in in_hand)
         schedule = self.schedule
         # What was cancelled while a worker took it is in its hands, no longer in the schedule.

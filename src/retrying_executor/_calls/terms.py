@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from retrying_executor._policy.policy import Policy
+    from retrying_executor._policy.verdict import Asked
     from retrying_executor._upstream.gate import Evidence
     from retrying_executor._upstream.upstream import Upstream
 
@@ -64,7 +65,7 @@ class Terms:
         self.rejects = None if own is None else own.retry_result
         self.max_elapsed = math.inf if own is None or own.max_elapsed is None else own.max_elapsed
 
-    def asked_by(self, exception: Exception) -> float | None:
+    def asked_by(self, exception: Exception) -> Asked | None:
         """Return how many seconds an answer asks to wait, as far as that is heeded."""
         if is_a(exception, NotNow):
             return after(exception)

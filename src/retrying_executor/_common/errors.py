@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from retrying_executor._common.values import in_words, optional_seconds, to_seconds
+from concurrent.futures import BrokenExecutor
+
+from retrying_executor._common.values import as_float, in_words, optional_seconds, to_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from retrying_executor._common.values import Duration
+
+    E = TypeVar("E", bound=Exception)
+
+_FINAL = "_retrying_executor_final"
+
+
+def final(error: E) -> E:
+    """Return an error of this library marked as one that another attempt would only meet again."""
+    error.__dict__[_FINAL] = True
+    return error
+
+
+def refusal_like(refusal: Exception) -> Exception:
+    """Return a new error like that with which calls are refused for good.
+
+    A broken executor may be one that each attempt makes anew. One that was shut down is misused.
+    """
+    error = type(refusal)(*refusal.args)
+    return error if isinstance(error, BrokenExecutor) else final(error)
+
+
+def is_final(exception: BaseException) -> bool:
+    """Return whether another attempt would only meet this error again, and it is one of this library."""
+    return issubclass(type(exception), ForkedFutureError) or _FINAL in exception.__dict__
 
 
 class PendingLimitError(RuntimeError):
@@ -52,7 +80,7 @@ class NotNow(Exception):  # noqa: N818  # an answer rather than an error
         super().__init__(*args)
         if type(self).__init__ is NotNow.__init__ and after is None and len(args) == 1:
             number = to_seconds(args[0])  # type: ignore[arg-type]  # whatever it is
-            if isinstance(number, (int, float)):
+            if isinstance(number, bool) or as_float(number) is not None:
                 raise TypeError(f"after must be given by keyword: NotNow(after={args[0]!r})")
         self.after = optional_seconds("after", after)
         if not isinstance(only_this_call, bool):

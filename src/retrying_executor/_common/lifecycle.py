@@ -62,12 +62,14 @@ if TYPE_CHECKING:
             """See that everything is told."""
 
     class Watcher(Protocol):
-        """A view that shows how it ends."""
+        """A view that shows how it ends; for how long it may take is given in seconds."""
 
-        def settle(self, pool: object, /) -> None:
+        exit_timeout: ExitTimeout
+
+        def settle(self, pool: object, timeout: float | None, /) -> None:
             """End if all is done: *pool* was waited for."""
 
-        def end(self) -> None:
+        def end(self, timeout: float | None, /) -> None:
             """End, whatever is pending."""
 
 
@@ -158,10 +160,14 @@ def register_view(view: Watcher) -> bool:
         return not _exiting
 
 
-def settle_views(pool: Pool) -> None:
-    """Have the views of a pool that was waited for show how it has ended, if all is done."""
+def settle_views(pool: Pool, timeout: float | None) -> None:
+    """Have the views of a pool that was waited for show how it has ended, if all is done.
+
+    Wait for that, for *timeout* seconds at most; ``None``: as long as an end of the executor may take.
+    """
+    began_at = time.monotonic()
     for view in _all_views():
-        view.settle(pool)
+        view.settle(pool, None if timeout is None else began_at + timeout - time.monotonic())
 
 
 def _all_views() -> list[Watcher]:
@@ -186,7 +192,7 @@ def _finish_all() -> None:
             pool.finish(pool.exit_timeout.left(), granted=pool.exit_timeout.duration)
     finally:  # after Ctrl-C too
         for view in _all_views():
-            view.end()
+            view.end(view.exit_timeout.left())
     ended_at = time.monotonic()
     for monitor in list(_monitors):
         left = ended_at + LISTENER_TIMEOUT - time.monotonic()  # for all of them together

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import sys
 import threading
 import time
@@ -23,7 +24,7 @@ from functools import partial
 from itertools import count
 
 from retrying_executor._common.exceptions import class_name, traceback_of
-from retrying_executor._common.stdlib import LOGGER
+from retrying_executor._common.stdlib import HAS_DAEMONS, LOGGER
 from retrying_executor._common.values import in_words
 from retrying_executor._common.wrapper import Wrapper
 
@@ -154,6 +155,19 @@ def upstream_held(name: str, held_for: float, reason: str, *, is_news: bool) -> 
     _log(level, "upstream %s is held for %s: %s", name, in_words(held_for), reason, extra=extra)
 
 
+def upstream_paused(name: str, duration: float) -> None:
+    """An upstream is held by hand."""
+    extra = {"kind": "upstream_held", "upstream": name, "delay": duration, "reason": "paused"}
+    how_long = "until resume()" if duration == math.inf else f"for {in_words(duration)}"
+    _log(logging.INFO, "upstream %s is paused %s", name, how_long, extra=extra)
+
+
+def upstream_resumed(name: str) -> None:
+    """The hold of an upstream was ended by hand."""
+    extra = {"kind": "upstream_resumed", "upstream": name}
+    _log(logging.INFO, "upstream %s is resumed: a probe comes first", name, extra=extra)
+
+
 def upstream_back(name: str, *, is_news: bool) -> None:
     """A probe got through: whoever was warned wants to know."""
     extra = {"kind": "upstream_back", "upstream": name}
@@ -281,7 +295,8 @@ class UnseenFailure:
     A future may go away anywhere: where its last user holds a lock, or the garbage collector runs, in the
     middle of a log handler too. To log there could wait for ever, or recurse. So it is only noted, and logged
     by who holds no lock: a worker between two calls, or else a thread of its own. At the end of the
-    interpreter it is logged while logging still works.
+    interpreter it is logged while logging still works. A subinterpreter has no such thread: if it ended while
+    that sleeps, the process would abort.
     """
 
     __slots__ = ("__weakref__", "_attempts", "_context", "_exception", "_subject")
@@ -323,7 +338,7 @@ _is_coming = False  # a thread that will look what is overdue: one at a time, ho
 def _report_soon() -> None:
     """Have a thread log what is overdue. Takes no lock and waits for nobody, wherever it interrupts."""
     global _is_coming
-    if _is_coming:
+    if _is_coming or not HAS_DAEMONS:
         return
     try:
         _is_coming = True
@@ -338,7 +353,7 @@ def _report_later() -> None:  # pragma: no cover  # in a thread that is not meas
     """Have what is overdue logged, if no worker has done so between two calls meanwhile."""
     time.sleep(_SOON)
     if overdue:
-        with suppress(RuntimeError):  # none can be started, or the interpreter ends
+        with suppress(Exception):  # none can be started, or the interpreter ends
             # Not in this thread: log records have the name of theirs, and `threading` does not know it.
             threading.Thread(target=_report_now, name="retrying_executor-log", daemon=False).start()
             return
@@ -346,8 +361,10 @@ def _report_later() -> None:  # pragma: no cover  # in a thread that is not meas
 
 
 def _report_now() -> None:
-    report_overdue()
-    _look_once_more()
+    try:
+        report_overdue()
+    finally:  # after an asynchronous exception, too: others are logged later
+        _look_once_more()
 
 
 def _look_once_more() -> None:

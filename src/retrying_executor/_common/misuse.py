@@ -170,14 +170,14 @@ def _checked(function: F, names: frozenset[str]) -> F:
     @wraps(function)
     def checked(*args: Any, **options: Any) -> Any:
         if not takes_others and not names.issuperset(options):
-            _refuse_option(function, names, options)
+            _refuse_option(checked, names, options)
         for arg in args[1:]:
             keyword = getattr(type(arg), "_given_as", None)
             if keyword is not None:
                 raise TypeError(f"{keyword} must be given by keyword, not as a positional argument: {arg!r}")
         if len(args) > most:
             raise TypeError(
-                f"{function.__qualname__}() takes options by keyword, not by position: {args[most]!r}"
+                f"{checked.__qualname__}() takes options by keyword, not by position: {args[most]!r}"
             )
         return function(*args, **options)
 

@@ -7,7 +7,10 @@
 - ``LOGGER``: where the standard library logs what a done callback or an initializer raises.
 - ``_register_atexit``: the interpreter joins threads before it runs `atexit`, and refuses to
   start new ones from then on. This hook runs before; it is how the standard executor ends too.
-- ``_daemon_threads_allowed``: not in every subinterpreter, and not there before 3.12.
+- ``_is_main_interpreter``, and before 3.13 ``_xxsubinterpreters``: the end of a subinterpreter waits for all
+  threads but daemon ones, and aborts the process if any is left then.
+- ``start_joinable_thread``, and before 3.13 ``_set_sentinel`` and ``_shutdown_locks``: a thread that can be
+  started anywhere, and that the end of the interpreter waits for.
 - ``RLock._is_owned``: whether this thread holds a lock; what `threading.Condition` asks too.
 - ``_shutdown_locks_lock``: before 3.13 every new thread takes it before `Thread.start` returns. It is not
   reentrant, so who is interrupted while holding it cannot wait for a start.
@@ -16,6 +19,7 @@
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
 from concurrent.futures._base import (
@@ -32,6 +36,8 @@ from concurrent.futures._base import (
 from concurrent.futures._base import (
     _AsCompletedWaiter as AsCompletedWaiter,
 )
+from contextlib import suppress
+from importlib import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +52,7 @@ __all__ = [
     "CANCELLED_AND_NOTIFIED",
     "DONE_STATES",
     "FINISHED",
+    "HAS_DAEMONS",
     "HAS_GIL",
     "LOGGER",
     "PENDING",
@@ -53,16 +60,46 @@ __all__ = [
     "STATE_NAMES",
     "AsCompletedWaiter",
     "can_wait_for_a_start",
-    "has_daemons",
     "is_held",
     "register_atexit",
+    "start_thread",
 ]
 
 register_atexit: Callable[[Callable[[], None]], None]
 register_atexit = threading._register_atexit  # type: ignore[attr-defined]  # private
 
-has_daemons: Callable[[], bool] = getattr(threading, "_daemon_threads_allowed", lambda: True)
-"""Returns whether there may be threads that the end of this interpreter does not wait for."""
+
+def is_main_interpreter() -> bool:
+    """Return whether this is no subinterpreter; where that cannot be known, it is taken for none."""
+    if hasattr(_thread, "_is_main_interpreter"):
+        return _thread._is_main_interpreter()  # type: ignore[no-any-return]  # private
+    with suppress(ImportError):  # Python may be built without
+        interpreters = import_module("_xxsubinterpreters")
+        return bool(interpreters.get_current() == interpreters.get_main())
+    return True
+
+
+HAS_DAEMONS = is_main_interpreter()
+"""Whether there may be threads that the end of this interpreter does not wait for."""
+
+
+def start_thread(run: Callable[[], object]) -> None:
+    """Start a thread that the end of the interpreter waits for; takes no lock, and waits for nobody.
+
+    `threading` does not know it, and no records should be logged in it: they have the name of their thread.
+    """
+    if hasattr(_thread, "start_joinable_thread"):
+        _thread.start_joinable_thread(run, daemon=False)
+    else:
+        _thread.start_new_thread(_run_joinably, (run,))
+
+
+def _run_joinably(run: Callable[[], object]) -> None:  # pragma: no cover  # in a thread that is not measured
+    ended = _thread._set_sentinel()  # type: ignore[attr-defined]  # private
+    ended.acquire()  # the interpreter releases it
+    with threading._shutdown_locks_lock:  # type: ignore[attr-defined]  # private
+        threading._shutdown_locks.add(ended)  # type: ignore[attr-defined]  # private
+    run()
 
 
 def is_held(lock: threading.RLock) -> bool:

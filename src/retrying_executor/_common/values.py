@@ -6,11 +6,14 @@ Not dataclasses: importing those takes longer than all of this package together.
 from __future__ import annotations
 
 import math
+from _thread import TIMEOUT_MAX
+from collections.abc import Mapping, Set
+from itertools import islice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datetime import timedelta
-    from typing import NoReturn, Protocol, TypeAlias
+    from typing import Any, NoReturn, Protocol, TypeAlias
 
     from typing_extensions import dataclass_transform
 
@@ -45,6 +48,10 @@ class Value:
             wrong = f"not {', '.join(unknown)}" if unknown else f"missing: {', '.join(missing)}"
             raise TypeError(f"{cls.__name__} takes {', '.join(known)}; {wrong}")
         self.__dict__.update((name, fields[name]) for name in known)  # in one order, for hash and repr
+        self._check()
+
+    def _check(self) -> None:
+        """Raise `TypeError` or `ValueError` if a field is not what it has to be."""
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name!r}")
@@ -65,8 +72,27 @@ class Value:
 
 def to_seconds(duration: Duration) -> float:
     """Return *duration* in seconds, unchecked: what a ``timeout`` of the standard library takes."""
-    total_seconds = getattr(duration, "total_seconds", None)  # spares the import of datetime
-    return duration if total_seconds is None else total_seconds()  # type: ignore[return-value]  # not a timedelta
+    # That spares the import of datetime. A class has it too, and is no duration: hence of the type.
+    total_seconds = getattr(type(duration), "total_seconds", None)
+    return duration if total_seconds is None else total_seconds(duration)  # type: ignore[return-value]  # not a timedelta
+
+
+def as_float(value: object) -> float | None:
+    """Return a real number as a float; ``None`` for anything else: a ``bool``, text, the class of a number.
+
+    What is too large is infinite. What is no number, in whatever type says so, is NaN.
+    """
+    cls = type(value)
+    if cls is bool or not (hasattr(cls, "__float__") or hasattr(cls, "__index__")):
+        return None
+    try:
+        return float(value)  # type: ignore[arg-type]  # it has what that needs
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]  # it is a number
+    except ValueError:  # as a signalling NaN
+        return math.nan
+    except TypeError:  # as an array
+        return None
 
 
 def seconds(name: str, value: object) -> float:
@@ -80,27 +106,31 @@ def seconds(name: str, value: object) -> float:
         TypeError: If *value* is neither a number nor a ``timedelta``; a ``bool`` is neither.
         ValueError: If it is negative, infinite or not a number (NaN).
     """
-    number = to_seconds(value)  # type: ignore[arg-type]  # whatever it is, the next lines decide
-    if isinstance(number, bool) or not (hasattr(number, "__float__") or hasattr(number, "__index__")):
+    result = as_float(to_seconds(value))  # type: ignore[arg-type]  # whatever it is, the next lines decide
+    if result is None:
         raise TypeError(f"{name} must be a number of seconds or a timedelta, not {value!r}")
-    try:
-        result = float(number)
-    except OverflowError:
-        result = math.inf
     if not 0.0 <= result < math.inf:
         raise ValueError(f"{name} must be a finite number of seconds, 0 or more, not {value!r}")
     return result
 
 
-def check_timeout(timeout: object) -> None:
-    """Check a ``timeout`` as the standard library has them: of any sign, 0 and infinity included.
+def checked_timeout(timeout: object) -> float | None:
+    """Return a ``timeout`` as the standard library has them, in seconds: of any sign; ``None`` for no limit.
+
+    Longer than threads can wait, which is for centuries, is no limit either.
 
     Raises:
         TypeError: If *timeout* is neither ``None`` nor a number nor a ``timedelta``; a ``bool`` is neither.
+        ValueError: If it is not a number (NaN).
     """
-    number = 0.0 if timeout is None else to_seconds(timeout)  # type: ignore[arg-type]  # see there
-    if isinstance(number, bool) or not (hasattr(number, "__float__") or hasattr(number, "__index__")):
+    if timeout is None:
+        return None
+    number = as_float(to_seconds(timeout))  # type: ignore[arg-type]  # see there
+    if number is None:
         raise TypeError(f"timeout must be a number of seconds, a timedelta or None, not {timeout!r}")
+    if math.isnan(number):
+        raise ValueError(f"timeout must be a number of seconds, not {timeout!r}")
+    return None if number > TIMEOUT_MAX else number
 
 
 def in_words(duration: float) -> str:
@@ -138,6 +168,30 @@ def optional_name(name: str, value: object) -> str | None:
     if not value.strip() or not value.isprintable():
         raise ValueError(f"{name} must be text in one line, not empty or blank, not {value!r}")
     return value
+
+
+def sequence(name: str, value: Any, what: str, most: int = 1_000_000) -> tuple[Any, ...]:
+    """Return the items of an iterable that has an order.
+
+    Text is refused, which has characters for items, and so are bytes, sets and mappings.
+
+    Args:
+        name: What to call the value in an error.
+        value: What to check.
+        what: What it is to be, in words.
+        most: How many items it may have; some iterables never end.
+
+    Raises:
+        TypeError: If it is none of these.
+        ValueError: If there are too many.
+    """
+    is_iterable = hasattr(type(value), "__iter__") or hasattr(type(value), "__getitem__")
+    if not is_iterable or isinstance(value, (str, bytes, bytearray, memoryview, Set, Mapping)):
+        raise TypeError(f"{name} must be {what}, not {value!r}")
+    items = tuple(islice(value, most + 1))
+    if len(items) > most:
+        raise ValueError(f"{name} must have an end, after {most} at most: not {value!r}")
+    return items
 
 
 def positive_int(name: str, value: object) -> int:

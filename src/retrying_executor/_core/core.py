@@ -7,7 +7,7 @@ import threading
 import weakref
 
 from retrying_executor._calls.ledger import Ledger
-from retrying_executor._common.errors import ForkedFutureError
+from retrying_executor._common.errors import ForkedFutureError, final
 from retrying_executor._common.stdlib import is_held
 from retrying_executor._core.ending import AFTER_SHUTDOWN, AT_EXIT, Ending
 from retrying_executor._core.entrance import Entrance
@@ -314,7 +314,7 @@ class Core:
     def drain(self, timeout: float | None) -> bool:
         """Wait until every call accepted so far is done; return whether they all are."""
         if self.is_own_thread():
-            raise RuntimeError("drain() in one of the executor's own threads would wait for itself")
+            raise final(RuntimeError("drain() in one of the executor's own threads would wait for itself"))
         return self.ending.drain(timeout)
 
     def is_own_thread(self) -> bool:

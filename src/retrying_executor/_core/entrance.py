@@ -7,7 +7,7 @@ from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 
 from retrying_executor._calls.current import current
-from retrying_executor._common.errors import PendingLimitError
+from retrying_executor._common.errors import PendingLimitError, refusal_like
 from retrying_executor._common.stdlib import HAS_GIL, is_held
 
 TYPE_CHECKING = False
@@ -88,7 +88,7 @@ class Entrance:
 
     def what_to_raise(self) -> Exception | None:
         """Return what ``submit()`` is to raise, if calls are refused: an exception of its own each time."""
-        return None if self.refusal is None else type(self.refusal)(*self.refusal.args)
+        return None if self.refusal is None else refusal_like(self.refusal)
 
     def admit(self, call: Call) -> None:
         """Queue a call if it may be accepted, where that takes a look.

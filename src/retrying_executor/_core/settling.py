@@ -32,7 +32,7 @@ class _Observed(set["weakref.ref[Call]"]):
         """A call is gone; when all are, so is the memory that the set took."""
         self.discard(reference)
         if not self:
-            self.clear()
+            self.intersection_update(self)  # not clear(): another thread may have added one since
 
 
 class Settling:
@@ -88,29 +88,41 @@ class Settling:
         return self._change(call, self._ledger.take_out)
 
     def _change(self, call: Call, change: Callable[..., bool], *args: Any) -> bool:
-        """Apply *change*, which makes the call done or returns ``False``, and tell whoever observes it."""
+        """Apply *change*, which makes the call done or returns ``False``, and tell whoever observes it.
+
+        An interruption stops neither half-way: then all are told once more, but for what has been told.
+        """
+
+        def tell_waiters() -> None:
+            with self._lock:
+                self._make_way()
+            call._tell_waiters()
+
+        def tell_others() -> None:
+            call._open()
+            call._invoke_callbacks()
+
         kept = call._work, call._last  # so that no destructor runs under a lock
-        changed, was_done = False, call.done()
+        changed = was_done = False
         try:
-            with call._condition:
-                with self._lock:
-                    changed = change(call, *args)
+            with call._condition:  # as long as this is held no other thread makes it done, nor begins to wait
+                try:
+                    with self._lock:
+                        was_done = call._state in DONE_STATES
+                        changed = change(call, *args)
                     if changed:
-                        self._make_way()
-                if changed:
-                    call._tell_waiters()
+                        tell_waiters()
+                except BaseException:
+                    changed = call._state in DONE_STATES and not was_done
+                    if changed:  # pragma: no branch  # see tests/untraced
+                        tell_waiters()
+                    raise
             del kept
             if changed:
-                call._open()
-                call._invoke_callbacks()
-        except BaseException:  # an interruption: what has been told is not told again
-            if call.done() and not was_done:  # pragma: no branch  # see tests/untraced
-                with call._condition:
-                    with self._lock:
-                        self._make_way()
-                    call._tell_waiters()
-                call._open()
-                call._invoke_callbacks()
+                tell_others()
+        except BaseException:
+            if changed:
+                tell_others()
             raise
         return changed
 
@@ -241,5 +253,3 @@ class Settling:
         if hand.call is not None and hand.ending is None:
             with suppress(BaseException):  # of its callbacks; its state is changed before they run
                 self.settle(hand.call, (None, error))
-        with suppress(BaseException):
-            log.worker_interrupted(error)

@@ -301,7 +301,8 @@ class Monitor:
             self._watchdog.finish(timeout)
         if not self._pool.is_own_thread():
             self._start_telling()
-            if not self._pool.retire(timeout) and not self._is_late:
+            left = began_at + timeout - time.monotonic()
+            if not self._pool.retire(left) and not self._is_late:
                 self._is_late = True
                 log.listener_is_late(timeout)
         self._patience -= time.monotonic() - began_at  # the interpreter's end does not begin anew

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from retrying_executor._calls import attempt
 from retrying_executor._common import log
-from retrying_executor._common.stdlib import has_daemons
+from retrying_executor._common.stdlib import HAS_DAEMONS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Watchdog:
             self._running[call] = Run(work, call._attempts, self._warn_after)
             if self._thread is None:
                 thread = threading.Thread(
-                    target=self._watch, name=f"{self._thread_name}-watchdog", daemon=has_daemons()
+                    target=self._watch, name=f"{self._thread_name}-watchdog", daemon=HAS_DAEMONS
                 )
                 with suppress(RuntimeError):  # there is no thread to be had: the next attempt tries again
                     thread.start()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import sys
+import math
 
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import is_a
 from retrying_executor._common.misuse import checked_callable, says_where
 from retrying_executor._common.values import (
     Value,
+    as_float,
     checked_bool,
     in_words,
     optional_seconds,
     positive_int,
     seconds,
+    sequence,
 )
 from retrying_executor._policy.transient import get, retry_after, transient
-from retrying_executor._policy.verdict import Attempt, Verdict
+from retrying_executor._policy.verdict import Asked, Attempt, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,8 +79,11 @@ class RetryPolicy(Value):
         jitter: ``True``: draw each delay uniformly from zero to its bound, so that callers that
             failed together do not come back together. ``False``: the bound is the delay. The
             default is ``True``, or ``False`` with *delays*.
-        max_elapsed: No attempt starts later than this many seconds after the first one began;
-            0 or more, or ``None`` for no limit.
+        max_elapsed: No attempt starts later than this many seconds after the first one began; 0 or more, or
+            ``None`` for no limit. For a call that was never tried it counts while its upstream is held or
+            has yet to get a probe through: from when that began, or from when the turn of the call came if
+            that was later. Then it fails with a ``TimeoutError``. Other waiting before the first attempt, as
+            for a thread, or for the limits of an upstream that works, counts for *max_age* only.
         max_age: No attempt starts later than this many seconds after ``submit()``, whatever the call waited
             for: a thread, its upstream, its next attempt. It fails with its last exception, or with a
             ``TimeoutError`` if it was never tried. More than 0, or ``None`` for no limit. Calls that only a
@@ -237,7 +242,7 @@ class RetryPolicy(Value):
             delay = seconds("the delay", self._delay(number, asked))  # whatever the source of jitter returns
         if self.max_elapsed is not None and attempt.elapsed + delay > self.max_elapsed:
             return Verdict(None, reason=no_time_for(attempt.elapsed + delay, "max_elapsed", self.max_elapsed))
-        reasons = [] if asked is None else [f"asked to wait {in_words(asked)}"]
+        reasons = [] if asked is None else [asked.words]
         reasons += [] if counts else ["not counted"]
         concerns_call = is_a(answer, NotNow) and get(answer, "only_this_call") is True
         return Verdict(
@@ -277,12 +282,13 @@ class RetryPolicy(Value):
         return bound + (asked or 0.0)
 
 
-def after(not_now: NotNow) -> float | None:
+def after(not_now: NotNow) -> Asked | None:
     """Return how many seconds a call asks to wait; ``None`` if it does not, or if that cannot be read."""
     try:
-        return optional_seconds("after", not_now.after)
+        asked = optional_seconds("after", not_now.after)
     except BaseException:  # somebody has set it to something else, or a subclass raises
         return None
+    return None if asked is None else Asked(asked)
 
 
 def no_time_for(start: float, name: str, limit: float) -> str:
@@ -290,10 +296,10 @@ def no_time_for(start: float, name: str, limit: float) -> str:
     return f"the next attempt would start after {in_words(start)}, and {name} is {in_words(limit)}"
 
 
-def asked_by(exception: Exception, limit: float | None) -> float | None:
+def asked_by(exception: Exception, limit: float | None) -> Asked | None:
     """Return how many seconds an answer asks to wait, up to a *limit*; ``None`` if it does not."""
     asked = retry_after(exception)
-    return asked if asked is None or limit is None else min(asked, limit)
+    return None if asked is None else Asked(asked, limit)
 
 
 def backoff(number: int, *, base: float, multiplier: float, cap: float) -> float:
@@ -340,18 +346,16 @@ def _checked_max_age(max_age: Duration | None) -> float | None:
 
 
 def _checked_multiplier(multiplier: object) -> float:
-    if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
+    number = as_float(multiplier)
+    if number is None:
         raise TypeError(f"multiplier must be a number, not {multiplier!r}")
-    if not 1.0 <= multiplier <= sys.float_info.max:
+    if not 1.0 <= number < math.inf:
         raise ValueError(f"multiplier must be finite and 1 or more, not {multiplier!r}")
-    return float(multiplier)
+    return number
 
 
 def _checked_delays(delays: Iterable[Duration]) -> tuple[float, ...]:
-    try:
-        each = enumerate(delays)
-    except TypeError:
-        raise TypeError(f"delays must be an iterable of seconds, not {delays!r}") from None
+    each = enumerate(sequence("delays", delays, "an iterable of seconds"))
     return tuple(seconds(f"delays[{index}]", delay) for index, delay in each)
 
 

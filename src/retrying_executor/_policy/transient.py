@@ -12,7 +12,7 @@ import math
 import time
 from functools import partial
 
-from retrying_executor._common.errors import NotNow
+from retrying_executor._common.errors import NotNow, is_final
 from retrying_executor._common.exceptions import is_a, led_to, traceback_of
 from retrying_executor._common.lifecycle import before_fork
 from retrying_executor._common.wrapper import codes as wrapper_codes
@@ -36,7 +36,9 @@ def transient(exception: BaseException) -> bool | NotNow:
     - AWS client errors that are neither throttling nor capacity, and the gRPC statuses that
       correspond;
     - a call that could not even be made, since its arguments do not fit;
-    - `NameError`, `ImportError`, `SyntaxError` and `NotImplementedError`.
+    - `NameError`, `ImportError`, `SyntaxError` and `NotImplementedError`;
+    - errors of this library that could only repeat: a ``drain()`` that would wait for itself, a ``submit()``
+      after ``shutdown()``, a `ForkedFutureError`.
 
     Args:
         exception: What an attempt raised.
@@ -49,7 +51,7 @@ def transient(exception: BaseException) -> bool | NotNow:
     Raises:
         TypeError: If *exception* is no exception.
     """
-    _check(exception)
+    check_exception(exception)
     try:
         return _judge(exception)
     except BaseException:  # of a hostile attribute: it proves nothing about the call
@@ -73,7 +75,7 @@ def retry_after(exception: BaseException) -> float | None:
     Raises:
         TypeError: If *exception* is no exception.
     """
-    _check(exception)
+    check_exception(exception)
     for read in (_asked_by_headers, _asked_by_metadata, _asked_by_details):
         try:
             seconds = read(exception)
@@ -84,7 +86,7 @@ def retry_after(exception: BaseException) -> float | None:
     return None
 
 
-def _check(exception: object) -> None:
+def check_exception(exception: object) -> None:
     if not isinstance(exception, BaseException):
         raise TypeError(f"exception must be an exception, not {exception!r}")
 
@@ -117,6 +119,8 @@ def _judge(exception: BaseException) -> bool | NotNow:
     if is_a(exception, NotNow):
         return exception
     if not is_a(exception, Exception) or issubclass(type(exception), codes.PROGRAMMING_ERRORS):
+        return False
+    if is_final(exception):
         return False
     if is_a(exception, TypeError) and _was_not_entered(exception):
         return False

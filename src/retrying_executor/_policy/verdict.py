@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retrying_executor._common.values import Value
+from retrying_executor._common.values import Value, as_float, in_words, positive_int
 
 
 class Attempt(Value):
@@ -14,6 +14,10 @@ class Attempt(Value):
         result: What it returned; ``None`` if it raised.
         elapsed: Seconds since the first attempt of the call began.
         postponed: How many attempts before it were answered "not now", and so are not counted.
+
+    Raises:
+        TypeError: If a field has the wrong type, is missing or unknown.
+        ValueError: If *number* is less than 1, or *elapsed* or *postponed* less than 0.
     """
 
     number: int
@@ -21,6 +25,39 @@ class Attempt(Value):
     result: object
     elapsed: float
     postponed: int = 0
+
+    def _check(self) -> None:
+        positive_int("number", self.number)
+        if not (self.exception is None or isinstance(self.exception, BaseException)):
+            raise TypeError(f"exception must be an exception or None, not {self.exception!r}")
+        elapsed = as_float(self.elapsed)
+        if elapsed is None:
+            raise TypeError(f"elapsed must be a number of seconds, not {self.elapsed!r}")
+        if not elapsed >= 0.0:
+            raise ValueError(f"elapsed must be 0 seconds or more, not {self.elapsed!r}")
+        if isinstance(self.postponed, bool) or not isinstance(self.postponed, int):
+            raise TypeError(f"postponed must be an integer, 0 or more, not {self.postponed!r}")
+        if self.postponed < 0:
+            raise ValueError(f"postponed must be 0 or more, not {self.postponed!r}")
+
+
+class Asked(float):
+    """How many seconds an answer asks to wait, as far as that is heeded.
+
+    Args:
+        in_full: How many it asks for; 0 or more.
+        limit: The ``max_retry_after`` of the policy, or ``None``.
+    """
+
+    __slots__ = ("words",)
+
+    words: str  # fit for a log line
+
+    def __new__(cls, in_full: float, limit: float | None = None) -> Asked:
+        asked = super().__new__(cls, in_full if limit is None else min(in_full, limit))
+        cut = f", cut to {in_words(asked)} by max_retry_after" if asked < in_full else ""
+        asked.words = f"asked to wait {in_words(in_full)}{cut}"
+        return asked
 
 
 class Verdict:
@@ -41,7 +78,7 @@ class Verdict:
         delay: float | None,
         *,
         counts: bool = True,
-        asked: float | None = None,
+        asked: Asked | None = None,
         reason: str = "",
         concerns_call: bool = False,
     ) -> None:
@@ -55,7 +92,7 @@ class Verdict:
 ACCEPTED = Verdict(None)
 """The result was accepted."""
 
-TOO_LATE = Verdict(None, reason="no time left for another attempt")
+TOO_LATE = Verdict(None, reason="max_elapsed has passed")
 """There was no time left for the attempt: it was not made."""
 
 TOO_OLD = Verdict(None, reason="max_age has passed since submit()")

@@ -33,7 +33,7 @@ from contextlib import suppress
 from itertools import count
 
 from retrying_executor._calls.call import Hand
-from retrying_executor._common.stdlib import HAS_GIL, has_daemons
+from retrying_executor._common.stdlib import HAS_DAEMONS, HAS_GIL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Roster:
         self.is_starved = False  # the last start has failed
         self.on_the_way: Worker | None = None
         self._name = name
-        self._daemon = daemon and has_daemons()
+        self._daemon = daemon and HAS_DAEMONS
         self._resting: list[Worker] = []
         self._leading: Worker | None = None
         self._ailing: Worker | None = None

@@ -78,10 +78,13 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
         worker.call = None
         if now >= turns.only_fresh_until:
             return None
-        if upstream is not None and (
-            permit is None or permit.era != upstream.calm_era or not upstream.go_on(now)
-        ):
-            return None
+        if upstream is not None:
+            if permit is None or permit.era != upstream.calm_era:
+                return None
+            began_at = upstream.go_on(now)
+            if began_at is None:
+                return None
+            now = began_at
         try:
             call = worker.call = core.fresh.popleft()
         except IndexError:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import _thread
 import math
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 
 from retrying_executor._calls.current import current
-from retrying_executor._common.stdlib import can_wait_for_a_start, is_held
+from retrying_executor._common.stdlib import can_wait_for_a_start, is_held, start_thread
 from retrying_executor._threads.roster import Roster
 from retrying_executor._threads.workers import work
 
@@ -154,7 +154,9 @@ class Threads:
 
     # -- starting them ---------------------------------------------------------------------------
 
-    def start_newborns(self, core: Core, *, is_repeated: bool = False) -> Exception | None:
+    def start_newborns(
+        self, core: Core, *, is_repeated: bool = False, may_wait: bool = False
+    ) -> Exception | None:
         """Start the threads of newborns, but those that another thread is starting. Called without the lock.
 
         `Thread.start` takes locks of its own and waits for the new thread, and the collector may run any
@@ -164,6 +166,7 @@ class Threads:
         Args:
             core: What they work for.
             is_repeated: Whether this is for calls that have relied on a newborn which was withdrawn.
+            may_wait: Whether this thread is there for nothing else: it holds no lock, and may wait for any.
 
         Returns:
             Why one could not be started. It has been withdrawn.
@@ -173,10 +176,10 @@ class Threads:
         if not newborns:
             return None
         holds = is_held(core.lock) or (holder is not None and is_held(holder.lock))
-        leaves_it = holds or not can_wait_for_a_start()
+        leaves_it = not may_wait and (holds or not can_wait_for_a_start())
         try:
             if leaves_it:
-                _thread.start_new_thread(self.start_newborns, (core,))
+                start_thread(partial(self.start_newborns, core, is_repeated=is_repeated, may_wait=True))
             else:
                 for worker in newborns:
                     roster.start(worker)

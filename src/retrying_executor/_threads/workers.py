@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import suppress
 
 from retrying_executor._calls.current import current
 from retrying_executor._common import log
@@ -90,6 +91,8 @@ class Shift:
             except BaseException as error:  # of a done callback, or asynchronous
                 has_arrived = False
                 core.settling.rescue(worker, error)
+                with suppress(BaseException):
+                    log.worker_interrupted(error)
             call = None
 
     # -- the initializer -------------------------------------------------------------------------

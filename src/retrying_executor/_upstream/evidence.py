@@ -12,7 +12,14 @@ import re
 
 from retrying_executor._common.errors import NotNow
 from retrying_executor._policy import codes
-from retrying_executor._policy.transient import aws_code_of, get, grpc_status_of, http_status_of, transient
+from retrying_executor._policy.transient import (
+    aws_code_of,
+    check_exception,
+    get,
+    grpc_status_of,
+    http_status_of,
+    transient,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,8 +45,12 @@ def service_failed(exception: BaseException) -> bool:
         exception: What an attempt raised.
 
     Returns:
-        Whether the service failed. Never raises.
+        Whether the service failed. Never raises for an exception, whatever its attributes do.
+
+    Raises:
+        TypeError: If *exception* is no exception.
     """
+    check_exception(exception)
     try:
         return _service_failed(exception)
     except BaseException:  # of a hostile attribute: it proves nothing about the service

@@ -1,7 +1,8 @@
 """When a service may be called: limits, holds, the probe and the ramp.
 
 Pure: no threads, no clock, no randomness of its own. Whoever uses it says what happened together with
-*now*, and holds the lock that guards it. Times are seconds on one clock, whichever it is.
+*now*, and holds the lock that guards it. Times are seconds on one clock, whichever it is. Only who takes a
+slot gives the clock itself, since that is to be read afterwards.
 
     OPEN ──failures in a row, or asked to wait──> HELD ──time is up──> PROBING
       ^                                            ^                   │    │
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal, Protocol, TypeAlias
 
+    from retrying_executor._policy.verdict import Asked
+
     Evidence: TypeAlias = Literal["worked", "failed", "busy", "none"]
     """What an attempt tells of the service: it answered; it failed; "not now"; nothing."""
 
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
             self,
             permit: Permit,
             evidence: Evidence = "none",
-            asked: float | None = None,
+            asked: Asked | None = None,
             exception: BaseException | None = None,
             /,
         ) -> None: ...
@@ -154,8 +157,12 @@ class Gate:
             opens = max(opens, self._starts[0] + self._window)
         return opens
 
-    def start(self, now: float) -> Permit | None:
+    def start(self, now: float, clock: Callable[[], float]) -> Permit | None:
         """Let an attempt through; only when ``open_at() <= now``.
+
+        Args:
+            now: What time it is.
+            clock: Returns what time it is by then.
 
         Returns:
             ``None`` if somebody has just taken the last slot without the lock.
@@ -163,24 +170,36 @@ class Gate:
         while self._slots is not None and self._starts and self._starts[0] + self._window <= now:
             self._starts.popleft()
             self._slots.append(None)
-        if not self.take_slot(now):
+        began_at = self.take_slot(now, clock)
+        if began_at is None:
             return None
-        permit = Permit(now, self.era, is_probe=self._ramp == 0)
+        permit = Permit(began_at, self.era, is_probe=self._ramp == 0)
         if permit.is_probe:
             self._probe = permit
         self._in_flight += 1
         self._since += 1
         return permit
 
-    def take_slot(self, now: float) -> bool:
-        """Take a slot, if there is a free one; needs no lock."""
+    def take_slot(self, now: float, clock: Callable[[], float]) -> float | None:
+        """Take a slot, if there is a free one; needs no lock.
+
+        Args:
+            now: What time it is, or was a moment ago.
+            clock: Returns what time it is by then.
+
+        Returns:
+            When it was taken, which is *now* where there is no rate; ``None`` if none is free.
+        """
         if self._slots is not None:
             try:
                 self._slots.pop()
             except IndexError:
-                return False
+                return None
+            # Only now: a thread that is late takes a slot that became free after *now*. Taken as of then, it
+            # would be free again too soon.
+            now = clock()
             self._starts.append(now)
-        return True
+        return now
 
     def return_slot(self, now: float) -> None:
         """Give back a slot that was taken *now*, for an attempt that will not be."""

@@ -26,9 +26,9 @@ from contextlib import suppress
 from functools import partial
 
 from retrying_executor._common import lifecycle, log
-from retrying_executor._common.misuse import refuse_to_copy, says_where
+from retrying_executor._common.misuse import checked_callable, refuse_to_copy, says_where
 from retrying_executor._common.stdlib import is_held
-from retrying_executor._common.values import in_words, optional_seconds, positive_int, seconds
+from retrying_executor._common.values import optional_seconds, positive_int, seconds
 from retrying_executor._upstream.evidence import service_failed
 from retrying_executor._upstream.gate import Gate, Permit
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Literal, Protocol, TypeAlias
 
     from retrying_executor._common.values import Clock, Duration
+    from retrying_executor._policy.verdict import Asked
     from retrying_executor._upstream.gate import Evidence, State
 
     RecordExceptions: TypeAlias = (
@@ -92,7 +93,7 @@ class Upstream:
     in a ramp: 2 in flight, then 4, and so on; if not, the next hold is twice as long.
 
     Args:
-        name: What to call it in logs.
+        name: What to call it in logs: text in one line.
         max_concurrency: How many attempts may run at once, over all executors: 1 or more, or ``None`` for
             no limit.
         rate: How many attempts may be let through in how many seconds, as ``(10, 1.0)``: never more than 10
@@ -137,6 +138,8 @@ class Upstream:
             raise TypeError(f"name must be a string, not {name!r}")
         if not name.strip():
             raise ValueError(f"name must not be empty: {name!r}")
+        if not name.isprintable():
+            raise ValueError(f"name must be text in one line, without control characters, not {name!r}")
         first, longest = seconds("initial_hold", initial_hold), seconds("max_hold", max_hold)
         if first <= 0.0:
             raise ValueError(f"initial_hold must be more than 0 seconds, not {initial_hold!r}")
@@ -229,6 +232,7 @@ class Upstream:
                 self._gate.hold(self._clock.monotonic() + length)
                 self._look()
                 monitors = list(self._monitors)
+            log.upstream_paused(self._name, length)
             for monitor in monitors:
                 monitor.upstream_changed(self._name, "upstream_held", length, "paused")
             self._tell()
@@ -240,7 +244,10 @@ class Upstream:
         """End the hold, whatever made it: a probe goes out, and the others follow in a ramp."""
         try:
             with self._lock:
+                was_held = self.held_until is not None
                 self._gate.release()
+            if was_held:
+                log.upstream_resumed(self._name)
             self._tell()
         except BaseException:  # of a signal handler: those who wait may not know yet
             self._tell()
@@ -339,7 +346,7 @@ class Upstream:
             if opens <= now:
                 opens = math.inf
                 if pool in self._invited or self._gate.room() > len(self._invited):
-                    permit = self._gate.start(now)
+                    permit = self._gate.start(now, self._clock.monotonic)
                     if permit is not None:
                         self._waiting.pop(pool, None)
                         permit.upstream = self
@@ -352,9 +359,13 @@ class Upstream:
             self._look()
             self._lock.release()
 
-    def go_on(self, now: float) -> bool:
-        """Let one more attempt through under a permit of the `calm_era`, if the rate allows it."""
-        return self._gate.take_slot(now)
+    def go_on(self, now: float) -> float | None:
+        """Let one more attempt through under a permit of the `calm_era`, if the rate allows it.
+
+        Returns:
+            When it was let through: *now* or later; ``None``: it was not.
+        """
+        return self._gate.take_slot(now, self._clock.monotonic)
 
     def go_on_without(self, now: float) -> None:
         """Who was let through by `go_on` *now* has no call to start. Called without a lock."""
@@ -377,7 +388,7 @@ class Upstream:
         self,
         permit: Permit,
         evidence: Evidence = "none",
-        asked: float | None = None,
+        asked: Asked | None = None,
         exception: BaseException | None = None,
     ) -> None:
         """Take note that an attempt has ended; see `Gate.end`. Called without a lock, by a worker."""
@@ -507,11 +518,11 @@ class Upstream:
         self._look()
 
 
-def _why_held(before: State, failures: int, asked: float | None, exception: BaseException | None) -> str:
+def _why_held(before: State, failures: int, asked: Asked | None, exception: BaseException | None) -> str:
     """Return in words why an upstream is held, if it is."""
     last = "" if exception is None else log.describe(None, exception)
     if asked is not None:
-        return f"asked to wait {in_words(asked)}"
+        return asked.words
     if before == "probing":
         return f"the probe failed ({last})"
     plural = "" if failures == 1 else "s"
@@ -538,7 +549,8 @@ def _checked_recorder(recorder: RecordExceptions) -> Callable[[Exception], objec
         raise TypeError(
             f"record_exceptions must be an exception class, a tuple of them, or a callable, not {recorder!r}"
         )
-    return recorder
+    is_recorded: Callable[[Exception], object] = checked_callable("record_exceptions", recorder, takes=1)
+    return is_recorded
 
 
 def _limit(name: str, value: object) -> float:

@@ -21,6 +21,7 @@ from retrying_executor._calls.call import Hand
 from retrying_executor._calls.current import current
 from retrying_executor._calls.terms import Terms
 from retrying_executor._common import log
+from retrying_executor._common.errors import final
 from retrying_executor._core.turns import end_permit
 from retrying_executor._policy.policy import RetryPolicy
 from retrying_executor._virtual.waiting import Latch, Waiters
@@ -94,7 +95,7 @@ class VirtualCrew:
         """Let time pass, with all that happens meanwhile."""
         with self._turn:
             if self._hands:
-                raise RuntimeError("advance() is for who waits for the calls: in a call, use sleep()")
+                raise final(RuntimeError("advance() is for who waits for the calls: in a call, use sleep()"))
             self._run(core, duration)
 
     def wait(
@@ -151,10 +152,11 @@ class VirtualCrew:
 
     def _step(self, core: Core, calls: Container[Call]) -> bool:
         """Make the next attempt, if one is ready; return whether that is so."""
-        hand = Hand(core.lock)
-        self._hands.append(hand)
-        outer, current.holder = current.holder, hand
+        hand, call = Hand(core.lock), None
+        outer = current.holder
         try:
+            self._hands.append(hand)
+            current.holder = hand
             with core.lock:
                 is_ready = core.ledger.schedule.is_ready(self._now)
             if self._initializer is not None and is_ready and not self._initialize(core, self._initializer):
@@ -167,6 +169,12 @@ class VirtualCrew:
             if call is None:
                 return False
             self._attempt(core, hand, call)
+        except BaseException as error:  # of a signal handler: the call must not stay in the hand
+            if call is None or not call.done() or not isinstance(error, SystemExit):
+                hand.ending = None
+                core.settling.rescue(hand, error)
+                raise
+            log.worker_interrupted(error)  # of a done callback
         finally:
             current.holder = outer
             end_permit(hand, "none")
@@ -178,18 +186,11 @@ class VirtualCrew:
         return True
 
     def _attempt(self, core: Core, hand: Hand, call: Call) -> None:
-        try:
-            hand.ending = core.settling.attempt(hand, call)
-            self.tell()
-            if hand.ending is not None:
-                core.settling.finish(hand)
-        except BaseException as error:  # of a signal handler: the call must not stay in the hand
-            if call.done() and isinstance(error, SystemExit):
-                log.worker_interrupted(error)  # of a done callback
-                return
-            hand.ending = None
-            core.settling.rescue(hand, error)
-            raise
+        """Make an attempt, and put the call in backoff or make it done."""
+        hand.ending = core.settling.attempt(hand, call)
+        self.tell()
+        if hand.ending is not None:
+            core.settling.finish(hand)
 
     def _prefer(self, core: Core, calls: Container[Call]) -> None:
         """In the middle of an attempt, have those come first for which it waits.

@@ -13,6 +13,8 @@ import time
 from contextlib import nullcontext, suppress
 
 from retrying_executor._common import lifecycle
+from retrying_executor._common.errors import final
+from retrying_executor._common.stdlib import HAS_DAEMONS
 from retrying_executor._common.values import checked_bool, seconds
 from retrying_executor._executor import RetryingExecutor, View
 from retrying_executor._watch.progress import Pace, Progress, last_line, line, progress
@@ -42,6 +44,7 @@ BROKEN = (OSError, ValueError)
 """What writing raises when nobody reads any more, or the file is closed."""
 
 _LONGEST_WAIT = 0.5  # seconds, in which nobody looks whether the last call is done
+_MOMENT = 0.1  # seconds that the last line is given in any case: most often it takes less than one thousandth
 
 
 class Lines:
@@ -78,15 +81,18 @@ class _Watcher:
 
     def __init__(self, executor: RetryingExecutor | View, display: Display) -> None:
         self._pool = executor._pool  # not the executor: that may be dropped
+        self.exit_timeout = self._pool.exit_timeout
         self._display = display
         self._is_left = False
         self._over = threading.Event()
-        self._pid = os.getpid()
-        self._thread = threading.Thread(target=self._run, name="retrying_executor.watch")
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> None:
-        if self._thread.ident is not None:
-            raise RuntimeError("a view can be entered only once: call watch() again")
+        if self._thread is not None:
+            raise final(RuntimeError("a view can be entered only once: call watch() again"))
+        self._pid = os.getpid()
+        daemon = self.exit_timeout.duration is not None and HAS_DAEMONS
+        self._thread = threading.Thread(target=self._run, name="retrying_executor.watch", daemon=daemon)
         self._began_at = time.monotonic()
         self._pace = Pace(self._began_at)
         self._first = self._pool.stats()
@@ -95,7 +101,7 @@ class _Watcher:
                 self._display.begin(self._look())
                 self._thread.start()
                 if not lifecycle.register_view(self):
-                    self.end()
+                    self.end(self.exit_timeout.left())
         except BaseException:
             self._over.set()  # if it has been started
             self._display.close()
@@ -106,19 +112,28 @@ class _Watcher:
     ) -> None:
         if os.getpid() == self._pid:  # else the thread is the parent's, and may have had any lock at the fork
             self._is_left = True
-            self.settle(self._pool)
+            self.settle(self._pool, None)
 
-    def settle(self, pool: object) -> None:
+    def settle(self, pool: object, timeout: float | None) -> None:
         """End, if the block has been left, and no call of *pool* is pending."""
         if pool is self._pool and self._is_finished():
-            self.end()
+            self.end(timeout)
 
-    def end(self) -> None:
-        """Show how it is now, as the last; whatever is pending."""
+    def end(self, timeout: float | None) -> None:
+        """Show how it is now, as the last; whatever is pending.
+
+        Wait for that, for *timeout* seconds at most; ``None``: as long as an end of the executor may take.
+        """
+        timeout = self.exit_timeout.duration if timeout is None else timeout
         self._over.set()
-        if self._thread.is_alive():  # else it was not started, or has ended
-            self._thread.join()
-        self._display.close()
+        thread = self._thread
+        assert thread is not None
+        if thread is threading.current_thread():  # what it writes to has called this
+            return
+        if thread.is_alive():  # else it was not started, or has ended
+            thread.join(None if timeout is None else min(max(timeout, _MOMENT), threading.TIMEOUT_MAX))
+        if not thread.is_alive():  # else it may hold what closing would wait for, and does so itself
+            self._display.close()
 
     def _run(self) -> None:
         display = self._display
@@ -185,8 +200,9 @@ def watch(
     end of the block does not wait for them. If some are pending then, the view goes on until none is: so
     ``with executor, watch(executor):`` and ``with watch(executor), executor:`` both show how it ends, after
     an exception or Ctrl-C too. When ``shutdown()`` has waited for the last call, the last line has been
-    written; at the end of the interpreter it comes when that waits no longer. The rate is that of the last
-    half a minute, or of the last ten calls if they took longer.
+    written; at the end of the interpreter it comes when that waits no longer. Where nothing can be written
+    for now, neither waits for longer than its *timeout*, or *exit_timeout*. The rate is that of the last half
+    a minute, or of the last ten calls if they took longer.
 
     Args:
         executor: The executor, or a view of it.
