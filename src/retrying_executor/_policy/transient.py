@@ -9,8 +9,10 @@ an exception does when it is looked at.
 from __future__ import annotations
 
 import math
+import sys
 import time
-from functools import partial
+from contextlib import suppress
+from importlib import import_module
 
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import is_a, led_to, traceback_of
@@ -20,7 +22,7 @@ from retrying_executor._policy import codes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
 
@@ -64,7 +66,8 @@ def retry_after(exception: BaseException) -> float | None:
     Read are, in this order: the header ``retry-after-ms`` or ``x-ms-retry-after-ms``; the header
     ``Retry-After`` in seconds, or as a date, of which the header ``Date`` is subtracted, so that the two
     clocks need not agree; gRPC's ``grpc-retry-pushback-ms`` and the detail ``google.rpc.RetryInfo``.
-    What is malformed or negative is ignored.
+    What is malformed or negative is ignored. The detail is read with googleapis-common-protos, which
+    google-api-core and grpcio-status bring along; without it, the detail is not read.
 
     References:
         RFC 9110, section 10.2.3 (Retry-After). gRFC A6 (pushback).
@@ -285,73 +288,45 @@ def _asked_by_metadata(exception: BaseException) -> float | None:
     if milliseconds is not None:
         return milliseconds / 1000.0
     status = metadata.get("grpc-status-details-bin")
-    for detail in _messages(status, field=3) if isinstance(status, bytes) else ():
-        for kind in _messages(detail, field=1):
-            if kind.endswith(b"/google.rpc.RetryInfo"):
-                delays = [delay for info in _messages(detail, field=2) for delay in _messages(info, field=1)]
-                return _protobuf_duration(delays[0])
-    return None
+    return _delay_in(_retry_infos(status)) if isinstance(status, bytes) else None
 
 
 def _asked_by_details(exception: BaseException) -> float | None:
     """Read the details that google-api-core has parsed, or the exception of grpc that it keeps."""
     details = get(exception, "details")
-    for detail in details if isinstance(details, (list, tuple)) else ():
-        delay = get(detail, "retry_delay")
-        if delay is not None:
-            return float(delay.seconds + delay.nanos / 1e9)  # type: ignore[attr-defined]  # it is a RetryInfo
     response = get(exception, "response")
-    return _asked_by_metadata(response) if isinstance(response, Exception) else None
+    delay = _delay_in(details) if isinstance(details, (list, tuple)) else None
+    return _asked_by_metadata(response) if delay is None and isinstance(response, Exception) else delay
 
 
-# -- just enough of protobuf -----------------------------------------------------------------------
+def _retry_infos(status: bytes) -> Iterator[object]:
+    """Yield each ``google.rpc.RetryInfo`` of an encoded ``google.rpc.Status``.
 
-
-def _fields(message: bytes) -> Iterable[tuple[int, int | bytes]]:
-    """Yield the fields of an encoded message: number and value.
-
-    References:
-        https://protobuf.dev/programming-guides/encoding/
+    Raises:
+        Exception: Any, if it is malformed, or if what reads it is not installed or does not work.
     """
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = message[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while at < len(message):
-        key = varint()
-        number, wire_type = key >> 3, key & 7
-        if wire_type == 0:
-            yield number, varint()
-        else:
-            size = {1: 8, 5: 4}.get(wire_type) or varint()
-            if at + size > len(message):
-                raise ValueError("a message that is cut off")
-            yield number, message[at : at + size]
-            at += size
+    if "grpc" not in sys.modules:  # no client here gets such an answer, and before a fork nothing is imported
+        return
+    error_details = import_module("google.rpc.error_details_pb2")  # slow, and few answers have details
+    for detail in import_module("google.rpc.status_pb2").Status.FromString(status).details:
+        info = error_details.RetryInfo()
+        if detail.Unpack(info):
+            yield info
 
 
-def _messages(message: bytes, *, field: int) -> Iterable[bytes]:
-    """Yield the values of one field, if they are encoded messages or strings."""
-    for number, value in _fields(message):
-        if number == field and isinstance(value, bytes):
-            yield value
+def _delay_in(details: Iterable[object]) -> float | None:
+    """Return the delay of the first ``google.rpc.RetryInfo`` that has one."""
+    for detail in details:
+        delay: Any = get(detail, "retry_delay")
+        if delay is not None and detail.HasField("retry_delay"):  # type: ignore[attr-defined]  # it is one
+            return float(delay.ToJsonString()[:-1])  # "3.5s"; it raises what is malformed
+    return None
 
 
-def _protobuf_duration(message: bytes) -> float:
-    """Return an encoded ``google.protobuf.Duration`` in seconds."""
-    values = {number: value for number, value in _fields(message) if isinstance(value, int)}
-    if values.get(1, 0) >> 63 or values.get(2, 0) >> 63:
-        return -1.0  # both are signed, and a negative one is malformed here
-    return values.get(1, 0) + values.get(2, 0) / 1e9
+def _prepare_for_fork() -> None:
+    timestamp_of("Thu, 01 Jan 1970 00:00:00 GMT")
+    with suppress(Exception):  # of what is not installed, or does not work
+        list(_retry_infos(b""))
 
 
-before_fork(partial(timestamp_of, "Thu, 01 Jan 1970 00:00:00 GMT"))
+before_fork(_prepare_for_fork)
