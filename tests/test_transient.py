@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from conftest import TIMEOUT
 from observe import eventually
 from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, retry_after, transient
-from retrying_executor._policy.transient import close_answers
+from retrying_executor._policy.answers import close_answers
 from retrying_executor._upstream.evidence import evidence_of
 from test_retrying import Answer, AnsweredError
 

@@ -15,7 +15,8 @@ from retrying_executor._common.values import (
     positive_int,
     seconds,
 )
-from retrying_executor._policy.transient import get, retry_after, transient
+from retrying_executor._policy.answers import get, retry_after
+from retrying_executor._policy.transient import transient
 from retrying_executor._policy.verdict import Attempt, Verdict
 
 TYPE_CHECKING = False
