@@ -330,7 +330,10 @@ from retrying_executor import RetryingExecutor, RetryPolicy
 
 module, patience = sys.argv[1], float(sys.argv[2])
 assert module not in sys.modules
-sys.modules["grpc"] = None  # only a program that has it reads such details
+if module.startswith("google"):
+    sys.modules["grpc"] = None  # only a program that has it reads such details
+elif module == "difflib":
+    import calendar, email.utils, random, uuid  # or the thread would go on while the fork imports them
 begun, forks = threading.Event(), threading.Event()
 
 class Pause:
@@ -365,6 +368,12 @@ os.register_at_fork(before=forks.set)  # it runs before those that were register
 executor = RetryingExecutor(1, retry=RetryPolicy(initial_delay=0.001), idle_timeout=0)
 if module == "uuid":
     needs = lambda: executor.submit(int).key
+elif module == "difflib":
+    def needs():
+        try:
+            RetryingExecutor(max_worker=1)
+        except TypeError:
+            pass
 elif module == "retrying_executor._observe.monitor":
     needs = lambda: RetryingExecutor(1, on_event=print)
 else:
@@ -389,7 +398,8 @@ PROTOS = ["google.rpc.status_pb2", "google.rpc.error_details_pb2"]
 
 
 @pytest.mark.parametrize(
-    "module", ["email.utils", "calendar", "random", "uuid", "retrying_executor._observe.monitor", *PROTOS]
+    "module",
+    ["email.utils", "calendar", "difflib", "random", "uuid", "retrying_executor._observe.monitor", *PROTOS],
 )
 def test_fork_in_the_middle_of_an_import(module: str, tmp_path: Path) -> None:
     """What a thread was importing for the library while another forked, the child can import too (F6)."""
