@@ -32,6 +32,7 @@ from retrying_executor import (
 from retrying_executor._common import log
 from retrying_executor._common.log import Repeats, Subject, UnseenFailure, call_name, describe, time_is_up
 from retrying_executor._core.turns import Turns
+from retrying_executor.testing import VirtualTimeExecutor
 
 LOGGER = logging.getLogger("retrying_executor")
 
@@ -711,6 +712,16 @@ def test_calls_that_a_shutdown_cuts_off_are_counted(executor: RetryingExecutor, 
     assert eventually(lambda: all(future.due_at for future in futures))
     executor.shutdown(timeout=0)
     assert ["shutdown timed out after 0 s: 2 waiting calls cancelled, none still running"] == logged(
+        logging.WARNING
+    )
+
+
+def test_how_long_a_shutdown_took_is_said_without_powers_of_ten(logged: Logged) -> None:
+    """An hour is 3600 s, as in all other messages (F3, G3)."""
+    executor = VirtualTimeExecutor(retry=lambda _: 7200)
+    executor.submit(fail)
+    executor.shutdown(timeout=3600)
+    assert ["shutdown timed out after 3600 s: 1 waiting call cancelled, none still running"] == logged(
         logging.WARNING
     )
 

@@ -6,12 +6,14 @@ import copy
 import enum
 import http.client
 import io
+import json
 import logging
 import pickle
+import sys
 import time
 import urllib.error
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from datetime import timedelta
 from types import SimpleNamespace
@@ -35,7 +37,7 @@ from retrying_executor import (
     transient,
     watch,
 )
-from retrying_executor._policy.transient import close_answers
+from retrying_executor._policy.answers import close_answers
 from retrying_executor._upstream.evidence import evidence_of
 from retrying_executor.testing import VirtualTimeExecutor
 from test_retrying import Answer, AnsweredError
@@ -264,32 +266,58 @@ def test_headers_say_how_long_to_wait(
     assert expected == retry_after(failure(headers=headers))
 
 
-def varint(value: int) -> bytes:
-    return bytes([value & 0x7F | 0x80]) + varint(value >> 7) if value > 0x7F else bytes([value])
+class RetryInfo:
+    """Stands in for the message of that name; a delay is written as in JSON."""
+
+    def __init__(self, delay: str | None = None) -> None:
+        self.delay = delay
+        self.retry_delay = SimpleNamespace(ToJsonString=lambda: self.delay or "0s")
+
+    def HasField(self, name: str) -> bool:  # noqa: N802  # as protobuf has it
+        return getattr(self, name) is self.retry_delay and self.delay is not None
 
 
-def field(number: int, value: int | bytes) -> bytes:
-    """Return an encoded field: https://protobuf.dev/programming-guides/encoding/."""
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value % 2**64)
-    return varint(number << 3 | 2) + varint(len(value)) + value
+class Detail:
+    """Stands in for a ``google.protobuf.Any``."""
+
+    def __init__(self, kind: str, delay: str | None) -> None:
+        self.kind, self.delay = kind, delay
+
+    def Unpack(self, info: RetryInfo) -> bool:  # noqa: N802  # as protobuf has it
+        info.delay = self.delay
+        return self.kind == type(info).__name__
 
 
-def status_of(seconds: int, nanos: int = 0, *, kind: bytes = b"google.rpc.RetryInfo") -> bytes:
-    """Return an encoded google.rpc.Status with fields that nobody knows, and two details."""
-    delay = field(1, field(1, seconds) + field(2, nanos))
-    unknown = varint(9 << 3 | 1) + bytes(8) + varint(9 << 3 | 5) + bytes(4)
-    help_ = field(1, b"type.googleapis.com/google.rpc.Help") + field(2, b"no")
-    info = field(1, b"type.googleapis.com/" + kind) + field(2, delay)
-    return field(1, 8) + field(2, b"no" * 99) + unknown + field(3, help_) + field(3, info)
+class Status:
+    """Stands in for a ``google.rpc.Status``, which is JSON here."""
+
+    def __init__(self, details: list[Detail]) -> None:
+        self.details = details
+
+    @classmethod
+    def FromString(cls, encoded: bytes) -> Status:  # noqa: N802  # as protobuf has it
+        return cls([Detail(*detail) for detail in json.loads(encoded)])
+
+
+@pytest.fixture(scope="module")
+def protos() -> Iterator[None]:
+    """Stand-ins for grpc, and for googleapis-common-protos, which not every Python has."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("grpc", "google.rpc.status_pb2", "google.rpc.error_details_pb2"):
+            patch.setitem(sys.modules, name, SimpleNamespace(Status=Status, RetryInfo=RetryInfo))
+        yield
+
+
+def status_of(*delays: str | None, kind: str = "RetryInfo") -> bytes:
+    """Return an encoded status with a detail for each delay, and another before."""
+    return json.dumps([("Help", "no"), *((kind, delay) for delay in delays)]).encode()
 
 
 def grpc_failure(**metadata: object) -> Exception:
     return failure(trailing_metadata=lambda: tuple((k.replace("_", "-"), v) for k, v in metadata.items()))
 
 
-STATUS = status_of(3, 500_000_000)
-DETAIL = SimpleNamespace(retry_delay=SimpleNamespace(seconds=3, nanos=500_000_000))
+STATUS = status_of("3.500s")
 
 
 @pytest.mark.parametrize(
@@ -298,31 +326,56 @@ DETAIL = SimpleNamespace(retry_delay=SimpleNamespace(seconds=3, nanos=500_000_00
         (grpc_failure(grpc_retry_pushback_ms="250", grpc_status_details_bin=STATUS), 0.25),
         *((grpc_failure(grpc_retry_pushback_ms=value), None) for value in ("-1", "soon", "")),
         (grpc_failure(grpc_retry_pushback_ms="-1", grpc_status_details_bin=STATUS), 3.5),
-        (grpc_failure(grpc_status_details_bin=status_of(300)), 300.0),
-        (grpc_failure(grpc_status_details_bin=field(3, field(1, b"/google.rpc.RetryInfo"))), None),
-        (grpc_failure(grpc_status_details_bin=status_of(3, kind=b"google.rpc.Other")), None),
-        (grpc_failure(grpc_status_details_bin=status_of(-3)), None),
+        (grpc_failure(grpc_status_details_bin=status_of("300s")), 300.0),
+        (grpc_failure(grpc_status_details_bin=status_of("0s")), 0.0),
+        (grpc_failure(grpc_status_details_bin=status_of(None, "7s", "8s")), 7.0),
+        (grpc_failure(grpc_status_details_bin=status_of(None)), None),
+        (grpc_failure(grpc_status_details_bin=status_of("3s", kind="Other")), None),
+        (grpc_failure(grpc_status_details_bin=status_of("-3s")), None),
         (grpc_failure(grpc_status_details_bin="3"), None),
         (grpc_failure(), None),
         (failure(trailing_metadata=lambda: None), None),
-        (failure(details=[SimpleNamespace(), DETAIL]), 3.5),
+        (failure(details=[SimpleNamespace(), RetryInfo("3.5s")]), 3.5),
         (failure(details=lambda: "no"), None),
+        (failure(details=[RetryInfo()]), None),
+        (failure(details=[RetryInfo()], response=grpc_failure(grpc_status_details_bin=STATUS)), 3.5),
         (failure(details=[], response=grpc_failure(grpc_retry_pushback_ms="250")), 0.25),
-        (failure(headers={"Retry-After": "7"}, details=[DETAIL]), 7.0),
-        (failure(headers={"Retry-After": "soon"}, details=[DETAIL]), 3.5),
+        (failure(headers={"Retry-After": "7"}, details=[RetryInfo("3.5s")]), 7.0),
+        (failure(headers={"Retry-After": "soon"}, details=[RetryInfo("3.5s")]), 3.5),
     ],
 )
+@pytest.mark.usefixtures("protos")
 def test_grpc_says_how_long_to_wait(exception: Exception, expected: float | None) -> None:
     """The pushback before RetryInfo; both read as grpc has them, and as google-api-core does (U2)."""
     assert expected == retry_after(exception)
 
 
+@pytest.mark.usefixtures("protos")
 def test_details_that_are_cut_off_say_nothing() -> None:
     """Wherever that is (U2)."""
     asked = [
         retry_after(grpc_failure(grpc_status_details_bin=STATUS[:length])) for length in range(len(STATUS))
     ]
     assert [None] * len(STATUS) == asked
+
+
+@pytest.mark.usefixtures("protos")
+@pytest.mark.parametrize("name", ["google.rpc.status_pb2", "google.rpc.error_details_pb2"])
+@pytest.mark.parametrize("module", [None, SimpleNamespace()], ids=["not installed", "broken"])
+def test_details_say_nothing_where_they_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, name: str, module: Any
+) -> None:
+    """They are read with a package that the program may have; the pushback is read without it (U2)."""
+    monkeypatch.setitem(sys.modules, name, module)
+    assert retry_after(grpc_failure(grpc_status_details_bin=STATUS)) is None
+    assert 0.25 == retry_after(grpc_failure(grpc_status_details_bin=STATUS, grpc_retry_pushback_ms="250"))
+
+
+@pytest.mark.usefixtures("protos")
+def test_details_are_read_only_where_grpc_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is imported in a program that gets no such answers (U2)."""
+    monkeypatch.delitem(sys.modules, "grpc")
+    assert retry_after(grpc_failure(grpc_status_details_bin=STATUS)) is None
 
 
 # -- whatever an exception does --------------------------------------------------------------------
@@ -393,6 +446,7 @@ anything = values | headers | codes | st.lists(values) | st.functions(like=lambd
 details = values | st.tuples(st.integers(0, len(STATUS)), st.binary()).map(lambda t: STATUS[: t[0]] + t[1])
 
 
+@pytest.mark.usefixtures("protos")
 @given(st.dictionaries(st.sampled_from(NAMES), anything), headers, details)
 def test_nothing_that_an_exception_has_breaks_it(
     attributes: dict[str, Any], headers: dict[str, object], details: object

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from answering import Server, answering
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import TIMEOUT
 from retrying_executor import NotNow, RetryingExecutor, RetryPolicy, retry_after, transient
@@ -305,6 +307,63 @@ def test_grpc_says_how_long_to_wait(
     """In the metadata, or in the details of the status (U2)."""
     with serving(abort) as target:
         assert expected == retry_after(raised(ask, target))
+
+
+def encoded(*delays: dict[str, int] | None) -> bytes:
+    """Return an encoded google.rpc.Status with a RetryInfo for each delay, and another detail before."""
+    status = status_pb2.Status(code=8, message="no")
+    status.details.add().Pack(details_pb2.Help(links=[{"description": "patience"}]))
+    for delay in delays:
+        status.details.add().Pack(details_pb2.RetryInfo(retry_delay=delay))
+    answer: bytes = status.SerializeToString()
+    return answer
+
+
+class DetailedError(Exception):
+    """Has what grpc has."""
+
+    def __init__(self, status: bytes) -> None:
+        self.status = status
+
+    def trailing_metadata(self) -> list[tuple[str, bytes]]:
+        return [("grpc-status-details-bin", self.status)]
+
+
+@pytest.mark.parametrize(
+    ("delays", "expected"),
+    [
+        ([{"seconds": 300}], 300.0),
+        ([{"seconds": 3, "nanos": 500_000_000}], 3.5),
+        ([{"nanos": 1}], 1e-9),
+        ([{}], 0.0),
+        ([], None),
+        ([None], None),
+        ([None, {"seconds": 7}, {"seconds": 8}], 7.0),
+        ([{"seconds": -3}], None),
+        ([{"seconds": -3, "nanos": -1}], None),
+        ([{"seconds": 3, "nanos": -1}], None),
+        ([{"seconds": 3, "nanos": 1_000_000_000}], None),
+        ([{"seconds": 2**62}], None),
+    ],
+)
+def test_a_detail_says_how_long_to_wait(delays: list[dict[str, int] | None], expected: float | None) -> None:
+    """The first that has a delay; what is malformed or negative is ignored (U2)."""
+    assert expected == retry_after(DetailedError(encoded(*delays)))
+    infos = [details_pb2.RetryInfo(retry_delay=delay) for delay in delays]
+    assert expected == retry_after(google.ResourceExhausted("no", details=infos))
+
+
+def test_details_that_are_cut_off_say_nothing() -> None:
+    """Wherever that is (U2)."""
+    whole = encoded({"seconds": 3, "nanos": 500_000_000})
+    assert 3.5 == retry_after(DetailedError(whole))
+    assert {None} == {retry_after(DetailedError(whole[:length])) for length in range(len(whole))}
+
+
+@given(st.binary())
+def test_details_that_are_no_details_say_nothing(status: bytes) -> None:
+    """Nothing is raised, whatever is in there (U2)."""
+    assert retry_after(DetailedError(status)) is None
 
 
 @of_each(GRPC_CLIENTS)

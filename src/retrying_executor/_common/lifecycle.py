@@ -204,6 +204,7 @@ def _finish_all() -> None:
 def _before_fork() -> None:
     # What threads import when they need it, and what that imports when it is used for the first time: were
     # one of them in the middle of that, the child would wait for it for ever.
+    import difflib  # noqa: F401
     import random  # noqa: F401
     import uuid  # noqa: F401
 

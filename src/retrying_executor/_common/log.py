@@ -218,7 +218,7 @@ def worker_interrupted(error: BaseException) -> None:
 
 def time_is_up(cancelled: int, running: list[str], timeout: float) -> None:
     """A shutdown has used up its *timeout*, in seconds: waiting calls are cancelled."""
-    _cut_short("time_is_up", f"shutdown timed out after {max(0.0, timeout):.3g} s", cancelled, running)
+    _cut_short("time_is_up", f"shutdown timed out after {in_words(max(0.0, timeout))}", cancelled, running)
 
 
 def interrupted(cancelled: int, running: list[str]) -> None:
@@ -260,7 +260,7 @@ class Repeats:
             self._forget_some()
         if number <= _LOUD:
             return logging.ERROR, ""
-        return logging.ERROR if _is_power_of_ten(number) else logging.DEBUG, f" ({number} times)"
+        return logging.ERROR if str(number).rstrip("0") == "1" else logging.DEBUG, f" ({number} times)"
 
     def _forget_some(self) -> None:
         """Forget a tenth of the kinds: those that have been quiet for longest."""
@@ -283,10 +283,6 @@ _LOUD = 3
 _QUIET = 60.0  # seconds
 _MOST_KINDS = 1_000
 _repeats = Repeats()
-
-
-def _is_power_of_ten(count: int) -> bool:
-    return set(str(count)[1:]) <= {"0"} and str(count)[0] == "1"
 
 
 class UnseenFailure:

@@ -133,9 +133,14 @@ def checked_timeout(timeout: object) -> float | None:
     return None if number > TIMEOUT_MAX else number
 
 
+def in_digits(number: float) -> str:
+    """Return a number, 0 or more, for a reader: three digits, and no powers of ten."""
+    return f"{number:.3g}" if 1e-4 <= number < 999.5 else f"{number:.0f}"
+
+
 def in_words(duration: float) -> str:
-    """Return a duration in seconds for a reader: three digits, and no powers of ten."""
-    return f"{duration:.3g} s" if 1e-4 <= duration < 999.5 else f"{duration:.0f} s"
+    """Return a duration in seconds for a reader; see `in_digits`."""
+    return f"{in_digits(duration)} s"
 
 
 def optional_seconds(name: str, value: object) -> float | None:

@@ -2,7 +2,7 @@
 
 A service is judged by its own failures only. What the program itself got wrong, what failed before the
 service was reached, and what is not understood tells nothing of it; a final answer shows that it works.
-Exceptions are read by their shape, as in `_policy.transient`. Nothing here ever raises.
+Exceptions are read by their shape, as in `_policy.answers`. Nothing here ever raises.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import re
 
 from retrying_executor._common.errors import NotNow
 from retrying_executor._policy import codes
-from retrying_executor._policy.transient import (
+from retrying_executor._policy.answers import (
     aws_code_of,
     check_exception,
     get,
     grpc_status_of,
     http_status_of,
-    transient,
 )
+from retrying_executor._policy.transient import transient
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def evidence_of(
             return "failed"
     except BaseException:  # of a predicate of somebody's own: it says nothing then
         return "none"
-    return "worked" if answer is False and _is_answer(exception) else "none"
+    return "worked" if answer is False and _was_answered(exception) else "none"
 
 
 def _service_failed(exception: BaseException) -> bool:
@@ -129,7 +129,7 @@ def _has_name(exception: BaseException, words: re.Pattern[str]) -> bool:
     return words.search(" ".join([cls.__name__ for cls in type(exception).__mro__])) is not None
 
 
-def _is_answer(exception: Exception) -> bool:
+def _was_answered(exception: Exception) -> bool:
     """Return whether a failure that is final is what the service said."""
     return any(read(exception) is not None for read in (http_status_of, aws_code_of, grpc_status_of))
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 
-from retrying_executor._common.values import Value
+from retrying_executor._common.values import Value, in_digits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,10 +129,8 @@ def eta(now: Progress) -> str:
 
 
 def per_second(rate: float | None) -> str:
-    """Return a rate in three digits, without powers of ten; or ``-``."""
-    if rate is None:
-        return "-"
-    return f"{rate:.3g}/s" if not rate or 1e-4 <= rate < 999.5 else f"{rate:.0f}/s"
+    """Return a rate for a reader; or ``-``."""
+    return "-" if rate is None else f"{in_digits(rate)}/s"
 
 
 def pending(now: Progress, time_of_day: float) -> str:
