@@ -254,10 +254,10 @@ def test_an_interrupted_end_keeps_no_place(name: str, monkeypatch: pytest.Monkey
     pool = executor._pool
     permit = service.ask(pool)
     assert isinstance(permit, Permit)
-    pool.turns._unused.append(
+    pool.turns.unused.append(
         permit
     )  # as if a call had been cancelled at the very moment when it was taken up
-    pool.turns._invitations[other] = None
+    pool.turns.invitations[other] = None
     other._invited.add(pool)
     interrupt_once(monkeypatch, Upstream, name, after=True)
     with pytest.raises(KeyboardInterrupt):

@@ -495,7 +495,6 @@ def test_an_answer_that_is_none_ends_the_call_with_an_error_that_says_so(answer:
         (lambda: transient(ValueError), "not <class 'ValueError'>"),  # type: ignore[arg-type]
         (lambda: retry_after(5), "TypeError: exception must be an exception, not 5"),  # type: ignore[arg-type]
         (lambda: service_failed(3), "TypeError: exception must be an exception, not 3"),  # type: ignore[arg-type]
-        (lambda: Future(1, 2), "TypeError: a RetryingFuture is made by submit(), and by nothing else"),
         (lambda: Virtual(seed="x"), "TypeError: seed must be an integer, not 'x'"),
         (lambda: Virtual(sed=1), "__init__() got an unexpected keyword argument 'sed': did you mean seed=?"),
     ],

@@ -180,8 +180,8 @@ MUTANTS = [
         ),
         (
             "_threads/threads.py",
-            "                    refusal = core.entrance.what_to_raise()\n",
-            "                    refusal = None\n",
+            "                        return refusal\n",
+            "                        return None\n",
         ),
     ),
     mutant(
@@ -610,7 +610,7 @@ MUTANTS = [
         (
             "_calls/call.py",
             "            self._awaited = True  # announce",
-            "            is_done, self._awaited = self._state in DONE, True  #",
+            "            is_done, self._awaited = self._state in DONE_STATES, True  #",
         ),
         (
             "_calls/call.py",

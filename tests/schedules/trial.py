@@ -387,7 +387,7 @@ class Trial:
 
         With one place for them all too, as far as calls come before it that had no attempt yet.
         """
-        has_one_place = self.upstream is not None and self.upstream.limit == 1
+        has_one_place = call.service is not None and call.service.limit == 1
         if (self.max_workers > 1 and not has_one_place) or call.attempts:
             return
         for other in self.accepted:

@@ -189,8 +189,6 @@ class RetryingFuture(Future["T"]):
     _told: int = 0  # how many of the waiters
 
     def __init__(self, pool: Owner, work: Work) -> None:
-        if type(work) is not tuple:
-            raise TypeError("a RetryingFuture is made by submit(), and by nothing else")
         # Not Future.__init__: it would build what makes a future observed.
         self._pool = pool
         self._work: Work | None = work

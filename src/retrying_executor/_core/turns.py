@@ -50,8 +50,10 @@ class Turns:
         self.is_mixed = is_mixed
         self._is_limited = is_limited
         self.is_halted = is_halted
-        self._invitations: dict[Upstream, None] = {}  # permits that upstreams keep for this core
-        self._unused: list[Permit] = []  # of calls that were cancelled at that very moment
+        self.invitations: dict[Upstream, None] = {}
+        """Permits that upstreams keep for this core, until it asks for them or declines."""
+        self.unused: list[Permit] = []
+        """Permits of calls that were cancelled at that very moment."""
         self.only_fresh_until = -math.inf
         """Until when there is nothing to see to but fresh calls."""
         self.look_ahead()
@@ -111,7 +113,7 @@ class Turns:
             self._reserve(hand, self.upstream, asker)
         call = self._schedule.take(now, claim)
         if call is None and hand.permit is not None:
-            self._unused.append(hand.permit)
+            self.unused.append(hand.permit)
             hand.permit = None
         if now >= self.only_fresh_until:
             self.look_ahead()
@@ -130,12 +132,12 @@ class Turns:
             permit = upstream.ask(asker)
             if permit is None:
                 return upstream, now + _ASK_AGAIN_AFTER, until
-            self._invitations.pop(upstream, None)
+            self.invitations.pop(upstream, None)
             if isinstance(permit, Permit):
                 hand.permit = permit
                 begun = call._begin(hand, now)
                 if not begun:  # a destructor or a signal handler has cancelled it meanwhile
-                    self._unused.append(permit)
+                    self.unused.append(permit)
                     hand.permit = None
                 return begun
             opens_at = permit
@@ -168,17 +170,12 @@ class Turns:
         lane.notice(now)
         lane.opens_at = min(lane.opens_at, opens_at)  # what is told late may be old; asking does no harm
         if opens_at <= now:
-            self._invitations[upstream] = None
+            self.invitations[upstream] = None
         return True
 
     def disinvite(self, upstream: Upstream) -> None:
         """Nobody comes for that permit: it goes to another core, or to the first of ours that is free."""
-        self._invitations.pop(upstream, None)
-
-    @property
-    def has_unused(self) -> bool:
-        """Whether there may be permits that nobody will use. Needs no lock."""
-        return bool(self._invitations or self._unused)
+        self.invitations.pop(upstream, None)
 
     def decline_unused(self, asker: Asker, *, are_all: bool = False) -> None:
         """Give back permits that nobody is there to use, or no call. Called without the lock.
@@ -193,10 +190,10 @@ class Turns:
             with self._lock:
                 lane_of = self._schedule.lane
                 are_all |= not self._crew.is_coming
-                unused += [one for one in list(self._invitations) if are_all or lane_of(one) is None]
+                unused += [one for one in list(self.invitations) if are_all or lane_of(one) is None]
                 for upstream in unused:
-                    self._invitations.pop(upstream, None)
-                permits, self._unused = self._unused, []
+                    self.invitations.pop(upstream, None)
+                permits, self.unused = self.unused, []
             _give_back(asker, unused, permits)
         except BaseException:  # of a signal handler: others wait for these permits
             _give_back(asker, unused, permits)

@@ -64,25 +64,21 @@ class Shift:
         self._crew = crew
         self._worker = worker
 
-    @property
-    def _roster(self) -> Roster:
-        return self._crew.roster  # another in a forked child
-
     def work(self) -> None:
         """Make calls until there is nothing to do."""
-        core, worker = self._core, self._worker
+        core, crew, worker = self._core, self._crew, self._worker
         is_initialized = has_arrived = False
         while True:
             try:
-                call = next_fresh(core, self._crew, worker) if has_arrived else None
+                call = next_fresh(core, crew, worker) if has_arrived else None
                 if call is None:
                     is_initialized = is_initialized or self._initialize()
                     call = self._next() if is_initialized else None
                     has_arrived = True
-                    if core.turns.has_unused:
+                    if core.turns.invitations or core.turns.unused:
                         core.turns.decline_unused(core)
-                if self._roster.newborns:
-                    self._crew.start_newborns(core)
+                if crew.roster.newborns:
+                    crew.start_newborns(core)
                 if log.overdue:
                     log.report_overdue()
                 if call is None:
@@ -107,24 +103,26 @@ class Shift:
         if crew.initializer is None:
             return True
         with core.lock:
-            if worker not in self._roster.members:  # its start was interrupted
+            if worker not in self._crew.roster.members:  # its start was interrupted
                 return False
-            self._roster.arrive(worker)
+            self._crew.roster.arrive(worker)
             crew.initializing += 1
-            if self._roster.can_summon:
+            if self._crew.roster.can_summon:
                 crew.summon(core, time.monotonic())
         crew.start_newborns(core)
         core.turns.decline_unused(core, are_all=True)  # who knows how long this takes
         works, pause = self._run_initializer(), _FIRST_PAUSE
         with core.lock:
-            crew.initializing -= worker in self._roster.members  # else it has forked, and this is the child
+            crew.initializing -= (
+                worker in self._crew.roster.members
+            )  # else it has forked, and this is the child
         while not works:
             if not self._await_recovery(pause):
                 return core.turns.is_halted  # for that, `_next` sees to
             works = self._run_initializer()
             pause = min(2 * pause, _LONGEST_PAUSE)
         with core.lock:
-            self._roster.recover(worker)
+            self._crew.roster.recover(worker)
         return True
 
     def _run_initializer(self) -> bool:
@@ -150,7 +148,7 @@ class Shift:
         Returns:
             Whether to try; if not, the worker has left, or no attempt starts any more.
         """
-        core, roster, worker = self._core, self._roster, self._worker
+        core, roster, worker = self._core, self._crew.roster, self._worker
         due_at = time.monotonic() + pause
         while not core.turns.is_halted:
             with core.lock:
@@ -185,13 +183,18 @@ class Shift:
             worker.call = None
             if core.turns.is_halted:
                 core.ending.clear(core)
-            roster, turns, schedule = self._roster, core.turns, core.ledger.schedule  # others after a fork
+            roster, turns, schedule = (
+                self._crew.roster,
+                core.turns,
+                core.ledger.schedule,
+            )  # others after a fork
             with core.lock:
                 if worker not in roster.members:  # of a forked child; or its start was interrupted
                     return None
                 if turns.is_halted and len(schedule):  # since a moment ago: shutdown() waits for workers only
                     continue
-                core.entrance.made_done()  # it may have made a call done
+                if core.entrance.max_pending is not None:
+                    core.entrance.made_done()  # it may have made a call done
                 roster.arrive(worker)
                 now = time.monotonic()
                 if (core.fresh or now >= turns.only_fresh_until) and self._take(now):
@@ -216,7 +219,7 @@ class Shift:
                     return None
                 else:
                     continue
-            if turns.has_unused:
+            if turns.invitations or turns.unused:
                 turns.decline_unused(core)
             timed_out = not worker.gate.acquire(True, patience)
 
@@ -227,7 +230,7 @@ class Shift:
 
     def _take(self, now: float) -> bool:
         """Put the next call, if one is ready, in the worker's hands, and call for help with the rest."""
-        core, roster, worker = self._core, self._roster, self._worker
+        core, roster, worker = self._core, self._crew.roster, self._worker
         call = core.turns.take(worker, now, core)
         roster.due_at_changed(core.ledger.schedule)  # also: an upstream may open sooner than it was thought
         if call is None:

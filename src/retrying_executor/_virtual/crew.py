@@ -164,7 +164,7 @@ class VirtualCrew:
             with core.lock:
                 self._prefer(core, calls)
                 call = core.turns.take(hand, self._now, core)
-            if core.turns.has_unused:
+            if core.turns.invitations or core.turns.unused:
                 core.turns.decline_unused(core)
             if call is None:
                 return False
