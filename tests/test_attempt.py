@@ -49,7 +49,7 @@ EXCEPTIONS = [
 
 def work_of(fn: Callable[..., object], /, *args: object, **kwargs: object) -> Any:
     """Return what an attempt needs, with the context of now."""
-    return fn, args, kwargs, contextvars.copy_context(), Terms(None)
+    return fn, args, kwargs, contextvars.copy_context()
 
 
 def judge(*args: Any) -> tuple[float | None, Any]:
@@ -245,7 +245,7 @@ def test_frames_of_the_library_refer_to_no_arguments() -> None:
     ours, its_own = frames(exception)
     assert run.__code__ is ours.f_code
     assert not {"work", "previous", "fn", "args", "kwargs", "context", "old"} & set(ours.f_locals)
-    for kept in (work, *work[:4], argument):
+    for kept in (work, *work, argument):
         assert all(kept is not local for local in ours.f_locals.values())
     assert raise_.__code__ is its_own.f_code
 

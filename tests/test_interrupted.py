@@ -273,7 +273,7 @@ def test_tidying_up_that_is_interrupted_loses_no_call() -> None:
         calls = [RetryingFuture.__new__(RetryingFuture) for _ in range(6)]
         queue = schedule.fresh = Interrupted(calls)
         for call in calls[::2]:
-            schedule.place_of(call, retried=False)[1].add(call)
+            schedule.place_of(call, retried=False)[0].add(call)
         queue.left = k
         with suppress(KeyboardInterrupt):
             schedule.tidy()

@@ -28,6 +28,7 @@ from retrying_executor import (
     Event,
     NotNow,
     RetryingExecutor,
+    RetryingFuture,
     RetryPolicy,
     Upstream,
     current_call,
@@ -834,5 +835,6 @@ def test_what_is_not_there_is_not_there() -> None:
 
 def test_an_attempt_whose_thread_is_gone_has_no_stack() -> None:
     """An asynchronous exception may end a thread between an attempt and the note that it is over (G3)."""
-    work: Any = (int, (), {}, None, Terms(None))
-    assert [] == Run(work, 1, 5.0).stack({})
+    work: Any = (int, (), {}, None)
+    owner: Any = None
+    assert [] == Run(RetryingFuture(owner, work, Terms(None)), work, 5.0).stack({})

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from retrying_executor._calls import schedule as module
+from retrying_executor._calls import retries, schedule
 from retrying_executor._calls.schedule import Schedule
 
 DELAYS = st.sampled_from([0.0, 0.0, 1.0, 1.0, 2.0, 5.0])
@@ -26,7 +26,8 @@ class Item:
         """Start alive."""
         self.gone = False
         self.taken = False
-        self._lane = None
+        self._attempts = 1
+        self._waits_until = math.inf
         self.hook: Callable[[], object] | None = None
         # What the model knows of it:
         self.service: Service | None = None
@@ -45,6 +46,10 @@ class Item:
         """Return whether the model has it start earlier, among retries and those that are held."""
         return (self.due_at, self.number) < (other.due_at, other.number)
 
+    def _wait_until(self, until: float) -> None:
+        """Take note of that, as a call does."""
+        self._waits_until = until
+
     def done(self) -> bool:
         """Return whether the item is gone, after what the hook does."""
         hook, self.hook = self.hook, None
@@ -61,11 +66,11 @@ def claim(item: Item, now: float) -> bool:
 
 def discard(schedule: Any, item: Item, *, retried: bool) -> None:
     """Tell the schedule, make an item done, and tell it again, as the ledger does."""
-    place, gone = schedule.place_of(item, retried=retried)
+    gone, retries = schedule.place_of(item, retried=retried)
     item.gone = True
-    item._lane = None
     gone.add(item)
-    place.drop_gone()
+    schedule.leave(item)
+    retries.drop_gone()
     if schedule.is_littered:
         schedule.tidy()
 
@@ -88,8 +93,8 @@ def take_all(schedule: Any, now: float = 0.0) -> list[Item]:
 
 def entries(schedule: Any) -> int:
     """Return how many items, live and gone, the schedule keeps."""
-    lanes = sum(entries(lane.calls) for lane in schedule._lanes.values())
-    return len(schedule.fresh) + len(schedule._retries) + lanes
+    heaps = [schedule._retries, *(lane.calls for lane in schedule._lanes.values())]
+    return len(schedule.fresh) + sum(len(heap._entries) for heap in heaps)
 
 
 # -- against a model -----------------------------------------------------------------------------
@@ -164,7 +169,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             item.due_at, item.retried = due_at, True
             item.until = due_at + patience + 1e-6 * item.number  # no two at once
             answer = self.schedule.add_retry(item, due_at)
-            assert answer is (is_first and not self.schedule._retries[0][2].gone)
+            assert answer is (is_first and not self.schedule._retries.front()[2].gone)
 
     def next(self) -> Item | None:
         """Return the item whose turn it is: the first whose service allows it; the others are held then."""
@@ -199,7 +204,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             item = self.items[data.draw(st.integers(0, len(self.items) - 1))]
             self.forget(item)
             discard(self.schedule, item, retried=item.retried)
-            assert item._lane is None
+            assert item not in self.schedule._lane_of
             assert len(self.schedule.fresh) <= 2 * len(self.fresh) or item.retried or item.held
 
     def forget(self, item: Item) -> None:
@@ -621,10 +626,10 @@ def test_an_interruption_while_held_calls_give_up_loses_nothing(hooked: int, vic
     assert 0 == len(schedule) == entries(schedule)
 
 
-@pytest.mark.parametrize("where", ["Lane", "heappush"])
+@pytest.mark.parametrize(("owner", "where"), [(schedule, "Lane"), (retries, "heappush")])
 @pytest.mark.parametrize("retried", [False, True], ids=["fresh", "retries"])
 def test_a_call_that_goes_while_it_is_put_in_a_lane_is_dropped(
-    monkeypatch: pytest.MonkeyPatch, where: str, *, retried: bool
+    monkeypatch: pytest.MonkeyPatch, owner: Any, where: str, *, retried: bool
 ) -> None:
     """Whoever cancels a call that its upstream has refused, and that is in no lane yet, is heard (F7, G1)."""
     schedule: Any = Schedule()
@@ -632,7 +637,7 @@ def test_a_call_that_goes_while_it_is_put_in_a_lane_is_dropped(
     items = fill(schedule, 2, retried=retried)
     items[0].service = items[1].service = service
     service.opens_at, pending = 9.0, items[:1]
-    original = getattr(module, where)
+    original = getattr(owner, where)
 
     def interrupted(*args: Any) -> Any:
         made = original(*args)
@@ -640,7 +645,7 @@ def test_a_call_that_goes_while_it_is_put_in_a_lane_is_dropped(
             discard(schedule, pending.pop(), retried=retried)
         return made
 
-    monkeypatch.setattr(module, where, interrupted)
+    monkeypatch.setattr(owner, where, interrupted)
     assert schedule.take(0.0, claim_of_service) is None
     assert 1 == len(schedule) == schedule.count_held()
     assert not schedule.is_ready(0.0)

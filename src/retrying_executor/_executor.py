@@ -83,11 +83,11 @@ class _Submitter(Executor):
                 check_call(fn)
             else:
                 terms.latest = weakref.ref(fn)
-        work = (fn, args, kwargs or _NO_KEYWORDS, self._new_context(), terms)
+        work = (fn, args, kwargs or _NO_KEYWORDS, self._new_context())
         pool = self._pool
-        future: RetryingFuture[T] = RetryingFuture(pool, work)
+        future: RetryingFuture[T] = RetryingFuture(pool, work, terms)
         if terms.marks_calls:
-            future._go_by(terms)
+            future._go_by_terms()
         monitor = pool.monitor
         if monitor is None:
             pool.submit(future)

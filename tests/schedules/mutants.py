@@ -66,8 +66,8 @@ MUTANTS = [
         "an_order",
         (
             "_calls/schedule.py",
-            "                elif self._retries and self._retries[0][0] <= now:\n",
-            "                elif not self.fresh and self._retries and self._retries[0][0] <= now:\n",
+            "                elif front is not None and front[0] <= now:\n",
+            "                elif not self.fresh and front is not None and front[0] <= now:\n",
         ),
     ),
     mutant(
@@ -234,11 +234,11 @@ MUTANTS = [
         "(B6)",
         "retry_due_against_shutdown",
         (
-            "_calls/schedule.py",
-            "            heappush(self._retries, (due_at, self._ticket(), call))\n",
+            "_calls/retries.py",
+            "            heappush(self._entries, (due_at, self._ticket(), call))\n",
             (
-                "            heappush(self._retries, (due_at, self._ticket(), call))\n"
-                "            heappush(self._retries, (due_at, self._ticket(), call))\n"
+                "            heappush(self._entries, (due_at, self._ticket(), call))\n"
+                "            heappush(self._entries, (due_at, self._ticket(), call))\n"
             ),
         ),
     ),
@@ -359,7 +359,7 @@ MUTANTS = [
         "cancel_against_a_failing_attempt",
         (
             "_calls/ledger.py",
-            "            call._is_last = True\n",
+            "            call._make_last()\n",
             "            pass\n",
         ),
     ),
@@ -543,9 +543,9 @@ MUTANTS = [
         "counts a call twice, or not at all",
         "cancel_against_a_worker_that_takes_the_call",
         (
-            "_calls/ledger.py",
-            ("            del call._waits\n        except AttributeError:  # it is in"),
-            ("            call._waits\n        except AttributeError:  # it is in"),
+            "_calls/call.py",
+            ("            del self._waits\n        except AttributeError:  # it is in a hand"),
+            ("            self._waits\n        except AttributeError:  # it is in a hand"),
         ),
     ),
     mutant(
@@ -584,7 +584,7 @@ MUTANTS = [
         "deadlock",
         "waiting_against_finishing",
         (
-            "_core/settling.py",
+            "_calls/call.py",
             ("                    with hand.lock:\n                        pass\n"),
             "                    pass\n",
         ),
@@ -594,10 +594,10 @@ MUTANTS = [
         "deadlock",
         "two_who_observe_against_finishing",
         (
-            "_core/settling.py",
+            "_calls/call.py",
             ("            try:\n                if HAS_GIL:\n"),
             (
-                '            call.__dict__.setdefault("_condition", condition)\n'
+                '            self.__dict__.setdefault("_condition", condition)\n'
                 "            try:\n"
                 "                if HAS_GIL:\n"
             ),
@@ -743,9 +743,9 @@ MUTANTS = [
         "submit_against_shutdown_with_a_worker",
         (
             "_calls/ledger.py",
-            "        return is_queued and self._withdraw(call, counts=0)\n",
+            "        return self.schedule.has_untried(call) and self._withdraw(call, counts=0)\n",
             (
-                "        call._is_last = not (is_queued and self._withdraw(call, counts=0))\n"
+                "        call._is_last = not (self.schedule.has_untried(call) and self._withdraw(call, counts=0))\n"
                 "        return call.done()\n"
             ),
         ),
@@ -904,8 +904,8 @@ MUTANTS = [
         "not_now_and_a_failure",
         (
             "_calls/attempt.py",
-            "            if is_free or not verdict.counts:\n",
-            "            if is_free:\n",
+            "            call._fail(outcome, is_counted=verdict.counts and not is_free)\n",
+            "            call._fail(outcome, is_counted=not is_free)\n",
         ),
     ),
 ]

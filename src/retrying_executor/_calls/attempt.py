@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from sys import modules
 
+from retrying_executor._calls.call import NO_OUTCOME
 from retrying_executor._common import log
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import class_name, is_a, set_cause, traceback_of
-from retrying_executor._common.log import UnseenFailure
 from retrying_executor._common.values import in_words, optional_seconds
 from retrying_executor._policy.answers import close_answers, get
 from retrying_executor._policy.policy import no_time_for
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from retrying_executor._calls.call import Call, Outcome, Work
     from retrying_executor._calls.terms import Terms
+    from retrying_executor._common.log import UnseenFailure
     from retrying_executor._policy.policy import Policy
     from retrying_executor._policy.verdict import Asked
     from retrying_executor._upstream.gate import Evidence, Permit
@@ -57,11 +58,11 @@ def make(
     """
     previous = outcome = None
     try:
-        terms = work[4]
+        terms = call._terms
         if call._attempts or terms.upstream is not None or terms.max_age is not None:
             now = call._pool.clock.monotonic()
-            if call._is_too_late(terms, now):
-                return _give_up(call, terms, now)
+            if call._is_too_late(now):
+                return _give_up(call, now)
             previous = call._last[1]
         call._attempts += 1
         if observer is not None:
@@ -69,35 +70,36 @@ def make(
         outcome = run(work, previous)
         if observer is not None:
             observer.ended(call)
-        if outcome[1] is None and work[4].rejects is None:
+        if outcome[1] is None and terms.rejects is None:
             return ACCEPTED, outcome
-        return follow_up(call, work[4], outcome, is_probe=permit is not None and permit.is_probe)
+        return follow_up(call, outcome, is_probe=permit is not None and permit.is_probe)
     finally:
         del call, work, outcome, previous  # a traceback keeps this frame
 
 
-def _give_up(call: Call, terms: Terms, now: float) -> tuple[Verdict, Outcome]:
+def _give_up(call: Call, now: float) -> tuple[Verdict, Outcome]:
     """Return what follows where no attempt may start any more; see `make`."""
+    terms = call._terms
     age = terms.max_age if call._expires_at <= now else None
     verdict = TOO_LATE if age is None else TOO_OLD
     if call._attempts:
         return verdict, call._last
     if age is not None:
-        call._began_at = call._expires_at - age  # for the note
+        call._count_from(call._expires_at - age)  # for the note
         return verdict, (None, TimeoutError(_TOO_OLD.format(in_words(age))))
     assert terms.upstream is not None  # what it has waited for all the time
-    call._began_at = call._waits_until - terms.max_elapsed  # for the note
+    call._count_from(call._waits_until - terms.max_elapsed)  # for the note
     return verdict, (None, TimeoutError(_NEVER_TRIED.format(terms.upstream.name)))
 
 
-def ends_at(call: Call, terms: Terms) -> float:
+def ends_at(call: Call) -> float:
     """Return until when attempts of a call may start that has had one: then it is to be told, hold or not."""
-    return min(call._began_at + terms.max_elapsed, call._expires_at)
+    return min(call._began_at + call._terms.max_elapsed, call._expires_at)
 
 
-def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> tuple[Verdict, Outcome]:
+def follow_up(call: Call, outcome: Outcome, *, is_probe: bool) -> tuple[Verdict, Outcome]:
     """Ask the policy what follows an attempt that failed, or whose result has to be judged; see `make`."""
-    exception = None
+    terms, exception = call._terms, None
     try:
         if terms.policy is None or call._is_last:
             return CUT_SHORT, outcome
@@ -112,11 +114,9 @@ def follow_up(call: Call, terms: Terms, outcome: Outcome, *, is_probe: bool) -> 
             age = now + verdict.delay - call._expires_at + terms.max_age
             verdict.delay, verdict.reason = None, no_time_for(age, "max_age", terms.max_age)
         if verdict.delay is not None:
-            call._last = outcome
+            call._fail(outcome, is_counted=verdict.counts and not is_free)
             if is_free and verdict.counts:
                 verdict.reason = "a probe, not counted"
-            if is_free or not verdict.counts:
-                call._postponed += 1
         return verdict, outcome
     finally:
         del call, outcome, exception  # a traceback keeps this frame
@@ -153,19 +153,17 @@ def conclude(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> Unse
     """Prepare a call for being done with *outcome*; return what logs that, if it is a failure."""
     unseen = None
     if outcome[1] is not None:
-        if work[4].policy is not None:
+        if call._terms.policy is not None:
             elapsed = call._pool.clock.monotonic() - call._began_at
             add_note(outcome[1], call._attempts, elapsed, verdict.reason)
-        unseen = UnseenFailure(call._subject(work), call._attempts, outcome[1], work[3])
-    call._work = None  # now, so that no destructor of an argument runs under the lock
-    if call._attempts > 1 or unseen is not None:
-        call._last = outcome
+        unseen = call._unseen_failure(work, outcome[1])
+    call._let_go(outcome if call._attempts > 1 or unseen is not None else NO_OUTCOME)
     return unseen
 
 
 def announce(call: Call, work: Work, outcome: Outcome, verdict: Verdict, observer: Observer | None) -> None:
     """Log, and tell who looks on, what follows an attempt that failed; see `make`."""
-    if verdict.delay is None and work[4].policy is None:
+    if verdict.delay is None and call._terms.policy is None:
         return  # it never retries: a failure is just that
     is_logged = log.tells_of_retries()
     if not is_logged and observer is None:
@@ -180,7 +178,8 @@ def announce(call: Call, work: Work, outcome: Outcome, verdict: Verdict, observe
         why=verdict.reason,
     )
     if is_logged:
-        log.followed_up(call._subject(work), news, work[3])
+        *_, context = work
+        log.followed_up(call._subject(work), news, context)
     if observer is not None:
         observer.followed_up(call, news)
 
@@ -202,7 +201,7 @@ def run(work: Work, previous: BaseException | None) -> Outcome:
     Returns:
         What it returned or raised.
     """
-    fn, args, kwargs, context, _ = work
+    fn, args, kwargs, context = work
     old = None if previous is None else traceback_of(previous)
     try:
         context = context.copy()

@@ -60,7 +60,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError, Timeou
 from contextlib import suppress
 
 from retrying_executor._common.errors import final
-from retrying_executor._common.log import Subject, call_name
+from retrying_executor._common.log import Subject, UnseenFailure, call_name
 from retrying_executor._common.stdlib import (
     CANCELLED_AND_NOTIFIED,
     DONE_STATES,
@@ -80,14 +80,13 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
 
     from retrying_executor._calls.terms import Terms
-    from retrying_executor._common.log import UnseenFailure
     from retrying_executor._common.values import Clock, Duration
     from retrying_executor._upstream.gate import Permit
 
     T = TypeVar("T")
 
-    Work: TypeAlias = tuple[Callable[..., object], tuple[Any, ...], dict[str, Any], Context, Terms]
-    """Function, arguments, keyword arguments, context of the submitter, terms."""
+    Work: TypeAlias = tuple[Callable[..., object], tuple[Any, ...], dict[str, Any], Context]
+    """What to run: function, arguments, keyword arguments, context of the submitter."""
 
     Outcome: TypeAlias = tuple[object, BaseException | None]
     """What an attempt ended with: a result and ``None``, or ``None`` and an exception."""
@@ -108,15 +107,18 @@ if TYPE_CHECKING:
 
         def make_latch(self, call: Call, /) -> Any:
             """Return a lock that is closed, at which somebody waits for *call*."""
+            ...
 
         def synchronize(self) -> None:
             """Wait until whoever is in the middle of something has seen what was announced, or is seen."""
 
         def cancel(self, call: Call, /) -> bool:
             """Cancel a call that waits; of one that is running, make this attempt the last."""
+            ...
 
         def settle(self, call: Call, outcome: Outcome, /) -> bool:
             """Make a call done with *outcome*; return ``False`` if it is done already."""
+            ...
 
     Call: TypeAlias = "RetryingFuture[Any]"
 
@@ -157,6 +159,7 @@ class RetryingFuture(Future["T"]):
         "_pool",
         "_result",
         "_state",
+        "_terms",
         "_unobserved",
         "_waits",
         "_work",
@@ -174,7 +177,6 @@ class RetryingFuture(Future["T"]):
     _due_at: float | None = None
     _last: Outcome = NO_OUTCOME
     _unseen: UnseenFailure | None = None
-    _lane: Any = None  # while it waits for its upstream
     _leave: Callable[[], object] | None = (
         None  # gives back its place in the upstream's backlog, if that is limited
     )
@@ -188,10 +190,11 @@ class RetryingFuture(Future["T"]):
     _done_callbacks: list[Callable[[Future[T]], object]]
     _told: int = 0  # how many of the waiters
 
-    def __init__(self, pool: Owner, work: Work) -> None:
+    def __init__(self, pool: Owner, work: Work, terms: Terms) -> None:
         # Not Future.__init__: it would build what makes a future observed.
         self._pool = pool
         self._work: Work | None = work
+        self._terms = terms
         self._state = PENDING
         self._worker = None
         self._attempts = 0
@@ -377,9 +380,9 @@ class RetryingFuture(Future["T"]):
         if not self._pool.settle(self, outcome):
             raise final(InvalidStateError(f"{self._state}: {self!r}"))
 
-    def _is_too_late(self, terms: Terms, now: float) -> bool:
+    def _is_too_late(self, now: float) -> bool:
         """Return whether no attempt may start any more."""
-        if self._attempts and terms.is_too_late(now - self._began_at):
+        if self._attempts and now - self._began_at > self._terms.max_elapsed:
             return True
         return self._waits_until <= now or self._expires_at < now
 
@@ -390,16 +393,72 @@ class RetryingFuture(Future["T"]):
 
     def _subject(self, work: Work) -> Subject:
         """Return what messages say of it, given its work, which may be gone by now."""
-        return Subject(call_name(work[0]), key=self.key, label=work[4].label, executor=self._pool.name)
+        return Subject(name_of(work), key=self.key, label=self._terms.label, executor=self._pool.name)
 
-    def _go_by(self, terms: Terms) -> None:
-        """Take note, before it is queued, of what it has by terms that mark their calls."""
-        if terms.key is not None:
-            self.__dict__["_key"] = terms.key
-        if terms.max_age is not None:
-            self._expires_at = self._pool.clock.monotonic() + terms.max_age
+    def _unseen_failure(self, work: Work, exception: BaseException) -> UnseenFailure:
+        """Return what logs that the call failed, if nobody looks at that; *work* as for `_subject`."""
+        *_, context = work
+        return UnseenFailure(self._subject(work), self._attempts, exception, context)
 
-    # -- for the pool: changes of state, under its lock ------------------------------------------
+    # -- for the core, before it is queued -------------------------------------------------------
+
+    def _go_by_terms(self) -> None:
+        """Take note of what it has by terms that mark their calls."""
+        if self._terms.key is not None:
+            self.__dict__["_key"] = self._terms.key
+        if self._terms.max_age is not None:
+            self._expires_at = self._pool.clock.monotonic() + self._terms.max_age
+
+    def _draw_key(self, draw: Callable[[], str]) -> None:
+        """Have a key that is drawn like that, unless it has one."""
+        if "_key" not in self.__dict__:
+            self.__dict__["_key"] = draw()
+
+    def _tell_in_own_way(self, waiters: list[Any]) -> None:
+        """Have these waiters, which are empty, unless it has some."""
+        self.__dict__.setdefault("_waiters", waiters)
+
+    def _observe(self, lock: threading.RLock) -> None:
+        """Become observed, given the core's lock, which is free."""
+        condition = threading.RLock()
+        if self._state not in DONE_STATES:
+            try:
+                if HAS_GIL:
+                    del self._unobserved
+                else:  # pragma: no cover  # coverage is measured with it
+                    with lock:
+                        del self._unobserved
+            except AttributeError:
+                hand = self._worker
+                # It may have claimed to make the call done, which it does at once.
+                if hand is not None:  # pragma: no branch  # a race: tests/schedules
+                    with hand.lock:
+                        pass
+        # Last: a thread that finds it there does not come here, and would wait for nobody.
+        self.__dict__.setdefault("_condition", condition)
+
+    # -- for the hand that has it, without a lock ------------------------------------------------
+
+    def _count_from(self, began_at: float) -> None:
+        """Its time has begun then, although no attempt was made."""
+        self._began_at = began_at
+
+    def _fail(self, outcome: Outcome, *, is_counted: bool) -> None:
+        """An attempt failed, and another is to follow."""
+        self._last = outcome
+        self._postponed += not is_counted
+
+    def _let_go(self, outcome: Outcome = NO_OUTCOME) -> None:
+        """The last attempt is over: let go of what it has run, where no lock is held for its destructors.
+
+        Args:
+            outcome: What it ended with, if that is still to be asked for before the call is done.
+        """
+        self._work = None
+        if outcome is not NO_OUTCOME:
+            self._last = outcome
+
+    # -- for the core: changes of state, under its lock ------------------------------------------
 
     def _claim(self) -> bool:
         """Take a call that waits out of all others' hands; return whether it was there to be taken."""
@@ -416,18 +475,54 @@ class RetryingFuture(Future["T"]):
         self._worker = worker
         if self._attempts:
             self._due_at = None
-        elif self._waits_until < self._expires_at and self._work is not None:
-            # Its time began when it was refused.
-            self._began_at = self._waits_until - self._work[4].max_elapsed
+        elif self._waits_until < self._expires_at:
+            # Its time began when its upstream refused it.
+            self._began_at = self._waits_until - self._terms.max_elapsed
         else:
             self._began_at = now
         return True
+
+    def _wait_until(self, until: float) -> None:
+        """Its upstream lets no attempt through: it waits for that, until then at most."""
+        self._waits_until = min(until, self._expires_at)
 
     def _back_off(self, due_at: float) -> None:
         """The attempt failed, and another follows."""
         self._due_at = due_at
         self._worker = None
         self._waits = True
+
+    def _make_last(self) -> None:
+        """Somebody wanted to cancel it, and came too late: no attempt follows that which runs."""
+        self._is_last = True
+
+    def _withdraw(self, gone: set[Call]) -> bool:
+        """Cancel it if it waits, and note that in *gone*; an interruption does not stop it half-way.
+
+        Returns:
+            Whether it waited.
+        """
+        try:
+            del self._waits
+        except AttributeError:  # it is in a hand, or done
+            return False
+        try:
+            self._release()
+        finally:  # where an interruption can come after the last step only
+            self._state = CANCELLED_AND_NOTIFIED
+            gone.add(self)
+        return True
+
+    def _finish_anywhere(self, outcome: Outcome, unseen: UnseenFailure | None, gone: set[Call]) -> bool:
+        """Have its outcome, wherever it is; if it waited, note that in *gone*. As `_finish` otherwise."""
+        waits = self._claim()
+        try:
+            return self._finish(outcome, unseen)
+        finally:  # where an interruption can come after the last step only
+            if waits and self._state in DONE_STATES:
+                gone.add(self)
+            elif waits:  # pragma: no cover  # see tests/untraced
+                self._waits = True
 
     def _finish(self, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
         """The call has its outcome; return ``False`` if it had one already."""
@@ -518,4 +613,10 @@ class RetryingFuture(Future["T"]):
 
 def names_of(calls: Iterable[Call]) -> list[str]:
     """Return the names of those calls that are not done, for a log line."""
-    return sorted(call_name(work[0]) for call in calls if (work := call._work) is not None)
+    return sorted(name_of(work) for call in calls if (work := call._work) is not None)
+
+
+def name_of(work: Work) -> str:
+    """Return the name of a call, for a log line."""
+    fn, *_ = work
+    return call_name(fn)

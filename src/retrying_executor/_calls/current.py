@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 
-from retrying_executor._common.log import call_name
+from retrying_executor._calls.call import name_of
 from retrying_executor._common.values import Value
 
 TYPE_CHECKING = False
@@ -52,12 +52,12 @@ def current_call() -> CurrentCall | None:
     work = None if call is None else call._work
     if call is None or work is None or not call._attempts:
         return None
-    ends_at = min(call._began_at + work[4].max_elapsed, call._expires_at)
+    ends_at = min(call._began_at + call._terms.max_elapsed, call._expires_at)
     left = ends_at - call._pool.clock.monotonic()
     return CurrentCall(
-        name=call_name(work[0]),
+        name=name_of(work),
         attempt=call._attempts,
         key=call.key,
         time_left=None if left == math.inf else max(0.0, left),
-        label=work[4].label,
+        label=call._terms.label,
     )

@@ -19,7 +19,6 @@ import math
 
 from retrying_executor._calls.schedule import Schedule
 from retrying_executor._calls.stats import Stats
-from retrying_executor._common.stdlib import CANCELLED_AND_NOTIFIED, DONE_STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,15 +42,14 @@ class Ledger:
 
     def refuse(self, call: Call) -> bool:
         """If a call still waits for its first attempt, it was not accepted after all: nothing counts it."""
-        is_queued = call._attempts == 0 and (call._lane is not None or self.schedule.has_fresh(call))
-        return is_queued and self._withdraw(call, counts=0)
+        return self.schedule.has_untried(call) and self._withdraw(call, counts=0)
 
     def cancel(self, call: Call) -> bool:
         """Cancel a call that waits; of one that runs, make this attempt the last and return ``False``."""
         if self._withdraw(call):
             return True
         if not call.done():
-            call._is_last = True
+            call._make_last()
         return False
 
     def take_out(self, call: Call) -> bool:
@@ -60,20 +58,15 @@ class Ledger:
 
     def _withdraw(self, call: Call, counts: int = 1) -> bool:
         """Cancel a call that waits, and return whether it did; an interruption does not stop it half-way."""
-        place, gone = self.schedule.place_of(call, retried=call._is_retry)
+        gone, retries = self.schedule.place_of(call, retried=call._is_retry)
+        was_done = call.done()
         try:
-            del call._waits
-        except AttributeError:  # it is in a worker's hands, or done
-            return False
-        try:
-            call._release()
-        finally:  # where an interruption can come after the last step only
-            call._state = CANCELLED_AND_NOTIFIED
-            self._cancelled += counts
-            call._lane = None
-            gone.add(call)
-        place.drop_gone()
-        return True
+            return call._withdraw(gone)
+        finally:
+            if call.done() and not was_done:
+                self._cancelled += counts
+                self.schedule.leave(call)
+                retries.drop_gone()
 
     def back_off(self, call: Call, due_at: float) -> bool:
         """A call that runs waits again, until *due_at*; return whether it is the first that is due."""
@@ -83,22 +76,16 @@ class Ledger:
 
     def settle(self, call: Call, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
         """Make a call done from outside, wherever it is; return ``False`` if it is done already."""
-        place, gone = self.schedule.place_of(call, retried=call._is_retry)
-        was_done, waits = call.done(), call._claim()
+        gone, retries = self.schedule.place_of(call, retried=call._is_retry)
+        was_done = call.done()
         try:
-            finished = call._finish(outcome, unseen)
-        finally:  # where an interruption can come after the last step only
-            if call._state in DONE_STATES:
-                self._succeeded += not was_done and outcome[1] is None
-                self._failed += not was_done and outcome[1] is not None
-                if waits:
-                    call._lane = None
-                    gone.add(call)
-            elif waits:  # pragma: no cover  # see tests/untraced
-                call._waits = True
-        if waits:
-            place.drop_gone()
-        return finished
+            return call._finish_anywhere(outcome, unseen, gone)
+        finally:
+            if call.done() and not was_done:
+                self._succeeded += outcome[1] is None
+                self._failed += outcome[1] is not None
+                self.schedule.leave(call)
+                retries.drop_gone()
 
     def take_over(self, worker: Hand) -> None:
         """A worker leaves: keep what it has counted."""

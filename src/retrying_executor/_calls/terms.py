@@ -76,10 +76,6 @@ class Terms:
         """Return what a failure tells of the upstream: by its own rule, if it has one."""
         return evidence_of(exception, service_failed if self.upstream is None else self.upstream.is_recorded)
 
-    def is_too_late(self, elapsed: float) -> bool:
-        """Return whether no attempt may start *elapsed* seconds after the first one began."""
-        return elapsed > self.max_elapsed
-
 
 def _nothing() -> None:
     """Stand for the reference to a function where there is none yet."""

@@ -58,7 +58,7 @@ class WorkQueue:
             call = self._seen.pop()
             work = call._work
             if work is not None and self._pool.take_out(call):
-                fn, args, kwargs, *_ = work
+                fn, args, kwargs, _ = work
                 task = (fn, args, kwargs)
                 return SimpleNamespace(future=call, fn=fn, args=args, kwargs=kwargs, task=task)
 

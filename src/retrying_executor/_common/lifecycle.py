@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
         def lock_for_fork(self, timeout: float) -> bool:
             """Before: see that no other thread is in the middle of anything, unless that takes too long."""
+            ...
 
         def unlock_after_fork(self) -> None:
             """After, in the parent: go on, however far `lock_for_fork` has come."""

@@ -42,6 +42,7 @@ from importlib import import_module
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 """Whether threads run one at a time. Where it is so when the program begins, it stays so."""
@@ -88,8 +89,9 @@ def start_thread(run: Callable[[], object]) -> None:
 
     `threading` does not know it, and no records should be logged in it: they have the name of their thread.
     """
-    if hasattr(_thread, "start_joinable_thread"):
-        _thread.start_joinable_thread(run, daemon=False)
+    start: Any = getattr(_thread, "start_joinable_thread", None)
+    if start is not None:
+        start(run, daemon=False)
     else:
         _thread.start_new_thread(_run_joinably, (run,))
 

@@ -50,27 +50,33 @@ if TYPE_CHECKING:
 
         def see_to(self, core: Core, call: Call, /) -> Exception | None:
             """See that a call which was queued is taken; return why it is to be refused, if it is."""
+            ...
 
         def come(self, core: Core, /) -> bool:
             """See that somebody comes for a call that may start now; return whether that is so."""
+            ...
 
         def attach(self, core: Core, upstream: Upstream, /) -> None:
             """Calls may have this upstream from now on: see that both go by the same clock."""
 
         def terms_for(self, terms: Terms, /) -> Terms:
             """Return the terms for calls that are submitted on these."""
+            ...
 
         def make_latch(self, core: Core, call: Call, /) -> Any:
             """Return a lock that is closed, at which somebody waits for *call*, or until it is accepted."""
+            ...
 
         def prepare(self, core: Core, call: Call, /) -> None:
             """A call is about to be observed."""
 
         def join(self, core: Core, deadline: float, /) -> bool:
             """Wait until all is done and everybody has left, until *deadline*; return whether that is so."""
+            ...
 
         def retire(self, core: Core, deadline: float, /) -> bool:
             """The same, where nobody is to stay for longer than there is something to do."""
+            ...
 
         def stop_for_fork(self) -> None:
             """Before a fork: see that no hand is in the middle of anything. Called under the core's lock."""

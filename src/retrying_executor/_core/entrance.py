@@ -98,7 +98,7 @@ class Entrance:
             PendingLimitError: If there is no room and waiting is not asked for, or is impossible.
         """
         may_wait = self._waits_when_full and not is_held(self._lock)
-        upstream = call._work[4].upstream if call._work is not None else None
+        upstream = call._terms.upstream
         if upstream is not None and not upstream.is_bounded:
             upstream = None
         if upstream is not None:
@@ -166,8 +166,8 @@ class Entrance:
             may_wait: Whether waiting is asked for.
         """
         holder = current.holder
-        work = None if holder is None or holder.call is None else holder.call._work
-        is_of_upstream = upstream is not None and work is not None and work[4].upstream is upstream
+        own = None if holder is None or holder.call is None else holder.call._terms.upstream
+        is_of_upstream = upstream is not None and own is upstream
         if may_wait and (is_of_upstream or self._crew.includes_current_thread()):
             raise PendingLimitError(
                 f"{full}, and the executor's own threads cannot wait: they might wait for themselves"

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
         @property
         def clock(self) -> Clock:
             """What tells the time."""
+            ...
 
         @property
         def is_coming(self) -> bool:
             """Whether somebody will look what there is to do: one rests, or is on its way."""
+            ...
 
         def hands(self) -> list[Hand]:
             """Return those that have a call, or may have one."""
+            ...
 
         def due_at_changed(self, schedule: Schedule, /) -> None:
             """What is due first may be something else now. Called under the core's lock."""
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
 
             It gets whether they all stand still. Called under the core's lock.
             """
+            ...
 
         def includes_current_thread(self) -> bool:
             """Return whether whoever asks makes attempts itself, and so must not wait for them."""
+            ...

@@ -7,8 +7,7 @@ import weakref
 from contextlib import suppress
 
 from retrying_executor._calls import attempt
-from retrying_executor._common import log
-from retrying_executor._common.stdlib import DONE_STATES, HAS_GIL
+from retrying_executor._common.stdlib import DONE_STATES
 from retrying_executor._core.turns import end_permit
 from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT
 
@@ -72,7 +71,7 @@ class Settling:
         work, (_, exception) = call._work, outcome
         unseen = None
         if exception is not None and work is not None:
-            unseen = log.UnseenFailure(call._subject(work), call._attempts, exception, work[3])
+            unseen = call._unseen_failure(work, exception)
         return self._change(call, change or self._ledger.settle, outcome, unseen)
 
     def cancel(self, call: Call) -> bool:
@@ -143,23 +142,8 @@ class Settling:
 
     def observe(self, call: Call) -> None:
         """Give a call what its observers need; see `RetryingFuture`."""
-        condition = threading.RLock()
         self._observed.add(weakref.ref(call, self._observed.forget))
-        if call._state not in DONE_STATES:
-            try:
-                if HAS_GIL:
-                    del call._unobserved
-                else:  # pragma: no cover  # coverage is measured with it
-                    with self._lock:
-                        del call._unobserved
-            except AttributeError:
-                hand = call._worker
-                # It may have claimed to make the call done, which it does at once.
-                if hand is not None:  # pragma: no branch  # a race: tests/schedules
-                    with hand.lock:
-                        pass
-        # Last: who finds it there does not come here, and would wait for nobody.
-        call.__dict__.setdefault("_condition", condition)
+        call._observe(self._lock)
 
     def all_calls(self) -> set[Call]:
         """Return, in a forked child, the calls whose futures may still be asked: the parent's."""
@@ -186,14 +170,13 @@ class Settling:
                 and call._attempts == 1  # as most are
                 and (permit is None or self._turns.may_go_on(permit))
             ):
-                call._work = None  # now, so that no destructor of an argument runs under a lock
                 permit = None
                 return outcome, None
             if permit is not None:
-                evidence, asked = attempt.evidence(work[4], verdict, outcome)
+                evidence, asked = attempt.evidence(call._terms, verdict, outcome)
                 hand.permit = None
                 permit.upstream.end(permit, evidence, asked, outcome[1])
-                sits_out_until = min(permit.sits_out_until(), attempt.ends_at(call, work[4]))
+                sits_out_until = min(permit.sits_out_until(), attempt.ends_at(call))
                 permit = None
             if verdict.delay is not None and not (self._turns.is_halted or call.done()):  # set_result()
                 # Announced before the next attempt can fail too, so that the lines come in order.
@@ -230,6 +213,7 @@ class Settling:
         assert call is not None
         assert ending is not None
         hand.ending = None
+        call._let_go()
         end_permit(hand)  # the callbacks may take long, or wait for it
         with call._condition:
             with hand.lock:

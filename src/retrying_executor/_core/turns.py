@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import threading
 
     from retrying_executor._calls.call import Call, Hand
-    from retrying_executor._calls.schedule import Claim, Schedule
+    from retrying_executor._calls.lanes import Claim
+    from retrying_executor._calls.schedule import Schedule
     from retrying_executor._core.seam import Crew
     from retrying_executor._upstream.gate import Evidence
     from retrying_executor._upstream.upstream import Asker, Upstream
@@ -121,13 +122,13 @@ class Turns:
 
     def _ask(self, call: Call, hand: Hand, now: float, asker: Asker) -> Claim:
         """Begin an attempt if the call's upstream, if it has one, lets it through."""
-        work = call._work
-        upstream = None if work is None else work[4].upstream
-        if upstream is None or work is None or hand.permit is not None or call.done():
+        terms = call._terms
+        upstream = terms.upstream
+        if upstream is None or hand.permit is not None or call.done():
             return call._begin(hand, now)
-        if call._is_too_late(work[4], now):
+        if call._is_too_late(now):
             return call._begin(hand, now)  # without a permit: no attempt will be made, see attempt.make
-        opens_at, until = self._schedule.waits_between(call, upstream, work[4].max_elapsed, now)
+        opens_at, until = self._schedule.waits_between(call, upstream, terms.max_elapsed, now)
         if opens_at <= now:
             permit = upstream.ask(asker)
             if permit is None:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         def is_own_thread(self) -> bool: ...
         def retire(self, timeout: float, /) -> bool:
             """Wait until all is done and the thread is gone; return whether it is."""
+            ...
 
     Kind: TypeAlias = Literal[
         "accepted",
@@ -101,7 +102,7 @@ class Story:
     __slots__ = ("accepted_at", "began_at", "ending", "is_announced", "is_over", "time", "took", "who")
 
     def __init__(self, call: Call, work: Work, time: float, accepted_at: float) -> None:
-        upstream = work[4].upstream
+        upstream = call._terms.upstream
         self.who: dict[str, Any] = {
             **call._subject(work).fields(),
             "upstream": None if upstream is None else upstream.name,
@@ -245,9 +246,9 @@ class Monitor:
             if self._is_telling or not self._untold:
                 return
             self._is_telling = True
-        work: Work = (self._tell_all, (), {}, contextvars.Context(), Terms(None))
+        work: Work = (self._tell_all, (), {}, contextvars.Context())
         try:
-            self._pool.submit(RetryingFuture(self._pool, work))
+            self._pool.submit(RetryingFuture(self._pool, work, Terms(None)))
         except BaseException as error:
             self._is_telling = False
             if not isinstance(error, RuntimeError):  # no thread can be started: the next event tries again

@@ -9,6 +9,7 @@ import traceback
 from contextlib import suppress
 
 from retrying_executor._calls import attempt
+from retrying_executor._calls.call import name_of
 from retrying_executor._common import log
 from retrying_executor._common.stdlib import HAS_DAEMONS
 
@@ -49,7 +50,7 @@ class Watchdog:
     def began(self, call: Call, work: Work) -> None:
         """An attempt begins, in this thread."""
         with self._lock:
-            self._running[call] = Run(work, call._attempts, self._warn_after)
+            self._running[call] = Run(call, work, self._warn_after)
             if self._thread is None:
                 thread = threading.Thread(
                     target=self._watch, name=f"{self._thread_name}-watchdog", daemon=HAS_DAEMONS
@@ -117,10 +118,10 @@ class Run:
 
     __slots__ = ("attempt", "began_at", "label", "name", "thread", "warns_at")
 
-    def __init__(self, work: Work, attempt: int, warn_after: float) -> None:
-        self.name = log.call_name(work[0])
-        self.label = work[4].label
-        self.attempt = attempt
+    def __init__(self, call: Call, work: Work, warn_after: float) -> None:
+        self.name = name_of(work)
+        self.label = call._terms.label
+        self.attempt = call._attempts
         self.thread = threading.current_thread()
         self.began_at = time.monotonic()
         self.warns_at = self.began_at + warn_after

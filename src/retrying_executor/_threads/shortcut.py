@@ -45,6 +45,7 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
     turns, call, permit = core.turns, worker.call, worker.permit
     upstream = turns.upstream
     if call is not None and worker.ending is not None:
+        call._work = None  # now, so that no destructor of an argument runs under a lock
         try:
             call._unobserved  # noqa: B018
         except AttributeError:

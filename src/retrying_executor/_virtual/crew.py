@@ -17,7 +17,7 @@ import threading
 from random import Random
 from uuid import UUID
 
-from retrying_executor._calls.call import Hand
+from retrying_executor._calls.call import Hand, name_of
 from retrying_executor._calls.current import current
 from retrying_executor._calls.terms import Terms
 from retrying_executor._common import log
@@ -259,7 +259,7 @@ class VirtualCrew:
 
     def prepare(self, core: Core, call: Call) -> None:
         """A call is about to be observed: its waiters make attempts."""
-        call.__dict__.setdefault("_waiters", Waiters(self, core, call))
+        call._tell_in_own_way(Waiters(self, core, call))
 
     def join(self, core: Core, deadline: float) -> bool:
         """Make attempts until all is done, until *deadline*; return whether it is."""
@@ -281,8 +281,7 @@ class VirtualCrew:
 
     def give_key(self, call: Call) -> None:
         """See that the call's key, if anybody asks for it, is drawn from the seed."""
-        if "_key" not in call.__dict__:
-            call.__dict__["_key"] = str(UUID(int=self._draw_key(128), version=4))
+        call._draw_key(lambda: str(UUID(int=self._draw_key(128), version=4)))
 
     def terms_for(self, terms: Terms) -> Terms:
         """Return terms whose jitter is drawn from the seed, if it has no source of its own."""
@@ -332,7 +331,7 @@ def _why_it_waits(call: Call) -> str:
     """Return why a call will not be done by itself."""
     if call._work is None:  # pragma: no cover  # for the type checker: it is pending
         return repr(call)
-    name = log.call_name(call._work[0])
+    name = name_of(call._work)
     if call.running():
         return f"{name} is running, and waits for itself"
-    return f"{name} waits for {call._work[4].upstream!r}"
+    return f"{name} waits for {call._terms.upstream!r}"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
             self, core: Core, is_met: Callable[[], bool], timeout: float | None, calls: Container[Call], /
         ) -> bool:
             """Make attempts until a condition is met."""
+            ...
 
 
 class Latch:

@@ -1,0 +1,134 @@
+"""Calls in the order in which they are due. Pure, as all of the schedule; see there."""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    from retrying_executor._calls.call import Call
+
+    Entry: TypeAlias = tuple[float, int, Call]
+    """When a call is due, its number, and the call."""
+
+
+class Retries:
+    """A heap of calls by their due times; ties in the order in which they came.
+
+    A call that is done before its turn stays where it is and is noted in ``gone``. It is dropped when it gets
+    to the front, or when more of the calls are gone than live.
+
+    A destructor or a signal handler may note a call as gone in the middle of any method, in the thread that
+    holds the lock. So while ``is_busy`` is set, that is only noted, and the heap is not replaced.
+
+    Args:
+        ticket: Numbers the calls, for the order of ties.
+    """
+
+    __slots__ = ("_entries", "_ticket", "gone", "is_busy")
+
+    def __init__(self, ticket: Callable[[], int]) -> None:
+        self._entries: list[Entry] = []
+        self._ticket = ticket
+        self.gone: set[Call] = set()
+        self.is_busy = False
+
+    def __len__(self) -> int:
+        """Return the number of live calls."""
+        return len(self._entries) - len(self.gone)
+
+    def add(self, call: Call, due_at: float) -> bool:
+        """Put a call in; return whether it is the first now."""
+        was_busy, self.is_busy = self.is_busy, True
+        try:
+            heappush(self._entries, (due_at, self._ticket(), call))
+            return self._entries[0][2] is call
+        finally:
+            self.is_busy = was_busy
+
+    def first(self) -> Entry | None:
+        """Return the first entry whose call is live; ``None`` if there is none."""
+        if self.gone:
+            self.drop_gone()
+        return self.front()
+
+    def front(self) -> Entry | None:
+        """Return the first entry, though its call may be gone; ``None`` if there is none."""
+        try:  # not looked at before: a destructor may make the last one go in between
+            return self._entries[0]
+        except IndexError:
+            return None
+
+    def pop(self) -> Call:
+        """Return the call of the first entry, no longer in here."""
+        return heappop(self._entries)[2]
+
+    def drop_gone(self) -> None:
+        """Drop the calls that are gone at the front; all of them where they are the majority."""
+        if self.is_busy:
+            return
+        self.is_busy = True
+        try:
+            if 2 * len(self.gone) > len(self._entries):
+                gone = self.gone.copy()
+                self._keep([entry for entry in self._entries if entry[2] not in gone])
+                self.gone -= gone
+            while self._entries and self._entries[0][2] in self.gone:
+                call = self._entries[0][2]
+                try:
+                    heappop(self._entries)
+                finally:  # a signal handler may raise in between
+                    self.gone.discard(call)
+            if not self.gone:
+                self.gone.clear()  # or it would keep the memory of what was in it
+        finally:
+            self.is_busy = False
+
+    def rearrange(self, due_at: Callable[[Call], float | None]) -> None:
+        """Give calls other times: those that *due_at* returns, unless it is ``None``."""
+        self.is_busy = True
+        try:
+            for index, (before, ticket, call) in enumerate(self._entries):
+                after = due_at(call)
+                self._entries[index] = (before if after is None else after, ticket, call)
+            heapify(self._entries)
+        finally:
+            self.is_busy = False
+
+    def take_out(self, is_wanted: Callable[[Call], bool]) -> list[Call]:
+        """Return those live calls that are wanted, no longer in here."""
+        self.is_busy = True
+        try:
+            wanted = [entry[2] for entry in self._entries if is_wanted(entry[2])]
+            self._keep([entry for entry in self._entries if not is_wanted(entry[2])])
+        finally:
+            self.is_busy = False
+        live = []
+        for call in wanted:
+            if call.done():
+                self.gone.discard(call)
+            else:
+                live.append(call)
+        return live
+
+    def _keep(self, entries: list[Entry]) -> None:
+        heapify(entries)
+        self._entries = entries
+
+    def calls(self) -> list[Call]:
+        """Return the calls, gone ones included."""
+        return [call for _, _, call in self._entries.copy()]
+
+    def count_due(self, now: float) -> int:
+        """Return how many live calls are due: in time proportional to their number."""
+        due, unseen = 0, [0]
+        while unseen:  # only below an entry of the heap that is due can another be due
+            index = unseen.pop()
+            for due_at, _, call in self._entries[index : index + 1]:
+                if due_at <= now:
+                    due += not call.done()
+                    unseen += (2 * index + 1, 2 * index + 2)
+        return due
