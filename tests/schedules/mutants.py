@@ -468,13 +468,13 @@ MUTANTS = [
     ),
     mutant(
         "a worker does not claim the call that it takes",
-        "ready=-1",
+        "counts a call twice, or not at all",
         "cancel_against_a_worker_that_takes_the_call",
         ("_threads/workers.py", "                    del call._waits\n", "                    call._waits\n"),
     ),
     mutant(
         "a worker takes a call that somebody else has claimed",
-        "counts a call twice, or not at all",
+        "ready=-1",
         "cancel_against_a_worker_that_takes_the_call",
         (
             "_threads/workers.py",
@@ -484,7 +484,7 @@ MUTANTS = [
     ),
     mutant(
         "who cancels a call does not claim it",
-        "counts a call twice, or not at all",
+        "ready=-1",
         "cancel_against_a_worker_that_takes_the_call",
         (
             "_calls/ledger.py",
@@ -551,7 +551,7 @@ MUTANTS = [
         (
             "_calls/call.py",
             "            self._awaited = True  # announce",
-            "            is_done, self._awaited = self._state in DONE, True  #",
+            "            is_done, self._awaited = self._state in DONE_STATES, True  #",
         ),
         (
             "_calls/call.py",
