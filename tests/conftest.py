@@ -80,7 +80,7 @@ def quiet() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many schedules of scenarios and programs were run, and how long that took, if any were."""
+    """Say how many schedules and programs were run, in how many seconds, and what was left out."""
     counts = [
         (name, int(value), report)
         for report in terminalreporter.getreports("passed")
@@ -88,9 +88,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if name in ("schedules", "programs")
     ]
     lines = [
-        f"{value:12,} {name} in {report.duration:.1f} s: {report.nodeid}\n" for name, value, report in counts
+        f"{value:12,} {name} in {report.duration:.1f} s: {report.nodeid}\n"
+        for name, value, report in counts
+        if os.environ.get("SCHEDULES") != "brief"  # there the sums will do
     ]
     totals = {name: sum(value for other, value, _ in counts if other == name) for name, _, _ in counts}
     seconds = sum(report.duration for name, _, report in counts if name == "schedules")
     lines += [f"{total:12,} {name} in all, in {seconds:.0f} s\n" for name, total in totals.items()]
+    lines += [f"left out: {what}\n" for what in os.environ.get("LEFT_OUT", "").split(" | ") if what]
     terminalreporter.write("".join(lines))

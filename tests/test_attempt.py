@@ -322,8 +322,9 @@ def test_each_attempt_has_a_decimal_context_of_its_own() -> None:
 
 def test_an_unfinished_import_of_decimal_costs_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another thread may be in the middle of it (B8, B11)."""
-    VARIABLE.set("set")
+    token = VARIABLE.set("set")
     work = work_of(int, "7")
+    VARIABLE.reset(token)  # it keeps what was set
     monkeypatch.setitem(sys.modules, "decimal", ModuleType("decimal"))
     assert (7, None) == run(work, None)
 

@@ -808,9 +808,10 @@ def test_calls_of_a_view_have_its_label_and_its_key(cls: type[RetryingExecutor])
 @pytest.mark.parametrize("cls", [RetryingExecutor, VirtualTimeExecutor])
 def test_attempts_may_have_an_empty_context(cls: type[RetryingExecutor]) -> None:
     """With ``inherit_context=False``, as with the standard executor; of views too (B11)."""
-    VARIABLE.set("of the submitter")
+    token = VARIABLE.set("of the submitter")
     with cls(1, inherit_context=False) as executor:
         assert "unset" == executor.submit(VARIABLE.get).result(TIMEOUT)
         assert "unset" == executor.with_options(max_attempts=2).submit(VARIABLE.get).result(TIMEOUT)
+    VARIABLE.reset(token)
     with pytest.raises(TypeError, match=r"^inherit_context must be True or False, not None$"):
         cls(inherit_context=None)  # type: ignore[arg-type]

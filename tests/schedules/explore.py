@@ -140,6 +140,8 @@ def prepared(*, fine: bool = False) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(gc.enable)
         gc.disable()
+        stack.callback(gc.unfreeze)
+        gc.freeze()  # so that a collection in between looks at what the runs have left, and at nothing else
         stack.callback(logging.disable, level)
         logging.disable(logging.CRITICAL)
         stack.enter_context(announcements())
@@ -179,7 +181,9 @@ def main() -> int:
         elif options.runs:
             sample(scenario, runs=options.runs, seed=options.seed, fine=options.fine)
         else:
-            print(f"{explore(scenario, preemptions=options.preemptions)} schedules")
+            for preemptions in range(options.preemptions + 1):  # few are found soon, and easy to read
+                schedules = explore(scenario, preemptions=preemptions)
+            print(f"{schedules} schedules")
     except RunError as failure:
         print(failure)
         return 1

@@ -520,7 +520,7 @@ MUTANTS = [
     ),
     mutant(
         "a worker does not claim the call that it takes",
-        "ready=-1",
+        "counts a call twice, or not at all",
         "cancel_against_a_worker_that_takes_the_call",
         (
             "_threads/shortcut.py",
@@ -530,7 +530,7 @@ MUTANTS = [
     ),
     mutant(
         "a worker takes a call that somebody else has claimed",
-        "counts a call twice, or not at all",
+        "ready=-1",
         "cancel_against_a_worker_that_takes_the_call",
         (
             "_threads/shortcut.py",
@@ -540,7 +540,7 @@ MUTANTS = [
     ),
     mutant(
         "who cancels a call does not claim it",
-        "counts a call twice, or not at all",
+        "ready=-1",
         "cancel_against_a_worker_that_takes_the_call",
         (
             "_calls/call.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, as_completed, wait
 from contextlib import contextmanager, suppress
@@ -19,17 +20,20 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows n
 
 FORKS = 100
 
+RECENT = 100
+"""How many futures each child looks at."""
+
 
 @contextmanager
 def load(
-    executor: RetryingExecutor, futures: list[RetryingFuture[int]], meddled: list[RetryingFuture[int]]
+    executor: RetryingExecutor, futures: list[RetryingFuture[int]], meddled: set[RetryingFuture[int]]
 ) -> Iterator[None]:
     """Keep an executor under load from several threads.
 
     Args:
         executor: What to submit to.
-        futures: Where to put the futures.
-        meddled: Where to put those that somebody tries to cancel: that may cost them their retries.
+        futures: Where to put the futures, at the end; but for the latest ones they may be taken away.
+        meddled: Where to put those that somebody tries to cancel, before: that may cost them their retries.
     """
     stop = threading.Event()
     failures: list[BaseException] = []
@@ -38,9 +42,10 @@ def load(
         futures.append(executor.submit(Flaky(len(futures) % 3)))
 
     def cancel() -> None:
-        submit()
-        meddled.append(futures[-1])
-        meddled[-1].cancel()
+        future = executor.submit(Flaky(len(futures) % 3))
+        meddled.add(future)
+        futures.append(future)
+        future.cancel()
 
     def wait_for_one() -> None:
         assert wait(futures[-8:], TIMEOUT, return_when="FIRST_COMPLETED").done
@@ -81,11 +86,13 @@ def test_fork_at_any_moment(policy: RetryPolicy) -> None:
     by somebody sooner or later.
     """
     futures: list[RetryingFuture[int]] = []
-    meddled: list[RetryingFuture[int]] = []
+    meddled: set[RetryingFuture[int]] = set()
+    results: set[int] = set()
+    ends = Counter[str]()
 
     def check() -> None:
         check_orphaned(running)
-        recent = futures[-100:]
+        recent = futures[-RECENT:]
         assert not wait(recent, TIMEOUT).not_done
         assert len(recent) == len(list(as_completed(recent, TIMEOUT)))
         for future in recent:
@@ -93,14 +100,27 @@ def test_fork_at_any_moment(policy: RetryPolicy) -> None:
                 assert future.result(0) in (0, 1, 2)
         check_executor_works(executor)
 
+    def settle(keep: int) -> None:
+        """Look at all futures but the latest, and let go of them: each child sees to all that there are."""
+        old = futures[: max(len(futures) - keep, 0)]
+        del futures[: len(old)]
+        for future in old:
+            if future not in meddled:
+                results.add(future.result(TIMEOUT))
+            assert not wait([future], TIMEOUT).not_done
+            ends["cancelled" if future.cancelled() else "failed" if future.exception(0) else "succeeded"] += 1
+        meddled.difference_update(old)
+
     with RetryingExecutor(3, retry=policy, idle_timeout=0, max_pending=30, when_full="wait") as executor:
         with load(executor, futures, meddled):
             for _ in range(FORKS):
                 with held(executor) as running:
                     in_child(check)
+                settle(RECENT)
+        settle(0)
         assert executor.drain(TIMEOUT)
         stats = executor.stats()
-    assert len(futures) + FORKS == stats.submitted == stats.succeeded + stats.failed + stats.cancelled
-    assert {0, 1, 2} == {future.result(0) for future in {*futures} - {*meddled}}
-    failed = [future for future in futures if not future.cancelled() and future.exception(0)]
-    assert len(failed) == stats.failed
+    assert {0, 1, 2} == results
+    ends["succeeded"] += FORKS
+    assert ends == Counter(succeeded=stats.succeeded, failed=stats.failed, cancelled=stats.cancelled)
+    assert ends.total() == stats.submitted
