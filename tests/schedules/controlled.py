@@ -35,7 +35,7 @@ except ImportError:
 
 T = TypeVar("T")
 
-MAX_STEPS = 20_000
+MAX_STEPS = 100_000
 """A run with more steps than that will not end."""
 
 

@@ -908,4 +908,15 @@ MUTANTS = [
             "            call._fail(outcome, is_counted=not is_free)\n",
         ),
     ),
+    mutant(
+        "a call that was to fail for want of a thread is forgotten although it did not",
+        "not done (G1)",
+        "threads_that_cannot_start_for_two_submitters",
+        (
+            "_threads/threads.py",
+            "                self._on_credit = [call for call in self._on_credit if not call.done()]\n        if interrupt",
+            "                self._on_credit = [call for call in self._on_credit if call not in stranded]\n        if interrupt",
+        ),
+        fine=True,
+    ),
 ]

@@ -204,6 +204,17 @@ def threads_that_cannot_start() -> Trial:
     return trial
 
 
+def threads_that_cannot_start_for_two_submitters() -> Trial:
+    """A call that did not fail with one newborn, since there was another, fails with that (C7, G1)."""
+    trial = Trial(2, is_starved=True, idle_timeout=0)
+    with starts_that_fail(1, 2, 3):
+        other = start(trial.try_submit)
+        trial.try_submit()
+        trial.try_submit()
+        other.join()
+    return trial
+
+
 def a_second_thread_that_cannot_start() -> Trial:
     """Calls that come meanwhile are left to the thread that there is, though it rests or leaves (C5, C7)."""
     trial = Trial(2, is_starved=True, idle_timeout=1)
@@ -801,6 +812,7 @@ MANY: list[Scenario] = [
     sooner_retry_against_a_parked_leader,
     shutdown_against_cancel_futures,
     a_second_thread_that_cannot_start,
+    threads_that_cannot_start_for_two_submitters,
     shutdown_against_a_thread_that_cannot_start,
     resume_against_a_worker_on_its_way,
     submit_against_shutdown_with_a_worker,

@@ -226,8 +226,8 @@ class Threads:
             except BaseException as error:  # of a done callback: the others fail first
                 interrupt = error
         if stranded:
-            with core.lock:
-                self._on_credit = [call for call in self._on_credit if call not in stranded]
+            with core.lock:  # those stay that did not fail, since there is a newborn again: it may fail too
+                self._on_credit = [call for call in self._on_credit if not call.done()]
         if interrupt is not None:
             raise interrupt
 
