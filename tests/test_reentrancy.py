@@ -19,7 +19,7 @@ from calls import Flaky
 from conftest import TIMEOUT
 from forks import check_executor_works, in_child
 from observe import eventually, needs_gil, resting, threads_named
-from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor import PendingLimitError, RetryingExecutor, RetryingFuture, RetryPolicy
 from retrying_executor._calls.current import current
 from retrying_executor._common.stdlib import is_held
 from retrying_executor._threads import roster, threads
@@ -697,3 +697,57 @@ def test_a_thread_that_comes_to_life_late_runs_no_initializer(monkeypatch: pytes
     assert 0 == executor.submit(int).result(TIMEOUT)
     executor.shutdown()
     assert 1 == len(initialized)
+
+
+class Amid:
+    """Stands for a latch of a call: what opening it does is done in the middle of what its worker does.
+
+    Args:
+        act: What that is.
+    """
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.release = act
+
+
+@needs_gil
+@pytest.mark.parametrize("options", [{}, {"max_pending": 10}], ids=["no limit", "a limit"])
+@pytest.mark.parametrize("is_full", [False, True], ids=["room", "no room"])
+def test_a_destructor_in_the_middle_of_what_a_worker_does_waits_for_nobody(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], *, is_full: bool
+) -> None:
+    """It may submit and cancel while another thread waits for that worker, which is not held up (E1, F7)."""
+    monkeypatch.setattr(threads, "_STANDSTILL_TIMEOUT", 10 * TIMEOUT)
+    release, inside, asks = Event(), Event(), Event()
+    answers: list[Any] = []
+
+    def act() -> None:
+        inside.set()
+        assert asks.wait(TIMEOUT)
+        answers.append(waiting.cancel())
+        others.extend(executor.submit(int) for _ in range(is_full))  # for which there is room again
+        try:
+            answers.append(executor.submit(int, 7))
+        except PendingLimitError as error:
+            answers.append(error)
+
+    with RetryingExecutor(1, retry=RetryPolicy(delays=[600]), **options) as executor:
+        waiting = executor.submit(fail)
+        assert eventually(lambda: waiting.due_at)
+        future = executor.submit(release.wait, TIMEOUT)
+        others = [executor.submit(int) for _ in range(8 if is_full else 0)]
+        future.__dict__["_latches"] = [Amid(act)]
+        future._awaited = True
+        release.set()
+        assert inside.wait(TIMEOUT)
+        with executor._pool.lock:  # as stats() does
+            asks.set()
+            executor._pool.crew.at_standstill(bool)
+            is_cancelled, submitted = answers
+        assert not is_cancelled
+        assert eventually(waiting.cancelled)
+        if is_full and options:
+            assert "10 calls are pending, as many as max_pending allows" == str(submitted)
+        else:
+            assert 7 == submitted.result(TIMEOUT)
+        assert [0] * len(others) == [other.result(TIMEOUT) for other in others]

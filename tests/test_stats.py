@@ -11,8 +11,10 @@ from typing import Any, NoReturn
 import pytest
 
 from conftest import TIMEOUT
-from retrying_executor import RetryingExecutor, RetryPolicy, Stats
+from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, Stats
+from retrying_executor._calls.ledger import Ledger
 from retrying_executor._calls.schedule import Schedule
+from retrying_executor._calls.terms import Terms
 from retrying_executor._threads.threads import Threads
 
 
@@ -208,3 +210,19 @@ def test_an_interrupt_in_the_middle_holds_up_nobody(
         with pytest.raises(KeyboardInterrupt):
             executor.stats()
     assert 0 == executor.submit(int).result(TIMEOUT)
+
+
+def test_a_call_that_leaves_its_hand_meanwhile_is_counted_or_not() -> None:
+    """A worker lets go of a call without a lock: what is in its hand is looked at once (G4)."""
+    call: Any = RetryingFuture(None, (int, (), {}, None), Terms(None))  # type: ignore[arg-type]
+
+    class Fleeting:
+        succeeded = failed = 0
+        in_hand = [call]
+
+        @property
+        def call(self) -> RetryingFuture[int] | None:
+            return self.in_hand.pop() if self.in_hand else None
+
+    hand: Any = Fleeting()
+    assert 1 == Ledger().stats(0.0, [hand]).running

@@ -855,11 +855,8 @@ MUTANTS = [
         "room_in_an_upstream_against_cancel",
         (
             "_core/entrance.py",
-            (
-                "                            upstream.line_up(latch)  # type: ignore[union-attr]  # it has one\n"
-                "                        continue\n"
-            ),
-            "                            upstream.line_up(latch)  # type: ignore[union-attr]\n",
+            "        else:\n            self._pass_on()\n        return True\n",
+            "        else:\n            self._pass_on()\n        return False\n",
         ),
         fine=True,
     ),

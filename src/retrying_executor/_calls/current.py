@@ -6,6 +6,7 @@ import math
 import threading
 
 from retrying_executor._calls.call import name_of
+from retrying_executor._common.stdlib import is_held
 from retrying_executor._common.values import Value
 
 TYPE_CHECKING = False
@@ -18,7 +19,18 @@ class _Current(threading.local):
 
 
 current = _Current()
-"""Of this thread. Who has the call is set once, not with every call: most never ask."""
+"""Of this thread. What has its call is set once, not with every call: most never ask."""
+
+
+def amid() -> Hand | None:
+    """Return the hand of this thread if it is in the middle of taking a call or of making one done.
+
+    Then this is a destructor or a signal handler that has interrupted it there. It must not wait for the
+    core's
+    lock: the thread that has that may wait for the hand.
+    """
+    holder = current.holder
+    return holder if holder is not None and is_held(holder.lock) else None
 
 
 class CurrentCall(Value):

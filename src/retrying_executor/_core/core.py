@@ -6,6 +6,7 @@ import math
 import threading
 import weakref
 
+from retrying_executor._calls.current import amid
 from retrying_executor._calls.ledger import Ledger
 from retrying_executor._common.errors import ForkedFutureError, final
 from retrying_executor._common.stdlib import is_held
@@ -259,7 +260,14 @@ class Core:
             pass
 
     def cancel(self, call: Call) -> bool:
-        """Cancel a call that waits; of one that is running, make this attempt the last."""
+        """Cancel a call that waits; of one that is running, make this attempt the last.
+
+        In the middle of what a hand does, that is put off until the hand's lock is free, and so ``False``.
+        """
+        hand = amid()
+        if hand is not None and not is_held(self.lock):
+            hand.put_off.append(call)
+            return call.cancelled()
         return self.settling.cancel(call)
 
     def settle(self, call: Call, outcome: Outcome) -> bool:

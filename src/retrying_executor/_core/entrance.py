@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 
-from retrying_executor._calls.current import current
+from retrying_executor._calls.current import amid, current
 from retrying_executor._common.errors import PendingLimitError, refusal_like
 from retrying_executor._common.stdlib import HAS_GIL, is_held
 
@@ -97,43 +97,32 @@ class Entrance:
             RuntimeError, BrokenThreadPool: If calls are refused.
             PendingLimitError: If there is no room and waiting is not asked for, or is impossible.
         """
-        may_wait = self._waits_when_full and not is_held(self._lock)
         upstream = call._terms.upstream
         if upstream is not None and not upstream.is_bounded:
             upstream = None
         if upstream is not None:
             call._pool.observe(call)  # so that whatever makes it done sees that there is more to do
-        latch = call._pool.make_latch(call) if may_wait else None
-        is_in_line = is_called = False
+        is_amid = amid() is not None
+        may_wait = self._waits_when_full and not (is_amid or is_held(self._lock))
+        if is_amid:  # it is a single step, as to the GIL; without that, this thread has the lock
+            full, _ = self._let_in(call, upstream)
+            if full is not None:
+                raise PendingLimitError(full)
+            return
+        waiter = _Waiter(self._in_line, call._pool.make_latch(call), upstream)
         try:
             while True:
                 with self._lock:
                     full, is_of_upstream = self._let_in(call, upstream)
                     if full is None:
-                        is_called = False
+                        waiter.is_called = False
                         return
-                    if is_called and not is_of_upstream:
-                        is_called = False
-                        upstream.call_next()  # type: ignore[union-attr]  # that has called: it has one
                     self._check_wait(full, upstream if is_of_upstream else None, may_wait=may_wait)
-                    assert latch is not None
-                    if not is_in_line:  # publish first, then look once more
-                        is_in_line = True
-                        self._in_line.add(latch)
-                        if is_of_upstream:
-                            is_called = False
-                            upstream.line_up(latch)  # type: ignore[union-attr]  # it has one
+                    if waiter.line_up(is_for_upstream=is_of_upstream):  # publish first, then look once more
                         continue
-                latch.acquire()
-                self._in_line.discard(latch)
-                is_called |= upstream is not None and upstream.step_out(latch)
-                is_in_line = False
+                waiter.wait()
         finally:
-            if latch in self._in_line:
-                self._in_line.discard(latch)
-                is_called |= upstream is not None and upstream.step_out(latch)
-            if is_called:
-                upstream.call_next()  # type: ignore[union-attr]  # what it was called for is for another
+            waiter.leave()
 
     def _let_in(self, call: Call, upstream: Upstream | None) -> tuple[str | None, bool]:
         """Queue a call if there is room; else return what is full, and whether that is its upstream."""
@@ -174,3 +163,53 @@ class Entrance:
             )
         if not may_wait:
             raise PendingLimitError(full)
+
+
+class _Waiter:
+    """A submitter that waits for room: in the line of its executor, and perhaps in that of its upstream.
+
+    Args:
+        line: That of the executor: the latches that are opened when there may be room.
+        latch: At which it waits.
+        upstream: That of its call, if it has a limit.
+    """
+
+    def __init__(self, line: set[threading.Lock], latch: threading.Lock, upstream: Upstream | None) -> None:
+        self._line = line
+        self._latch = latch
+        self._upstream = upstream
+        self.is_called = False
+        """Whether it was called by its upstream, for room that it has not taken."""
+
+    def line_up(self, *, is_for_upstream: bool) -> bool:
+        """Be called when there is room; return whether that is new. Called under the core's lock."""
+        if self._latch in self._line:
+            return False
+        self._line.add(self._latch)
+        if self._upstream is not None and is_for_upstream:
+            self.is_called = False  # in vain
+            self._upstream.line_up(self._latch)
+        else:
+            self._pass_on()
+        return True
+
+    def wait(self) -> None:
+        """Wait until there may be room, or calls are refused."""
+        self._latch.acquire()
+        self._step_out()
+
+    def leave(self) -> None:
+        """Wait no more: what it was called for is for another."""
+        if self._latch in self._line:
+            self._step_out()
+        self._pass_on()
+
+    def _step_out(self) -> None:
+        self._line.discard(self._latch)
+        if self._upstream is not None and self._upstream.step_out(self._latch):
+            self.is_called = True
+
+    def _pass_on(self) -> None:
+        if self._upstream is not None and self.is_called:
+            self.is_called = False
+            self._upstream.call_next()

@@ -78,6 +78,11 @@ class Settling:
         """Cancel a call that waits; of one that is running, make this attempt the last."""
         return self._change(call, self._ledger.cancel) or call.cancelled()
 
+    def catch_up(self, hand: Hand) -> None:
+        """Cancel what a destructor or a signal handler wanted to, in the middle of what a hand did."""
+        while hand.put_off:
+            self.cancel(hand.put_off.pop(0))
+
     def refuse(self, call: Call) -> bool:
         """If a call still waits for its first attempt, it was not accepted after all; return whether so."""
         return self._change(call, self._ledger.refuse)

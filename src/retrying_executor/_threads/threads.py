@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from retrying_executor._calls.current import current
+from retrying_executor._calls.current import amid
 from retrying_executor._common.stdlib import can_wait_for_a_start, is_held, start_thread
 from retrying_executor._threads.roster import Roster
 from retrying_executor._threads.workers import work
@@ -116,6 +116,8 @@ class Threads:
         since a destructor or a signal handler may get here in a critical section.
         """
         error, roster = None, self.roster
+        if amid() is not None and not is_held(core.lock):
+            return None  # the worker that this has interrupted looks for calls right afterwards
         try:
             while True:
                 with core.lock:
@@ -171,11 +173,11 @@ class Threads:
         Returns:
             Why one could not be started. It has been withdrawn.
         """
-        roster, holder, error = self.roster, current.holder, None
+        roster, error = self.roster, None
         newborns = [worker for worker in roster.newborns.copy() if not worker.is_starting]
         if not newborns:
             return None
-        holds = is_held(core.lock) or (holder is not None and is_held(holder.lock))
+        holds = is_held(core.lock) or amid() is not None
         leaves_it = not may_wait and (holds or not can_wait_for_a_start())
         try:
             if leaves_it:

@@ -77,6 +77,8 @@ class Shift:
                     has_arrived = True
                     if core.turns.invitations or core.turns.unused:
                         core.turns.decline_unused(core)
+                if worker.put_off:
+                    core.settling.catch_up(worker)
                 if crew.roster.newborns:
                     crew.start_newborns(core)
                 if log.overdue:
