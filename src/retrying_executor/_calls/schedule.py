@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from retrying_executor._calls.call import Call
-    from retrying_executor._upstream.upstream import Upstream
+    from retrying_executor._upstream.places import Places
 
-    Refusal: TypeAlias = tuple[Upstream, float, float]
+    Refusal: TypeAlias = tuple[Places, float, float]
     """Whose limits forbid a start; when to ask again; and until when the call may wait for that."""
 
     Claim: TypeAlias = bool | Refusal
@@ -50,11 +50,11 @@ class Lane:
     ``max_elapsed`` has passed: since the upstream went down, or since their turn came if that was later.
     """
 
-    __slots__ = ("calls", "is_down", "opens_at", "patience", "upstream")
+    __slots__ = ("calls", "is_down", "opens_at", "patience", "places")
 
-    def __init__(self, upstream: Upstream, ticket: Callable[[], int]) -> None:
-        self.upstream = upstream
-        self.is_down = upstream.is_down
+    def __init__(self, places: Places, ticket: Callable[[], int]) -> None:
+        self.places = places
+        self.is_down = places.is_down
         self.calls = Schedule(ticket)
         self.opens_at = math.inf
         self.patience = math.inf  # until when all of them may wait, or less
@@ -65,7 +65,7 @@ class Lane:
 
     def notice(self, now: float) -> None:
         """See whether the upstream went down, or works again."""
-        if self.is_down != self.upstream.is_down:
+        if self.is_down != self.places.is_down:
             self.is_down = not self.is_down
             self.calls.rearrange(lambda call: self.due_at(call, now))
             self.patience = min((entry[2]._waits_until for entry in self.calls.entries()), default=math.inf)
@@ -110,7 +110,7 @@ class Schedule:
         self._ticket = ticket or count().__next__
         self._gone_fresh: set[Call] = set()
         self._gone_retries: set[Call] = set()
-        self._lanes: dict[Upstream, Lane] = {}
+        self._lanes: dict[Places, Lane] = {}
         self._busy = False
 
     def __len__(self) -> int:
@@ -315,24 +315,24 @@ class Schedule:
         """Whether calls wait in lanes, or did until a moment ago."""
         return bool(self._lanes)
 
-    def lane(self, upstream: Upstream) -> Lane | None:
-        """Return the lane of *upstream*, if calls wait in it."""
-        lane = self._lanes.get(upstream)
+    def lane(self, places: Places) -> Lane | None:
+        """Return the lane of an upstream, if calls wait in it."""
+        lane = self._lanes.get(places)
         return lane if lane is not None and len(lane.calls) else None
 
     def waits_between(
-        self, call: Call, upstream: Upstream, max_elapsed: float, now: float
+        self, call: Call, places: Places, max_elapsed: float, now: float
     ) -> tuple[float, float]:
         """Return from when on a call whose turn it is may ask its upstream, and until when it may wait.
 
         Others of the same upstream, in a lane that is closed, come before it.
         """
-        lane = self.lane(upstream)
+        lane = self.lane(places)
         opens_at = -math.inf if lane is None or call._lane is lane else lane.opens_at
         if call._attempts:
             until = max(call._began_at + max_elapsed, now)  # sums may be rounded
         else:
-            until = now + max_elapsed if upstream.is_down else math.inf
+            until = now + max_elapsed if places.is_down else math.inf
         return opens_at, min(until, call._expires_at)
 
     def count_held(self, now: float | None = None) -> int:
@@ -346,10 +346,10 @@ class Schedule:
 
     def _defer(self, call: Call, due_at: float, refusal: Refusal) -> None:
         """Put a call whose turn has come in its lane."""
-        upstream, opens_at, until = refusal
-        lane = self.lane(upstream)
+        places, opens_at, until = refusal
+        lane = self.lane(places)
         if lane is None:
-            lane = self._lanes[upstream] = Lane(upstream, self._ticket)
+            lane = self._lanes[places] = Lane(places, self._ticket)
         lane.opens_at = opens_at
         call._waits_until = until
         call._lane = lane  # if it is done from now on, that is noted there
@@ -368,10 +368,10 @@ class Schedule:
                 self._give_up(lane, now)
         first = None
         best = self._retries[0][:2] if self._retries and self._retries[0][0] <= now else (math.inf, math.inf)
-        for upstream, lane in list(self._lanes.items()):
+        for places, lane in list(self._lanes.items()):
             entry = lane.calls.first_retry()
             if entry is None:
-                del self._lanes[upstream]
+                del self._lanes[places]
             elif lane.opens_at <= now and entry[:2] < best:
                 first, best = lane, entry[:2]
         return first

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from retrying_executor._calls.call import Call
     from retrying_executor._calls.ledger import Ledger
     from retrying_executor._core.seam import Crew
-    from retrying_executor._upstream.upstream import Upstream
+    from retrying_executor._upstream.backlog import Backlog
 
 
 class Entrance:
@@ -98,44 +98,42 @@ class Entrance:
             PendingLimitError: If there is no room and waiting is not asked for, or is impossible.
         """
         may_wait = self._waits_when_full and not is_held(self._lock)
-        upstream = call._work[4].upstream if call._work is not None else None
-        if upstream is not None and not upstream.is_bounded:
-            upstream = None
-        if upstream is not None:
+        backlog = _backlog_of(call)
+        if backlog is not None:
             call._pool.observe(call)  # so that whatever makes it done sees that there is more to do
         latch = call._pool.make_latch(call) if may_wait else None
         is_in_line = is_called = False
         try:
             while True:
                 with self._lock:
-                    full, is_of_upstream = self._let_in(call, upstream)
+                    full, is_of_upstream = self._let_in(call, backlog)
                     if full is None:
                         is_called = False
                         return
                     if is_called and not is_of_upstream:
                         is_called = False
-                        upstream.call_next()  # type: ignore[union-attr]  # that has called: it has one
-                    self._check_wait(full, upstream if is_of_upstream else None, may_wait=may_wait)
+                        backlog.call_next()  # type: ignore[union-attr]  # that has called: it has one
+                    self._check_wait(full, backlog if is_of_upstream else None, may_wait=may_wait)
                     assert latch is not None
                     if not is_in_line:  # publish first, then look once more
                         is_in_line = True
                         self._in_line.add(latch)
                         if is_of_upstream:
                             is_called = False
-                            upstream.line_up(latch)  # type: ignore[union-attr]  # it has one
+                            backlog.line_up(latch)  # type: ignore[union-attr]  # it has one
                         continue
                 latch.acquire()
                 self._in_line.discard(latch)
-                is_called |= upstream is not None and upstream.step_out(latch)
+                is_called |= backlog is not None and backlog.step_out(latch)
                 is_in_line = False
         finally:
             if latch in self._in_line:
                 self._in_line.discard(latch)
-                is_called |= upstream is not None and upstream.step_out(latch)
+                is_called |= backlog is not None and backlog.step_out(latch)
             if is_called:
-                upstream.call_next()  # type: ignore[union-attr]  # what it was called for is for another
+                backlog.call_next()  # type: ignore[union-attr]  # what it was called for is for another
 
-    def _let_in(self, call: Call, upstream: Upstream | None) -> tuple[str | None, bool]:
+    def _let_in(self, call: Call, backlog: Backlog | None) -> tuple[str | None, bool]:
         """Queue a call if there is room; else return what is full, and whether that is its upstream."""
         limit = self.max_pending
         refusal = self.what_to_raise()
@@ -143,8 +141,8 @@ class Entrance:
             raise refusal
         if limit is not None and self._count_pending() >= limit:
             return f"{limit} calls are pending, as many as max_pending allows", False
-        if upstream is not None and not upstream.admit(call):
-            return upstream.fullness, True
+        if backlog is not None and not backlog.admit(call):
+            return backlog.fullness, True
         self._ledger.schedule.fresh.append(call)
         return None, False
 
@@ -157,20 +155,27 @@ class Entrance:
         calls = [hand.call for hand in self._crew.hands()]
         return [call for call in calls if call is not None and call.running()]
 
-    def _check_wait(self, full: str, upstream: Upstream | None, *, may_wait: bool) -> None:
+    def _check_wait(self, full: str, backlog: Backlog | None, *, may_wait: bool) -> None:
         """Raise if waiting for room is not asked for, or could be for ever.
 
         Args:
             full: What is to be said then.
-            upstream: That which is full, if it is one.
+            backlog: That of the upstream, if it is that which is full.
             may_wait: Whether waiting is asked for.
         """
         holder = current.holder
-        work = None if holder is None or holder.call is None else holder.call._work
-        is_of_upstream = upstream is not None and work is not None and work[4].upstream is upstream
+        running = None if holder is None else holder.call
+        is_of_upstream = backlog is not None and running is not None and _backlog_of(running) is backlog
         if may_wait and (is_of_upstream or self._crew.includes_current_thread()):
             raise PendingLimitError(
                 f"{full}, and the executor's own threads cannot wait: they might wait for themselves"
             )
         if not may_wait:
             raise PendingLimitError(full)
+
+
+def _backlog_of(call: Call) -> Backlog | None:
+    """Return the backlog in which a call is counted, if its upstream has a limit on that."""
+    work = call._work
+    places = None if work is None else work[4].places
+    return None if places is None else places.backlog

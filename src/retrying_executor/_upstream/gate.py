@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     """What an attempt tells of the service: it answered; it failed; "not now"; nothing."""
 
     class Service(Protocol):
-        """Whose permits these are."""
+        """Whose permits these are: `Places`."""
 
-        calm_era: int | None
+        reusable_era: int | None
 
         @property
         def held_until(self) -> float | None: ...
@@ -62,9 +62,9 @@ _RAMP_END = 128
 class Permit:
     """One attempt that was let through."""
 
-    __slots__ = ("began_at", "era", "is_over", "is_probe", "upstream")
+    __slots__ = ("began_at", "era", "is_over", "is_probe", "places")
 
-    upstream: Service  # whose gate it is
+    places: Service  # whose gate it is
 
     def __init__(self, began_at: float, era: int, *, is_probe: bool) -> None:
         self.began_at = began_at
@@ -74,7 +74,7 @@ class Permit:
 
     def sits_out_until(self) -> float:
         """Return until when a call that failed as the probe lets others be it: the end of the hold."""
-        until = self.upstream.held_until if self.is_probe else None
+        until = self.places.held_until if self.is_probe else None
         return -math.inf if until in (None, math.inf) else until
 
 
