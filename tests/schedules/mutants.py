@@ -798,7 +798,7 @@ MUTANTS = [
             "_upstream/places.py",
             (
                 "                self._gate.hold(self.clock.monotonic() + length)\n"
-                "                self._note_era()\n"
+                "                self._note_era()  # or a worker that reads it without the lock would go on after pause()\n"
             ),
             "                self._gate.hold(self.clock.monotonic() + length)\n",
         ),

@@ -65,6 +65,9 @@ _A_MOMENT = 0.001  # seconds
 class Places:
     """The machinery of one `Upstream`: what the pools ask, and tell.
 
+    Pools call `ask` under their lock, and `take_slot` under that of the worker. All that may tell pools
+    something (`end`, `decline`, `take_back`, `return_slot`, `pause`, `resume`) is called without a lock.
+
     Args:
         name: What to call the service in logs.
         about: Its name and limits, for messages.
@@ -128,7 +131,7 @@ class Places:
         try:
             with self._lock:
                 self._gate.hold(self.clock.monotonic() + length)
-                self._note_era()
+                self._note_era()  # or a worker that reads it without the lock would go on after pause()
                 listeners = list(self._listeners)
             log.upstream_paused(self.name, length)
             for listener in listeners:
@@ -199,19 +202,21 @@ class Places:
     def take_slot(self, now: float) -> float | None:
         """Let one more attempt through under a permit of the `reusable_era`, if the rate allows it.
 
+        Takes no lock: other workers may take the last slot first, see `Gate.take_slot`.
+
         Returns:
             When it was let through: *now* or later; ``None``: it was not.
         """
         return self._gate.take_slot(now, self.clock.monotonic)
 
     def return_slot(self, now: float) -> None:
-        """An attempt that was let through by `take_slot` *now* will not be made. Called without a lock."""
+        """An attempt that was let through by `take_slot` *now* will not be made."""
         with self._lock:
             self._gate.return_slot(now)
         self._tell()
 
     def take_back(self, permit: Permit) -> None:
-        """An attempt was let through, but will not be; may be done again. Called without a lock."""
+        """An attempt that was let through will not be made; may be done again."""
         if not permit.is_over:
             self.return_slot(permit.began_at)
             self.end(permit)
@@ -228,7 +233,7 @@ class Places:
         asked: Asked | None = None,
         exception: BaseException | None = None,
     ) -> None:
-        """Take note that an attempt has ended; see `Gate.end`. Called without a lock, by a worker."""
+        """Take note that an attempt has ended; see `Gate.end`."""
         with self._lock:
             now = self.clock.monotonic()
             before, failures = self._gate.state(now), self._gate.failures + 1
@@ -266,7 +271,7 @@ class Places:
                 listener.upstream_changed(self.name, "upstream_back", None, "")
 
     def decline(self, pool: Asker) -> None:
-        """An invited pool has nothing to start: the permit goes to another. Called without a lock."""
+        """An invited pool has nothing to start: the permit goes to another."""
         with self._lock:
             self._invited.discard(pool)
             self._note_era()
@@ -294,11 +299,13 @@ class Places:
                         self._waiting.pop(pool, None)
                         self._invited.add(pool)
                         self._note_era()
+                # Without the lock, since this takes the pool's. Meanwhile the pool may ask, and be refused
+                # again: then its entry is another, and stays.
                 is_told = pool.look_again(self, max(opens, now))
                 if not is_told:
                     with self._lock:
                         self._invited.discard(pool)
-                        if self._waiting.get(pool) is entry:  # it has not asked meanwhile
+                        if self._waiting.get(pool) is entry:
                             self._waiting.pop(pool, None)
                         self._note_era()
             except BaseException:  # of a signal handler: the pool may not know, and the others wait
