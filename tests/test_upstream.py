@@ -1194,6 +1194,31 @@ def test_who_waits_for_room_in_an_upstream_learns_of_the_end() -> None:
         service.resume()
 
 
+def test_room_in_an_upstream_is_not_kept_for_an_executor_that_is_full_itself() -> None:
+    """Its submitter waited first, but cannot use that room: another submitter gets it (U6, G5)."""
+    service, may_end = paused(max_pending=1), Event()
+    with (
+        RetryingExecutor(1, upstream=service, when_full="wait") as other,
+        RetryingExecutor(1, upstream=service, when_full="wait", max_pending=1) as executor,
+    ):
+        futures = [other.submit(int)]
+        first = threading.Thread(target=lambda: futures.append(executor.submit(int)))
+        second = threading.Thread(target=lambda: futures.append(other.submit(int)))
+        for count, thread in enumerate((first, second), 1):
+            thread.start()
+            assert eventually(lambda count=count: len(backlog(service)._line) == count)
+        with executor._pool.lock:  # so that the first finds both changes
+            assert futures[0].cancel()
+            executor.with_options(upstream=None).submit(may_end.wait, TIMEOUT)
+        second.join(TIMEOUT)
+        assert 2 == len(futures)
+        may_end.set()
+        service.resume()
+        first.join(TIMEOUT)
+        assert 3 == len(futures)
+        assert not wait(futures, TIMEOUT).not_done
+
+
 @pytest.mark.usefixtures("quiet")
 def test_who_waits_for_room_in_an_upstream_learns_that_the_executor_is_broken() -> None:
     """The initializer fails, and nothing would ever make room (U6, C6)."""
