@@ -26,6 +26,7 @@ from retrying_executor._common import lifecycle, log
 from retrying_executor._core.core import Core
 from retrying_executor._core.settling import _Observed
 from retrying_executor._threads.threads import Threads
+from retrying_executor._upstream.places import Places
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows knows no fork")
 
@@ -276,7 +277,7 @@ def test_calls_of_a_multiprocessing_child_are_finished(executor: RetryingExecuto
     assert 0 == flaky.attempts
 
 
-@pytest.mark.parametrize("lock", [lifecycle, Upstream, Core, "workers"])
+@pytest.mark.parametrize("lock", [lifecycle, Places, Core, "workers"])
 def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, lock: object
 ) -> None:
@@ -322,10 +323,10 @@ def test_a_fork_does_not_hold_up_a_destructor_that_holds_up_the_fork(
     inside, is_asked = threading.Event(), threading.Event()
     service = Upstream("service")
     with RetryingExecutor(1, upstream=service) as executor:
-        late: Any = service if is_upstream else executor._pool
+        late: Any = service._places if is_upstream else executor._pool
 
         def hold_up() -> None:
-            with service._lock if is_upstream else executor._pool.lock:
+            with service._places._lock if is_upstream else executor._pool.lock:
                 inside.set()
                 assert is_asked.wait(TIMEOUT)
                 with RetryingExecutor(1) as other:

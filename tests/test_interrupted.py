@@ -22,6 +22,7 @@ from retrying_executor._common.stdlib import is_held
 from retrying_executor._core.core import Core
 from retrying_executor._threads import threads
 from retrying_executor._upstream.gate import Gate, Permit
+from retrying_executor._upstream.places import Places
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_calls_that_are_held_start_after_an_interrupted_resume(monkeypatch: pyte
     """A place that is kept for an executor which never learned of it is given to another (F9, G1)."""
     look_again = Core.look_again
 
-    def interrupted(core: Core, upstream: Upstream, opens_at: float) -> NoReturn:
+    def interrupted(core: Core, places: Places, opens_at: float) -> NoReturn:
         monkeypatch.setattr(Core, "look_again", look_again)
         raise KeyboardInterrupt
 
@@ -249,17 +250,17 @@ def test_an_interrupted_wait_for_room_leaves_the_line(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["decline", "take_back"])
 def test_an_interrupted_end_keeps_no_place(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Places are given back even if shutdown() is interrupted while it does so (F9, U4)."""
-    service, other = Upstream("service"), Upstream("other")
+    service, other = Upstream("service"), Upstream("other")._places
     executor = RetryingExecutor(1, upstream=service)
     pool = executor._pool
-    permit = service.ask(pool)
+    permit = service._places.ask(pool)
     assert isinstance(permit, Permit)
     pool.turns.unused.append(
         permit
     )  # as if a call had been cancelled at the very moment when it was taken up
     pool.turns.invitations[other] = None
     other._invited.add(pool)
-    interrupt_once(monkeypatch, Upstream, name, after=True)
+    interrupt_once(monkeypatch, Places, name, after=True)
     with pytest.raises(KeyboardInterrupt):
         executor.shutdown(cancel_futures=True)
     assert (0, set()) == (service.in_flight, other._invited)

@@ -216,13 +216,14 @@ def test_a_call_that_leaves_its_hand_meanwhile_is_counted_or_not() -> None:
     """A worker lets go of a call without a lock: what is in its hand is looked at once (G4)."""
     call: Any = RetryingFuture(None, (int, (), {}, None), Terms(None))  # type: ignore[arg-type]
 
+    in_hand = [call]
+
     class Fleeting:
         succeeded = failed = 0
-        in_hand = [call]
 
         @property
         def call(self) -> RetryingFuture[int] | None:
-            return self.in_hand.pop() if self.in_hand else None
+            return in_hand.pop() if in_hand else None
 
     hand: Any = Fleeting()
     assert 1 == Ledger().stats(0.0, [hand]).running

@@ -704,8 +704,8 @@ def test_a_place_that_is_asked_for_from_another_thread(
     """While somebody else has the upstream's lock there is no answer: it is asked again."""
     service = Upstream("service")
     answers = [None]
-    ask = service.ask
-    monkeypatch.setattr(service, "ask", lambda pool: answers.pop() if answers else ask(pool))
+    ask = service._places.ask
+    monkeypatch.setattr(service._places, "ask", lambda pool: answers.pop() if answers else ask(pool))
     assert 0 == executor.with_options(upstream=service).submit(int).result()
     assert [] == answers
 

@@ -41,6 +41,7 @@ from retrying_executor._core.settling import Settling
 from retrying_executor._core.turns import Turns
 from retrying_executor._policy.verdict import TOO_LATE
 from retrying_executor._threads.threads import Threads
+from retrying_executor._upstream.places import Places
 from retrying_executor.testing import VirtualTimeExecutor
 from test_exit import run
 
@@ -78,6 +79,11 @@ def counts(executor: RetryingExecutor) -> tuple[int, int]:
     return stats.running, stats.held
 
 
+def backlog(service: Upstream) -> Any:
+    """Return what counts the pending calls of *service*."""
+    return service._places.backlog
+
+
 class Meter:
     """A call that measures how many attempts run at once, and gives others the time to be among them."""
 
@@ -93,6 +99,27 @@ class Meter:
         with self.lock:
             self.running -= 1
         return flaky()
+
+
+def test_an_upstream_shows_what_programs_use_and_nothing_else() -> None:
+    """Completion and help() offer no method that only the executors call."""
+    shown = {name for name in dir(Upstream("service")) if not name.startswith("_")}
+    assert {"name", "state", "held_until", "in_flight", "pause", "resume"} == shown
+
+
+def test_an_upstream_lives_as_long_as_calls_go_to_it() -> None:
+    """So a program that finds its upstreams by weak references makes no second one beside it (U4)."""
+    upstream = paused()
+    reference = weakref.ref(upstream)
+    with RetryingExecutor(1) as executor:
+        future = executor.with_options(upstream=upstream).submit(int)
+        assert eventually(lambda: (0, 1) == counts(executor))
+        del upstream
+        gc.collect()
+        service = reference()
+        assert service is not None
+        service.resume()
+        assert 0 == future.result(TIMEOUT)
 
 
 # -- limits --------------------------------------------------------------------------------------
@@ -136,7 +163,7 @@ def test_limits_hold_where_workers_go_on_without_a_lock(rate: tuple[int, float] 
             future.cancel()
     assert all(future.done() for future in futures)
     assert max(seen) <= 3
-    gate = service._gate
+    gate = service._places._gate
     assert 0 == gate.in_flight
     assert rate is None or (gate._slots is not None and rate[0] == len(gate._slots) + len(gate._starts))
 
@@ -153,7 +180,7 @@ def test_a_worker_that_would_go_on_waits_for_a_slot() -> None:
         futures = [executor.submit(call) for _ in range(2)]
         may_end.set()
         assert [None, None] == [future.result(TIMEOUT) for future in futures]
-    assert starts[1] >= service._gate._starts[-1] >= starts[0]
+    assert starts[1] >= service._places._gate._starts[-1] >= starts[0]
 
 
 @pytest.mark.parametrize("failures", [0, 1], ids=["keeps its place", "asks for one"])
@@ -175,14 +202,14 @@ def test_a_place_for_a_call_that_is_gone_is_given_back(failures: int) -> None:
         may_end.set()
         assert (first.exception(TIMEOUT) is None) == (failures == 0)
     assert 0 == service.in_flight
-    assert service._gate._slots is not None
-    assert 4 - (failures == 0) == len(service._gate._slots)
+    assert service._places._gate._slots is not None
+    assert 4 - (failures == 0) == len(service._places._gate._slots)
 
 
 def test_a_place_for_a_call_that_another_worker_took_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what it used up of the rate (U4)."""
     service, taken = Upstream("service", rate=(5, 3600)), []
-    ask = service.ask
+    ask = service._places.ask
 
     def ask_late(pool: Core) -> Any:
         permit = ask(pool)
@@ -191,13 +218,13 @@ def test_a_place_for_a_call_that_another_worker_took_is_given_back(monkeypatch: 
 
     with RetryingExecutor(1, idle_timeout=0, upstream=service) as executor:
         with monkeypatch.context() as late:
-            late.setattr(service, "ask", ask_late)
+            late.setattr(service._places, "ask", ask_late)
             executor.submit(int)
             assert eventually(lambda: taken and not executor.stats().threads)
         assert 0 == service.in_flight
         assert 0 == executor.submit(int).result(TIMEOUT)
-    assert service._gate._slots is not None
-    assert 4 == len(service._gate._slots)
+    assert service._places._gate._slots is not None
+    assert 4 == len(service._places._gate._slots)
 
 
 def test_a_call_that_is_done_is_not_in_flight() -> None:
@@ -212,8 +239,10 @@ def test_a_call_that_is_done_is_not_in_flight() -> None:
 def test_an_upstream_that_has_no_answer_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when another worker takes the last slot at that very moment (U4)."""
     service = Upstream("service", rate=(1, 0.001))
-    answers, start = [None], service._gate.start
-    monkeypatch.setattr(service._gate, "start", lambda *args: answers.pop() if answers else start(*args))
+    answers, start = [None], service._places._gate.start
+    monkeypatch.setattr(
+        service._places._gate, "start", lambda *args: answers.pop() if answers else start(*args)
+    )
     with RetryingExecutor(1, upstream=service) as executor:
         assert 0 == executor.submit(int).result(TIMEOUT)
 
@@ -750,9 +779,9 @@ class Late:
         self.arrived, self.go_on = Event(), Event()
         look_again = Core.look_again
 
-        def look_again_late(pool: Core, service: Upstream, opens_at: float, **options: Any) -> bool:
+        def look_again_late(pool: Core, places: Places, opens_at: float) -> bool:
             self.hold_up(is_before(opens_at))
-            answer = look_again(pool, service, opens_at, **options)
+            answer = look_again(pool, places, opens_at)
             self.hold_up(is_after(answer))
             return answer
 
@@ -816,9 +845,10 @@ def test_who_has_the_lock_of_an_upstream_may_submit_and_cancel() -> None:
     """So may do a destructor or a signal handler that runs there, though a worker asks just then (F7)."""
     service = Upstream("service")
     with RetryingExecutor(1, upstream=service) as executor:
-        with service._lock:
+        with service._places._lock:
             cancelled, future = executor.submit(Flaky(0)), executor.submit(Flaky(0))
-            assert eventually(lambda: executor._pool.ledger.schedule.lane(service))  # it got no answer
+            schedule = executor._pool.ledger.schedule
+            assert eventually(lambda: schedule.lane(service._places))  # it got no answer
             assert cancelled.cancel()
         assert 0 == future.result(TIMEOUT)
 
@@ -831,7 +861,7 @@ def test_an_executor_without_held_calls_is_not_told_of_holds() -> None:
         assert eventually(lambda: (0, 1) == counts(executor))
         assert future.cancel()
         service.pause(60)
-        assert not service._waiting
+        assert not service._places._waiting
 
 
 def test_a_place_that_is_kept_in_vain_goes_to_another() -> None:
@@ -887,19 +917,22 @@ def test_a_callback_does_not_keep_a_place() -> None:
     assert [True] == told
 
 
-def test_a_call_that_is_cancelled_while_it_is_let_through_takes_no_place() -> None:
+def test_a_call_that_is_cancelled_while_it_is_let_through_takes_no_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A destructor may cancel it at that very moment (E1, F7, U4)."""
     doomed: list[Any] = []
 
-    class Service(Upstream):
-        def ask(self, *args: Any) -> Any:
-            answer = super().ask(*args)
-            for future in doomed:
-                assert future.cancel()
-            doomed.clear()
-            return answer
+    def ask_and_cancel(pool: Core) -> Any:
+        answer = ask(pool)
+        for future in doomed:
+            assert future.cancel()
+        doomed.clear()
+        return answer
 
-    service, going = Service("service", max_concurrency=1), Event()
+    service, going = Upstream("service", max_concurrency=1), Event()
+    ask = service._places.ask
+    monkeypatch.setattr(service._places, "ask", ask_and_cancel)
     with RetryingExecutor(1) as executor:
         executor.submit(going.wait, TIMEOUT)
         calls = executor.with_options(upstream=service)
@@ -1083,17 +1116,17 @@ def test_submit_waits_for_room_in_an_upstream(*, is_crowded: bool) -> None:
         ]
         for thread in threads:
             thread.start()
-        assert eventually(lambda: len(service._line) == len(threads))
+        assert eventually(lambda: len(backlog(service)._line) == len(threads))
         assert 2 == len(futures)
         assert futures[0].cancel()
         assert eventually(lambda: 3 == len(futures))
-        assert eventually(lambda: len(service._line) == len(threads) - 1)
+        assert eventually(lambda: len(backlog(service)._line) == len(threads) - 1)
         service.resume()
         for thread in threads:
             thread.join(TIMEOUT)
         assert not wait(futures, TIMEOUT).not_done
         assert 2 + len(threads) == len(futures)
-    assert (0, 0) == (len(service._line), len(service._pending))
+    assert (0, 0) == (len(backlog(service)._line), len(backlog(service)._pending))
 
 
 @pytest.mark.parametrize("bounds_itself", [False, True])
@@ -1113,7 +1146,7 @@ def test_submit_waits_for_room_in_the_upstream_of_a_view(*, bounds_itself: bool)
         thread = threading.Thread(target=submit)
         thread.start()
         assert began.wait(TIMEOUT)
-        assert eventually(lambda: len(service._line) == 1)
+        assert eventually(lambda: len(backlog(service)._line) == 1)
         assert 0 == executor.submit(int).result(TIMEOUT)  # it is not the executor that is full
         assert not entered.is_set()
         assert futures[0].cancel()
@@ -1148,10 +1181,10 @@ def test_who_waits_for_room_in_an_upstream_learns_of_the_end() -> None:
         threads = [threading.Thread(target=submit) for _ in range(2)]
         for thread in threads:
             thread.start()
-        assert eventually(lambda: len(service._line) == 2)
+        assert eventually(lambda: len(backlog(service)._line) == 2)
         threads.append(threading.Thread(target=lambda: futures.append(other.submit(int))))
         threads[2].start()
-        assert eventually(lambda: len(service._line) == 3)
+        assert eventually(lambda: len(backlog(service)._line) == 3)
         with executor._pool.lock:  # so that the first who waits is told of both
             assert futures[0].cancel()
             executor.shutdown(wait=False)
@@ -1159,6 +1192,31 @@ def test_who_waits_for_room_in_an_upstream_learns_of_the_end() -> None:
             thread.join(TIMEOUT)
         assert (["refused"] * 2, 3) == (caught, len(futures))
         service.resume()
+
+
+def test_room_in_an_upstream_is_not_kept_for_an_executor_that_is_full_itself() -> None:
+    """Its submitter waited first, but cannot use that room: another submitter gets it (U6, G5)."""
+    service, may_end = paused(max_pending=1), Event()
+    with (
+        RetryingExecutor(1, upstream=service, when_full="wait") as other,
+        RetryingExecutor(1, upstream=service, when_full="wait", max_pending=1) as executor,
+    ):
+        futures = [other.submit(int)]
+        first = threading.Thread(target=lambda: futures.append(executor.submit(int)))
+        second = threading.Thread(target=lambda: futures.append(other.submit(int)))
+        for count, thread in enumerate((first, second), 1):
+            thread.start()
+            assert eventually(lambda count=count: len(backlog(service)._line) == count)
+        with executor._pool.lock:  # so that the first finds both changes
+            assert futures[0].cancel()
+            executor.with_options(upstream=None).submit(may_end.wait, TIMEOUT)
+        second.join(TIMEOUT)
+        assert 2 == len(futures)
+        may_end.set()
+        service.resume()
+        first.join(TIMEOUT)
+        assert 3 == len(futures)
+        assert not wait(futures, TIMEOUT).not_done
 
 
 @pytest.mark.usefixtures("quiet")
@@ -1173,7 +1231,7 @@ def test_who_waits_for_room_in_an_upstream_learns_that_the_executor_is_broken() 
 
     with RetryingExecutor(1, upstream=service, when_full="wait", initializer=initializer) as executor:
         future = executor.submit(int)
-        watcher = threading.Thread(target=lambda: (eventually(lambda: service._line), waits.set()))
+        watcher = threading.Thread(target=lambda: (eventually(lambda: backlog(service)._line), waits.set()))
         watcher.start()
         with pytest.raises(BrokenThreadPool):
             executor.submit(int)
@@ -1225,10 +1283,10 @@ def test_a_signal_handler_that_submits_finds_the_right_number() -> None:
     """It may come between two steps of a submit(), and in a thread that has other locks (U6)."""
     service = bounded()
     with RetryingExecutor(1, upstream=service) as executor, RetryingExecutor(1, upstream=service) as other:
-        with service._door, executor._pool.lock:
+        with backlog(service)._door, executor._pool.lock:
             futures = [executor.submit(int)]
         thread = threading.Thread(target=lambda: futures.append(other.submit(int)))
-        with service._door:  # whoever has it may wait for a lock of who wants it
+        with backlog(service)._door:  # whoever has it may wait for a lock of who wants it
             thread.start()
             thread.join(TIMEOUT)
         assert 2 == len(futures)
@@ -1304,7 +1362,7 @@ def test_no_worker_spins_until_a_coarse_clock_moves_on(monkeypatch: pytest.Monke
     upstream = Upstream("coarse", hold_after=None)
     policy = RetryPolicy(max_attempts=None, initial_delay=0.01, jitter=False, max_elapsed=0.25)
     with RetryingExecutor(1, retry=policy, upstream=upstream) as executor:
-        monkeypatch.setattr(upstream, "_clock", coarse)
+        monkeypatch.setattr(upstream._places, "clock", coarse)
         assert isinstance(executor.submit(call).exception(TIMEOUT), ConnectionError)
         upstream.resume()
     assert max(rounds.count(now) for now in rounds) < 10

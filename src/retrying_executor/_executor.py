@@ -361,7 +361,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             exit_timeout=limit,
             max_pending=None if max_pending is None else positive_int("max_pending", max_pending),
             waits_when_full=waits_when_full,
-            upstream=upstream,
+            places=self._terms.places,
             monitor=_monitor(on_event, warn_after, thread_name_prefix, limit),
         )
         self._work_queue = WorkQueue(self._pool)  # type: ignore[assignment]  # some clients look into it

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
+    from retrying_executor._upstream.places import Places
+
     T = TypeVar("T")
 
 __all__ = ["ExecutorCollector"]
@@ -87,15 +89,15 @@ class ExecutorCollector(Collector):
             if not isinstance(executor, RetryingExecutor):
                 raise TypeError(f"executors[{name!r}] must be a RetryingExecutor, not {executor!r}")
             self.add(name, executor)
-        self._upstreams: dict[str, weakref.ref[Upstream]] = {}
+        self._served: dict[str, weakref.ref[Places]] = {}
         if not isinstance(upstreams, Iterable):
             raise TypeError(f"upstreams must be an iterable of Upstreams, not {upstreams!r}")
         for upstream in upstreams:
             if not isinstance(upstream, Upstream):
                 raise TypeError(f"upstreams must be Upstreams, not {upstream!r}")
-            if upstream.name in self._upstreams:
+            if upstream.name in self._served:
                 raise ValueError(f"upstreams must have different names, not {upstream.name!r} twice")
-            self._upstreams[upstream.name] = weakref.ref(upstream)
+            self._served[upstream.name] = weakref.ref(upstream._places)
 
     def add(self, name: str, executor: RetryingExecutor) -> None:
         """Report one more executor from now on, or another one under a name that there is already.
@@ -148,15 +150,15 @@ class ExecutorCollector(Collector):
         states = StateSetMetricFamily(
             _PREFIX + "upstream_state", "What the upstream is doing.", labels=["upstream"]
         )
-        named: dict[str, set[Upstream]] = {}
-        for name, upstream in _alive(self._upstreams):
-            named.setdefault(name, set()).add(upstream)
+        named: dict[str, set[Places]] = {}
+        for name, places in _alive(self._served):
+            named.setdefault(name, set()).add(places)
         for _, executor in _alive(self._executors):
-            for upstream in executor._pool.upstreams():
-                named.setdefault(upstream.name, set()).add(upstream)
+            for places in executor._pool.served():
+                named.setdefault(places.name, set()).add(places)
         for name, alike in named.items():  # the same series twice would spoil the whole scrape
-            in_flight.add_metric([name], sum(upstream.in_flight for upstream in alike))
-            now_in = max((upstream.state for upstream in alike), key=_FROM_OPEN_TO_HELD.index)
+            in_flight.add_metric([name], sum(places.in_flight for places in alike))
+            now_in = max((places.state for places in alike), key=_FROM_OPEN_TO_HELD.index)
             states.add_metric([name], {state: state == now_in for state in _STATES})
         yield from (in_flight, states)
 

@@ -113,6 +113,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             max_pending=max_pending,
             inherit_context=inherit_context,
         )
+        terms = Terms(self._terms.policy, upstream)
         crew = self._virtual = VirtualCrew(seed, initializer, tuple(initargs))
         self._pool = Core(
             crew,
@@ -120,10 +121,10 @@ class VirtualTimeExecutor(RetryingExecutor):
             exit_timeout=ExitTimeout(optional_seconds("exit_timeout", exit_timeout), crew),
             max_pending=max_pending,
             waits_when_full=waits_when_full,
-            upstream=upstream,
+            places=terms.places,
             monitor=None if on_event is None else VirtualMonitor(crew, on_event),
         )
-        self._terms = self._pool.adopt(Terms(self._terms.policy, upstream))
+        self._terms = self._pool.adopt(terms)
         self._work_queue = WorkQueue(self._pool)  # type: ignore[assignment]  # some clients look into it
 
     def _pending(self) -> list[str]:

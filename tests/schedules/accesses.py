@@ -43,7 +43,8 @@ MODULES = [
         "_calls.ledger",
         "_observe.monitor",
         "_calls.schedule",
-        "_upstream.upstream",
+        "_upstream.backlog",
+        "_upstream.places",
         "_threads.workers",
     )
 ]

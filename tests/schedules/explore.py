@@ -34,7 +34,7 @@ from trial import Scenario, Trial
 
 from retrying_executor._common import lifecycle, log
 from retrying_executor._common.stdlib import LOGGER
-from retrying_executor._upstream import upstream
+from retrying_executor._upstream import backlog, places
 
 
 def run(scenario: Scenario, strategy: Strategy, *, fine: bool = False) -> Run:
@@ -148,7 +148,8 @@ def prepared(*, fine: bool = False) -> Iterator[None]:
         for owner, name in ((log, "worker_interrupted"), (LOGGER, "exception")):
             stack.enter_context(mock.patch.object(owner, name, lambda *args: _on_error[-1](*args)))
         if fine:
-            stack.enter_context(mock.patch.object(upstream, "_LOCK_TIMEOUT", -1))
+            for module in (backlog, places):
+                stack.enter_context(mock.patch.object(module, "_LOCK_TIMEOUT", -1))
             stack.enter_context(every_access())
         _is_prepared = True
         try:

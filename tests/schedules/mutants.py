@@ -449,16 +449,16 @@ MUTANTS = [
         "deadlock",
         "two_executors_and_one_place",
         (
-            "_upstream/upstream.py",
+            "_upstream/places.py",
             "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
             (
-                "        now, opens = self._clock.monotonic(), self._gate.open_at()\n"
+                "        now, opens = self.clock.monotonic(), self._gate.open_at()\n"
                 "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n"
             ),
         ),
         (
-            "_upstream/upstream.py",
-            ("        try:\n            now, opens = self._clock.monotonic(), self._gate.open_at()\n"),
+            "_upstream/places.py",
+            ("        try:\n            now, opens = self.clock.monotonic(), self._gate.open_at()\n"),
             "        try:\n",
         ),
     ),
@@ -467,7 +467,7 @@ MUTANTS = [
         "deadlock",
         "two_executors_and_one_place",
         (
-            "_upstream/upstream.py",
+            "_upstream/places.py",
             (
                 "        finally:  # whatever a signal handler raises, others wait for that\n"
                 "            self._tell()\n"
@@ -483,9 +483,9 @@ MUTANTS = [
         "deadlock",
         "resume_against_submit",
         (
-            "_upstream/upstream.py",
-            ("                log.upstream_resumed(self._name)\n            self._tell()\n"),
-            "                log.upstream_resumed(self._name)\n",
+            "_upstream/places.py",
+            ("                log.upstream_resumed(self.name)\n            self._tell()\n"),
+            "                log.upstream_resumed(self.name)\n",
         ),
     ),
     mutant(
@@ -494,7 +494,7 @@ MUTANTS = [
         "a_place_for_a_call_that_is_cancelled",
         (
             "_core/turns.py",
-            "        upstream.decline(asker)\n",
+            "        places.decline(asker)\n",
             "        pass\n",
         ),
     ),
@@ -503,7 +503,7 @@ MUTANTS = [
         "deadlock",
         "two_calls_and_one_place",
         (
-            "_upstream/upstream.py",
+            "_upstream/places.py",
             "            self._waiting[pool] = [opens]\n",
             "",
         ),
@@ -776,7 +776,7 @@ MUTANTS = [
         "a_slot_for_a_call_that_is_cancelled",
         (
             "_threads/shortcut.py",
-            "            upstream.go_on_without(now)\n",
+            "            places.return_slot(now)\n",
             "            pass\n",
         ),
     ),
@@ -785,8 +785,8 @@ MUTANTS = [
         "a slot was used for nothing",
         "workers_that_share_slots",
         (
-            "_upstream/upstream.py",
-            "            self.go_on_without(permit.began_at)\n",
+            "_upstream/places.py",
+            "            self.return_slot(permit.began_at)\n",
             "",
         ),
     ),
@@ -795,12 +795,12 @@ MUTANTS = [
         "a paused service is called (U5)",
         "pause_against_a_worker_that_goes_on",
         (
-            "_upstream/upstream.py",
+            "_upstream/places.py",
             (
-                "                self._gate.hold(self._clock.monotonic() + length)\n"
-                "                self._look()\n"
+                "                self._gate.hold(self.clock.monotonic() + length)\n"
+                "                self._note_era()  # or a worker that reads it without the lock would go on after pause()\n"
             ),
-            "                self._gate.hold(self._clock.monotonic() + length)\n",
+            "                self._gate.hold(self.clock.monotonic() + length)\n",
         ),
     ),
     mutant(
@@ -820,7 +820,7 @@ MUTANTS = [
         (
             "_core/turns.py",
             ("        self.is_mixed = True\n        self.look_ahead()\n"),
-            ("        self.is_mixed = True\n        self.upstream = None\n        self.look_ahead()\n"),
+            ("        self.is_mixed = True\n        self.places = None\n        self.look_ahead()\n"),
         ),
         fine=True,
     ),
@@ -865,7 +865,7 @@ MUTANTS = [
         "deadlock",
         "room_in_an_upstream_against_cancel",
         (
-            "_upstream/upstream.py",
+            "_upstream/backlog.py",
             "            call._leave = partial(self._leave, reference)\n",
             "",
         ),

@@ -43,15 +43,16 @@ class Service(Upstream):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("service", record_exceptions=RefusedError, **options)
-        self._gate._random = lambda: 0.0
+        gate = self._places._gate
+        gate._random = lambda: 0.0
         self.limit = options.get("max_concurrency") or math.inf
         self.rate = options.get("rate") or (math.inf, 0.0)
         self.max_pending = options.get("max_pending") or math.inf
         self.running = 0
         self.attempts = 0
         self.starts: list[float] = []  # when slots were taken
-        self._take, self._return = self._gate.take_slot, self._gate.return_slot
-        self._gate.take_slot, self._gate.return_slot = self.take, self.give_back  # type: ignore[method-assign]
+        self._take, self._return = gate.take_slot, gate.return_slot
+        gate.take_slot, gate.return_slot = self.take, self.give_back  # type: ignore[method-assign]
 
     def take(self, now: float, clock: Callable[[], float]) -> float | None:
         """Take note of each slot that is taken."""
@@ -70,7 +71,7 @@ class Service(Upstream):
         self.attempts += 1
         if self.running > self.limit:
             return "more attempts than allowed (U4)"
-        in_flight = self._gate._in_flight  # to ask for it would take steps
+        in_flight = self._places._gate._in_flight  # to ask for it would take steps
         return "an attempt that was not let through (U4, U5)" if self.running > in_flight else ""
 
     def check(self, unmade: int) -> None:
@@ -80,7 +81,8 @@ class Service(Upstream):
             unmade: How many at most were let through and not made: of calls with an outcome from outside.
         """
         assert not self.in_flight, "an attempt is still counted (U4)"
-        assert not self._pending, "a call is still counted (U6)"
+        backlog = self._places.backlog
+        assert backlog is None or not backlog._pending, "a call is still counted (U6)"
         assert 0 <= len(self.starts) - self.attempts <= unmade, "a slot was used for nothing (U4)"
         self.starts.sort()
         most, window = self.rate
@@ -90,7 +92,7 @@ class Service(Upstream):
 
     def lets_through(self, now: float) -> bool:
         """Return whether another attempt could start at *now*, or before."""
-        return self._gate.open_at() < now
+        return self._places._gate.open_at() < now
 
 
 class Call:
@@ -396,7 +398,8 @@ class Trial:
             due_at = future.due_at
             if other.service is not call.service:
                 continue  # what it waits for may come sooner or later
-            is_due = call.service is None or not call.service._gate.era  # else those that failed come last
+            gate = None if call.service is None else call.service._places._gate
+            is_due = gate is None or not gate.era  # else those that failed come last
             is_due &= due_at is not None and due_at <= self.free_at and not future.done()
             self.expect(
                 self.max_workers > 1 or not is_due, "a first attempt before a retry that was due (D2)"

@@ -40,6 +40,12 @@ def fail() -> None:
     raise ConnectionError
 
 
+def locks_of(service: Upstream) -> list[Any]:
+    """Return the locks of an upstream."""
+    places = service._places
+    return [places._lock] if places.backlog is None else [places._lock, places.backlog._door]
+
+
 class Scene:
     """An executor with calls that run, wait for a worker, wait for a retry and wait for a service.
 
@@ -55,7 +61,7 @@ class Scene:
         self.futures: list[Future[Any]] = []
         self.uncertain = 0  # calls that were accepted, or not, when submit() was interrupted
         self.others: list[threading.Thread] = []
-        self.locks: list[Any] = [self.executor._pool.lock, self.service._lock, self.service._door]
+        self.locks = [self.executor._pool.lock, *locks_of(self.service)]
         self.is_over = False
 
     def add(self, future: Future[Any]) -> Any:
@@ -137,8 +143,11 @@ class Scene:
             return f"submitted: {len(self.futures)}, but {stats}"
         if stats.submitted != stats.succeeded + stats.failed + stats.cancelled:
             return f"it does not add up: {stats}"
-        if self.service.in_flight or self.service._invited or self.service._pending or self.service._line:
-            return f"the service: {self.service.in_flight}, {self.service._invited}, {self.service._pending}"
+        places = self.service._places
+        if places.in_flight or places._invited:
+            return f"the service: {places.in_flight}, {places._invited}"
+        if places.backlog is not None and (places.backlog._pending or places.backlog._line):
+            return f"its backlog: {places.backlog._pending}, {places.backlog._line}"
         return None
 
     def end(self) -> None:
@@ -490,7 +499,7 @@ class VirtualScene:
     def check(self) -> str | None:
         """Return what is wrong, if anything is."""
         pool = self.executor._virtual
-        if any(lock._is_owned() for lock in (pool._turn, self.service._lock, self.service._door)):
+        if any(lock._is_owned() for lock in (pool._turn, *locks_of(self.service))):
             return "a lock is held"
         if pool._hands:
             return "a call is in a worker's hands"
@@ -522,8 +531,8 @@ VIRTUAL: dict[str, Callable[[VirtualScene], object]] = {
 }
 MENDED = {"cancel", "submit", "stats", "resume"}
 attempts_run_in_this_thread = pytest.mark.xfail(
-    reason="what a worker does can be interrupted: Schedule.take() and Upstream.ask(), with a call or place "
-    "in hand, and Upstream.end(). Elsewhere these run in threads in which no signal handler does"
+    reason="what a worker does can be interrupted: Schedule.take() and Places.ask(), with a call or place "
+    "in hand, and Places.end(). Elsewhere these run in threads in which no signal handler does"
 )
 
 

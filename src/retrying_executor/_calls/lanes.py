@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from retrying_executor._calls.call import Call
-    from retrying_executor._upstream.upstream import Upstream
+    from retrying_executor._upstream.places import Places
 
-    Refusal: TypeAlias = tuple[Upstream, float, float]
+    Refusal: TypeAlias = tuple[Places, float, float]
     """Whose limits forbid a start; when to ask again; and until when the call may wait for that."""
 
     Claim: TypeAlias = bool | Refusal
@@ -31,15 +31,15 @@ class Lane:
     ``max_elapsed`` has passed: since the upstream went down, or since their turn came if that was later.
 
     Args:
-        upstream: Whose calls these are.
+        places: Those of the upstream.
         ticket: See `Retries`.
     """
 
-    __slots__ = ("calls", "gives_up_at", "is_down", "opens_at", "upstream")
+    __slots__ = ("calls", "gives_up_at", "is_down", "opens_at", "places")
 
-    def __init__(self, upstream: Upstream, ticket: Callable[[], int]) -> None:
-        self.upstream = upstream
-        self.is_down = upstream.is_down
+    def __init__(self, places: Places, ticket: Callable[[], int]) -> None:
+        self.places = places
+        self.is_down = places.is_down
         self.calls = Retries(ticket)
         self.opens_at = math.inf
         self.gives_up_at = math.inf
@@ -56,7 +56,7 @@ class Lane:
 
     def notice(self, now: float) -> None:
         """See whether the upstream went down, or works again."""
-        if self.is_down != self.upstream.is_down:
+        if self.is_down != self.places.is_down:
             self.is_down = not self.is_down
             self.calls.rearrange(lambda call: self._due_at(call, now))
             self._look()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from retrying_executor._calls.call import Call
     from retrying_executor._calls.lanes import Claim, Refusal
-    from retrying_executor._upstream.upstream import Upstream
+    from retrying_executor._upstream.places import Places
 
 
 class Schedule:
@@ -44,7 +44,7 @@ class Schedule:
         self._ticket = count().__next__
         self._retries = Retries(self._ticket)
         self._gone_fresh: set[Call] = set()
-        self._lanes: dict[Upstream, Lane] = {}
+        self._lanes: dict[Places, Lane] = {}
         self._lane_of: dict[Call, Lane] = {}  # of those that wait in one
 
     # -- how many there are ----------------------------------------------------------------------
@@ -228,32 +228,32 @@ class Schedule:
         """Whether calls wait in lanes, or did until a moment ago."""
         return bool(self._lanes)
 
-    def lane(self, upstream: Upstream) -> Lane | None:
-        """Return the lane of *upstream*, if calls wait in it."""
-        lane = self._lanes.get(upstream)
+    def lane(self, places: Places) -> Lane | None:
+        """Return the lane of an upstream, if calls wait in it."""
+        lane = self._lanes.get(places)
         return lane if lane is not None and len(lane.calls) else None
 
     def waits_between(
-        self, call: Call, upstream: Upstream, max_elapsed: float, now: float
+        self, call: Call, places: Places, max_elapsed: float, now: float
     ) -> tuple[float, float]:
         """Return from when on a call whose turn it is may ask its upstream, and until when it may wait.
 
         Others of the same upstream, in a lane that is closed, come before it.
         """
-        lane = self.lane(upstream)
+        lane = self.lane(places)
         opens_at = -math.inf if lane is None or self._lane_of.get(call) is lane else lane.opens_at
         if call._attempts:
             until = max(call._began_at + max_elapsed, now)  # sums may be rounded
         else:
-            until = now + max_elapsed if upstream.is_down else math.inf
+            until = now + max_elapsed if places.is_down else math.inf
         return opens_at, min(until, call._expires_at)
 
     def _defer(self, call: Call, due_at: float, refusal: Refusal) -> None:
         """Put a call whose turn has come in its lane."""
-        upstream, opens_at, until = refusal
-        lane = self.lane(upstream)
+        places, opens_at, until = refusal
+        lane = self.lane(places)
         if lane is None:
-            lane = self._lanes[upstream] = Lane(upstream, self._ticket)
+            lane = self._lanes[places] = Lane(places, self._ticket)
         lane.opens_at = opens_at
         call._wait_until(until)
         self._lane_of[call] = lane  # if it is done from now on, that is noted there
@@ -274,10 +274,10 @@ class Schedule:
         front = self._retries.front()
         best = (math.inf, math.inf) if front is None or front[0] > now else front[:2]
         first = None
-        for upstream, lane in list(self._lanes.items()):
+        for places, lane in list(self._lanes.items()):
             entry = lane.calls.first()
             if entry is None:
-                del self._lanes[upstream]
+                del self._lanes[places]
             elif lane.opens_at <= now and entry[:2] < best:
                 first, best = lane, entry[:2]
         return first

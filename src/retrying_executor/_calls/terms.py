@@ -36,6 +36,7 @@ class Terms:
         "marks_calls",
         "max_age",
         "max_elapsed",
+        "places",
         "policy",
         "rejects",
         "upstream",
@@ -51,7 +52,8 @@ class Terms:
         key: str | None = None,
     ) -> None:
         self.policy = policy
-        self.upstream = upstream
+        self.upstream = upstream  # so it lives as long as calls go to it; the pools use only its places
+        self.places = None if upstream is None else upstream._places
         self.label = label
         self.key = key
         self.latest: Callable[[], object] = _nothing
@@ -74,7 +76,7 @@ class Terms:
 
     def evidence_of(self, exception: Exception) -> Evidence:
         """Return what a failure tells of the upstream: by its own rule, if it has one."""
-        return evidence_of(exception, service_failed if self.upstream is None else self.upstream.is_recorded)
+        return evidence_of(exception, service_failed if self.upstream is None else self.upstream._is_recorded)
 
 
 def _nothing() -> None:

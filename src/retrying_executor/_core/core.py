@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from retrying_executor._common.lifecycle import ExitTimeout
     from retrying_executor._common.values import Clock
     from retrying_executor._core import seam
-    from retrying_executor._upstream.upstream import Listener, Upstream
+    from retrying_executor._upstream.places import Listener, Places
 
     class Monitor(Observer, Listener, Protocol):
         """Who looks on."""
@@ -57,8 +57,8 @@ if TYPE_CHECKING:
             """See that somebody comes for a call that may start now; return whether that is so."""
             ...
 
-        def attach(self, core: Core, upstream: Upstream, /) -> None:
-            """Calls may have this upstream from now on: see that both go by the same clock."""
+        def attach(self, core: Core, places: Places, /) -> None:
+            """Calls may go to this upstream from now on: see that both go by the same clock."""
 
         def terms_for(self, terms: Terms, /) -> Terms:
             """Return the terms for calls that are submitted on these."""
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
             """Before a fork: see that no hand is in the middle of anything. Called under the core's lock."""
 
         def go_on_after_fork(self) -> None:
-            """After, in the parent; may be done again."""
+            """After, in the parent and in the child; may be done again."""
 
 
 class Core:
@@ -95,7 +95,7 @@ class Core:
         exit_timeout: How long the end of the interpreter waits.
         max_pending: How many calls may be accepted and not done; ``None``: no limit.
         waits_when_full: Whether ``submit()`` waits for room instead of raising.
-        upstream: The service that the calls go to, or ``None``; see `adopt`.
+        places: Those of the service that the calls go to, or ``None``; see `adopt`.
         monitor: Who looks on, or ``None``.
     """
 
@@ -107,7 +107,7 @@ class Core:
         exit_timeout: ExitTimeout,
         max_pending: int | None = None,
         waits_when_full: bool = False,
-        upstream: Upstream | None = None,
+        places: Places | None = None,
         monitor: Monitor | None = None,
     ) -> None:
         self.crew = crew
@@ -116,23 +116,23 @@ class Core:
         self.monitor = monitor
         self._max_pending = max_pending
         self._waits_when_full = waits_when_full
-        self._served: weakref.WeakSet[Upstream] = weakref.WeakSet()  # to which calls may go, or have gone
+        self._served: weakref.WeakSet[Places] = weakref.WeakSet()  # to which calls may go, or have gone
         self._is_stopped = False  # for a fork
         self._assemble(
-            upstream=upstream,
+            places=places,
             is_mixed=False,
-            is_bounded=upstream is not None and upstream.is_bounded,
+            is_bounded=places is not None and places.backlog is not None,
             refusal=None,
             is_halted=False,
         )
-        if upstream is not None:
-            crew.attach(self, upstream)
-            self._served.add(upstream)
+        if places is not None:
+            crew.attach(self, places)
+            self._served.add(places)
 
     def _assemble(
         self,
         *,
-        upstream: Upstream | None,
+        places: Places | None,
         is_mixed: bool,
         is_bounded: bool,
         refusal: Exception | None,
@@ -158,7 +158,7 @@ class Core:
             lock=lock,
             schedule=ledger.schedule,
             crew=crew,
-            upstream=upstream,
+            places=places,
             is_mixed=is_mixed,
             is_limited=self._max_pending is not None,
             is_halted=is_halted,
@@ -208,23 +208,23 @@ class Core:
 
     def adopt(self, terms: Terms) -> Terms:
         """Return the terms for calls that are submitted on these: from now on they may have its upstream."""
-        upstream, turns = terms.upstream, self.turns
-        if upstream is not None:
-            self.crew.attach(self, upstream)
+        places, turns = terms.places, self.turns
+        if places is not None:
+            self.crew.attach(self, places)
             with self.lock:  # others may be listing them
-                self._served.add(upstream)
-            if upstream.is_bounded:
+                self._served.add(places)
+            if places.backlog is not None:
                 self.entrance.bound()
-        if upstream is not turns.upstream and not turns.is_mixed:
+        if places is not turns.places and not turns.is_mixed:
             with self.lock:
                 turns.mix()
         return self.crew.terms_for(terms)
 
-    def look_again(self, upstream: Upstream, opens_at: float) -> bool:
+    def look_again(self, places: Places, opens_at: float) -> bool:
         """An upstream lets calls through again, now or at a certain time.
 
         Args:
-            upstream: Which it is.
+            places: Those of that upstream.
             opens_at: From when on; if that is now, a permit is kept for this core.
 
         Returns:
@@ -232,7 +232,7 @@ class Core:
         """
         now = self.clock.monotonic()
         with self.lock:
-            if not self.turns.invite(upstream, opens_at, now):
+            if not self.turns.invite(places, opens_at, now):
                 return False
             if opens_at > now:
                 self.crew.due_at_changed(self.ledger.schedule)
@@ -240,7 +240,7 @@ class Core:
         if self.crew.come(self):
             return True
         with self.lock:
-            self.turns.disinvite(upstream)  # whoever is free first will ask
+            self.turns.disinvite(places)  # whoever is free first will ask
         return False
 
     # -- what futures ask ------------------------------------------------------------------------
@@ -358,9 +358,10 @@ class Core:
         """After, in the child: start empty. The calls are the parent's, and so is whoever made them."""
         entrance, turns = self.entrance, self.turns
         calls = self.settling.all_calls()
+        self.crew.go_on_after_fork()  # this thread may have a hand, and is in the middle of nothing
         self._is_stopped = False
         self._assemble(
-            upstream=turns.upstream,
+            places=turns.places,
             is_mixed=turns.is_mixed,
             is_bounded=entrance.is_bounded,
             refusal=entrance.refusal,
@@ -371,8 +372,8 @@ class Core:
 
     # -- what can be seen from outside -----------------------------------------------------------
 
-    def upstreams(self) -> list[Upstream]:
-        """Return the upstreams to which calls may go, or have gone."""
+    def served(self) -> list[Places]:
+        """Return what is known of the upstreams to which calls may go, or have gone."""
         with self.lock:
             return list(self._served)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from retrying_executor._core.seam import Crew
     from retrying_executor._core.settling import Settling
     from retrying_executor._core.turns import Turns
-    from retrying_executor._upstream.upstream import Asker
+    from retrying_executor._upstream.places import Asker
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 AT_EXIT = "cannot schedule new futures after interpreter shutdown"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from retrying_executor._calls.call import Call
     from retrying_executor._calls.ledger import Ledger
     from retrying_executor._core.seam import Crew
-    from retrying_executor._upstream.upstream import Upstream
+    from retrying_executor._upstream.backlog import Backlog
 
 
 class Entrance:
@@ -97,34 +97,32 @@ class Entrance:
             RuntimeError, BrokenThreadPool: If calls are refused.
             PendingLimitError: If there is no room and waiting is not asked for, or is impossible.
         """
-        upstream = call._terms.upstream
-        if upstream is not None and not upstream.is_bounded:
-            upstream = None
-        if upstream is not None:
+        backlog = _backlog_of(call)
+        if backlog is not None:
             call._pool.observe(call)  # so that whatever makes it done sees that there is more to do
         is_amid = amid() is not None
         may_wait = self._waits_when_full and not (is_amid or is_held(self._lock))
         if is_amid:  # it is a single step, as to the GIL; without that, this thread has the lock
-            full, _ = self._let_in(call, upstream)
+            full, _ = self._let_in(call, backlog)
             if full is not None:
                 raise PendingLimitError(full)
             return
-        waiter = _Waiter(self._in_line, call._pool.make_latch(call), upstream)
+        waiter = _Waiter(self._in_line, call._pool.make_latch(call), backlog)
         try:
             while True:
                 with self._lock:
-                    full, is_of_upstream = self._let_in(call, upstream)
+                    full, is_of_upstream = self._let_in(call, backlog)
                     if full is None:
                         waiter.is_called = False
                         return
-                    self._check_wait(full, upstream if is_of_upstream else None, may_wait=may_wait)
+                    self._check_wait(full, backlog if is_of_upstream else None, may_wait=may_wait)
                     if waiter.line_up(is_for_upstream=is_of_upstream):  # publish first, then look once more
                         continue
                 waiter.wait()
         finally:
             waiter.leave()
 
-    def _let_in(self, call: Call, upstream: Upstream | None) -> tuple[str | None, bool]:
+    def _let_in(self, call: Call, backlog: Backlog | None) -> tuple[str | None, bool]:
         """Queue a call if there is room; else return what is full, and whether that is its upstream."""
         limit = self.max_pending
         refusal = self.what_to_raise()
@@ -132,8 +130,8 @@ class Entrance:
             raise refusal
         if limit is not None and self._count_pending() >= limit:
             return f"{limit} calls are pending, as many as max_pending allows", False
-        if upstream is not None and not upstream.admit(call):
-            return upstream.fullness, True
+        if backlog is not None and not backlog.admit(call):
+            return backlog.fullness, True
         self._ledger.schedule.fresh.append(call)
         return None, False
 
@@ -146,17 +144,17 @@ class Entrance:
         calls = [hand.call for hand in self._crew.hands()]
         return [call for call in calls if call is not None and call.running()]
 
-    def _check_wait(self, full: str, upstream: Upstream | None, *, may_wait: bool) -> None:
+    def _check_wait(self, full: str, backlog: Backlog | None, *, may_wait: bool) -> None:
         """Raise if waiting for room is not asked for, or could be for ever.
 
         Args:
             full: What is to be said then.
-            upstream: That which is full, if it is one.
+            backlog: That of the upstream, if it is that which is full.
             may_wait: Whether waiting is asked for.
         """
         holder = current.holder
-        own = None if holder is None or holder.call is None else holder.call._terms.upstream
-        is_of_upstream = upstream is not None and own is upstream
+        running = None if holder is None else holder.call
+        is_of_upstream = backlog is not None and running is not None and _backlog_of(running) is backlog
         if may_wait and (is_of_upstream or self._crew.includes_current_thread()):
             raise PendingLimitError(
                 f"{full}, and the executor's own threads cannot wait: they might wait for themselves"
@@ -166,18 +164,18 @@ class Entrance:
 
 
 class _Waiter:
-    """A submitter that waits for room: in the line of its executor, and perhaps in that of its upstream.
+    """A submitter that waits for room: in the line of its executor, and perhaps in its upstream's.
 
     Args:
         line: That of the executor: the latches that are opened when there may be room.
         latch: At which it waits.
-        upstream: That of its call, if it has a limit.
+        backlog: That of its upstream, if it has a limit.
     """
 
-    def __init__(self, line: set[threading.Lock], latch: threading.Lock, upstream: Upstream | None) -> None:
+    def __init__(self, line: set[threading.Lock], latch: threading.Lock, backlog: Backlog | None) -> None:
         self._line = line
         self._latch = latch
-        self._upstream = upstream
+        self._backlog = backlog
         self.is_called = False
         """Whether it was called by its upstream, for room that it has not taken."""
 
@@ -186,9 +184,9 @@ class _Waiter:
         if self._latch in self._line:
             return False
         self._line.add(self._latch)
-        if self._upstream is not None and is_for_upstream:
+        if self._backlog is not None and is_for_upstream:
             self.is_called = False  # in vain
-            self._upstream.line_up(self._latch)
+            self._backlog.line_up(self._latch)
         else:
             self._pass_on()
         return True
@@ -206,10 +204,16 @@ class _Waiter:
 
     def _step_out(self) -> None:
         self._line.discard(self._latch)
-        if self._upstream is not None and self._upstream.step_out(self._latch):
+        if self._backlog is not None and self._backlog.step_out(self._latch):
             self.is_called = True
 
     def _pass_on(self) -> None:
-        if self._upstream is not None and self.is_called:
+        if self._backlog is not None and self.is_called:
             self.is_called = False
-            self._upstream.call_next()
+            self._backlog.call_next()
+
+
+def _backlog_of(call: Call) -> Backlog | None:
+    """Return the backlog in which a call is counted, if its upstream has a limit on that."""
+    places = call._terms.places
+    return None if places is None else places.backlog

@@ -180,7 +180,7 @@ class Settling:
             if permit is not None:
                 evidence, asked = attempt.evidence(call._terms, verdict, outcome)
                 hand.permit = None
-                permit.upstream.end(permit, evidence, asked, outcome[1])
+                permit.places.end(permit, evidence, asked, outcome[1])
                 sits_out_until = min(permit.sits_out_until(), attempt.ends_at(call))
                 permit = None
             if verdict.delay is not None and not (self._turns.is_halted or call.done()):  # set_result()

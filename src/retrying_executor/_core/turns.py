@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from retrying_executor._calls.schedule import Schedule
     from retrying_executor._core.seam import Crew
     from retrying_executor._upstream.gate import Evidence
-    from retrying_executor._upstream.upstream import Asker, Upstream
+    from retrying_executor._upstream.places import Asker, Places
 
 _ASK_AGAIN_AFTER = 0.001  # seconds
 
@@ -27,7 +27,7 @@ class Turns:
         lock: The core's.
         schedule: The calls that wait.
         crew: Those that make the attempts.
-        upstream: That of every call, unless they are mixed.
+        places: Those of every call's upstream, unless they are mixed.
         is_mixed: Whether calls may have one upstream or another, or none.
         is_limited: Whether the core has a limit on pending calls, which takes a look after each.
         is_halted: Whether no attempt starts any more.
@@ -39,7 +39,7 @@ class Turns:
         lock: threading.RLock,
         schedule: Schedule,
         crew: Crew,
-        upstream: Upstream | None,
+        places: Places | None,
         is_mixed: bool,
         is_limited: bool,
         is_halted: bool,
@@ -47,11 +47,11 @@ class Turns:
         self._lock = lock
         self._schedule = schedule
         self._crew = crew
-        self.upstream = upstream
+        self.places = places
         self.is_mixed = is_mixed
         self._is_limited = is_limited
         self.is_halted = is_halted
-        self.invitations: dict[Upstream, None] = {}
+        self.invitations: dict[Places, None] = {}
         """Permits that upstreams keep for this core, until it asks for them or declines."""
         self.unused: list[Permit] = []
         """Permits of calls that were cancelled at that very moment."""
@@ -80,14 +80,14 @@ class Turns:
         self.is_mixed = True
         self.look_ahead()
         self._crew.at_standstill(bool)  # from now on all have seen it: no hand takes a call without the lock
-        self.upstream = None  # not before, or a hand that goes on asks for no permit
+        self.places = None  # not before, or a hand that goes on asks for no permit
 
     def may_go_on(self, permit: Permit) -> bool:
         """Return whether a hand may keep its permit for the next call: where there is one. Needs no lock."""
         return (
             bool(self._schedule.fresh)
             and self.only_fresh_until > -math.inf
-            and permit.era == permit.upstream.calm_era
+            and permit.era == permit.places.reusable_era
         )
 
     # -- taking a call ---------------------------------------------------------------------------
@@ -109,9 +109,9 @@ class Turns:
 
         if self.is_halted:
             return None
-        has_upstreams = self.is_mixed or self.upstream is not None
-        if self.upstream is not None and now < self.only_fresh_until:
-            self._reserve(hand, self.upstream, asker)
+        has_upstreams = self.is_mixed or self.places is not None
+        if self.places is not None and now < self.only_fresh_until:
+            self._reserve(hand, self.places, asker)
         call = self._schedule.take(now, claim)
         if call is None and hand.permit is not None:
             self.unused.append(hand.permit)
@@ -123,17 +123,17 @@ class Turns:
     def _ask(self, call: Call, hand: Hand, now: float, asker: Asker) -> Claim:
         """Begin an attempt if the call's upstream, if it has one, lets it through."""
         terms = call._terms
-        upstream = terms.upstream
-        if upstream is None or hand.permit is not None or call.done():
+        places = terms.places
+        if places is None or hand.permit is not None or call.done():
             return call._begin(hand, now)
         if call._is_too_late(now):
             return call._begin(hand, now)  # without a permit: no attempt will be made, see attempt.make
-        opens_at, until = self._schedule.waits_between(call, upstream, terms.max_elapsed, now)
+        opens_at, until = self._schedule.waits_between(call, places, terms.max_elapsed, now)
         if opens_at <= now:
-            permit = upstream.ask(asker)
+            permit = places.ask(asker)
             if permit is None:
-                return upstream, now + _ASK_AGAIN_AFTER, until
-            self.invitations.pop(upstream, None)
+                return places, now + _ASK_AGAIN_AFTER, until
+            self.invitations.pop(places, None)
             if isinstance(permit, Permit):
                 hand.permit = permit
                 begun = call._begin(hand, now)
@@ -142,15 +142,15 @@ class Turns:
                     hand.permit = None
                 return begun
             opens_at = permit
-        return upstream, opens_at, until
+        return places, opens_at, until
 
-    def _reserve(self, hand: Hand, upstream: Upstream, asker: Asker) -> None:
+    def _reserve(self, hand: Hand, places: Places, asker: Asker) -> None:
         """Get a permit for a fresh call before it is taken, since others go on without the lock.
 
         They could pass by one that was taken and then refused. So if there is no permit, they do not go on
         from now on.
         """
-        permit = upstream.ask(asker)
+        permit = places.ask(asker)
         if isinstance(permit, Permit):
             hand.permit = permit
             return
@@ -159,24 +159,24 @@ class Turns:
 
     # -- permits that upstreams keep -------------------------------------------------------------
 
-    def invite(self, upstream: Upstream, opens_at: float, now: float) -> bool:
+    def invite(self, places: Places, opens_at: float, now: float) -> bool:
         """An upstream lets calls through from *opens_at* on; if that is now, it keeps a permit for the core.
 
         Returns:
             Whether a call waits for that.
         """
-        lane = self._schedule.lane(upstream)
+        lane = self._schedule.lane(places)
         if lane is None or self.is_halted:
             return False
         lane.notice(now)
         lane.opens_at = min(lane.opens_at, opens_at)  # what is told late may be old; asking does no harm
         if opens_at <= now:
-            self.invitations[upstream] = None
+            self.invitations[places] = None
         return True
 
-    def disinvite(self, upstream: Upstream) -> None:
+    def disinvite(self, places: Places) -> None:
         """Nobody comes for that permit: it goes to another core, or to the first of ours that is free."""
-        self.invitations.pop(upstream, None)
+        self.invitations.pop(places, None)
 
     def decline_unused(self, asker: Asker, *, are_all: bool = False) -> None:
         """Give back permits that nobody is there to use, or no call. Called without the lock.
@@ -185,15 +185,15 @@ class Turns:
             asker: For whom they are kept.
             are_all: Whether nobody will use any of them.
         """
-        unused: list[Upstream] = []
+        unused: list[Places] = []
         permits: list[Permit] = []
         try:
             with self._lock:
                 lane_of = self._schedule.lane
                 are_all |= not self._crew.is_coming
                 unused += [one for one in list(self.invitations) if are_all or lane_of(one) is None]
-                for upstream in unused:
-                    self.invitations.pop(upstream, None)
+                for places in unused:
+                    self.invitations.pop(places, None)
                 permits, self.unused = self.unused, []
             _give_back(asker, unused, permits)
         except BaseException:  # of a signal handler: others wait for these permits
@@ -201,12 +201,12 @@ class Turns:
             raise
 
 
-def _give_back(asker: Asker, invited: list[Upstream], permits: list[Permit]) -> None:
+def _give_back(asker: Asker, invited: list[Places], permits: list[Permit]) -> None:
     """Give back the permits that upstreams keep for a core, and those that it has; may be done again."""
-    for upstream in invited:
-        upstream.decline(asker)
+    for places in invited:
+        places.decline(asker)
     for permit in permits:
-        permit.upstream.take_back(permit)
+        permit.places.take_back(permit)
 
 
 def end_permit(hand: Hand, evidence: Evidence = "worked") -> None:
@@ -214,4 +214,4 @@ def end_permit(hand: Hand, evidence: Evidence = "worked") -> None:
     permit = hand.permit
     if permit is not None:
         hand.permit = None
-        permit.upstream.end(permit, evidence)
+        permit.places.end(permit, evidence)

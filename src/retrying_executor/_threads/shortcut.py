@@ -43,7 +43,7 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
         A call whose attempt is to run; ``None`` if the worker has to look what there is to do.
     """
     turns, call, permit = core.turns, worker.call, worker.permit
-    upstream = turns.upstream
+    places = turns.places
     if call is not None and worker.ending is not None:
         call._work = None  # now, so that no destructor of an argument runs under a lock
         try:
@@ -79,10 +79,10 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
         worker.call = None
         if now >= turns.only_fresh_until:
             return None
-        if upstream is not None:
-            if permit is None or permit.era != upstream.calm_era:
+        if places is not None:
+            if permit is None or permit.era != places.reusable_era:
                 return None
-            began_at = upstream.go_on(now)
+            began_at = places.take_slot(now)
             if began_at is None:
                 return None
             now = began_at
@@ -105,8 +105,8 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
             core.ledger.schedule.drop(stray)
         call = stray = worker.call = None
     if call is None:
-        if upstream is not None:
-            upstream.go_on_without(now)
+        if places is not None:
+            places.return_slot(now)
         return None
     if crew.roster.can_summon and core.fresh:
         with core.lock:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from retrying_executor._common.values import Clock
     from retrying_executor._core.core import Core
     from retrying_executor._threads.roster import Worker
-    from retrying_executor._upstream.upstream import Upstream
+    from retrying_executor._upstream.places import Places
 
     T = TypeVar("T")
 
@@ -292,13 +292,13 @@ class Threads:
     def prepare(self, core: Core, call: Call) -> None:
         """A call is about to be observed: there is nothing to do."""
 
-    def attach(self, core: Core, upstream: Upstream) -> None:
-        """Calls may have this upstream from now on.
+    def attach(self, core: Core, places: Places) -> None:
+        """Calls may go to this upstream from now on.
 
         Raises:
             ValueError: If it is in use in virtual time.
         """
-        upstream.enter(core.monitor)
+        places.attach(core.monitor)
 
     def terms_for(self, terms: Terms) -> Terms:
         """Return the terms for calls that are submitted on these: the same."""
@@ -338,7 +338,7 @@ class Threads:
         self._stop(self._stopped)
 
     def go_on_after_fork(self) -> None:
-        """After, in the parent; may be done again."""
+        """After, in the parent and in the child; may be done again."""
         _let_go_on(self._stopped)
 
 

@@ -1,8 +1,8 @@
 """When a service may be called: limits, holds, the probe and the ramp.
 
 Pure: no threads, no clock, no randomness of its own. Whoever uses it says what happened together with
-*now*, and holds the lock that guards it. Times are seconds on one clock, whichever it is. Only who takes a
-slot gives the clock itself, since that is to be read afterwards.
+*now*, and holds the lock that guards it. Times are seconds on one clock, whichever it is. Only
+`Gate.start` and `Gate.take_slot` get the clock itself, since that is to be read afterwards.
 
     OPEN ──failures in a row, or asked to wait──> HELD ──time is up──> PROBING
       ^                                            ^                   │    │
@@ -16,8 +16,8 @@ slot gives the clock itself, since that is to be read afterwards.
   against the ramp; it does count against ``max_concurrency``.
 - The *rate* is a number of slots. To start, an attempt takes a free one; a window later it is free again.
 
-Slots are also taken without the lock, by who goes on under a permit that it has. So each is moved by single
-steps that no other thread can divide: it is taken first, and put where it belongs then.
+Slots are also taken without the lock, by workers that go on under the permit that they have. So each is moved
+by single steps that no other thread can divide: it is taken first, and put where it belongs then.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     """What an attempt tells of the service: it answered; it failed; "not now"; nothing."""
 
     class Service(Protocol):
-        """Whose permits these are."""
+        """Whose permits these are: `Places`."""
 
-        calm_era: int | None
+        reusable_era: int | None
 
         @property
         def held_until(self) -> float | None: ...
@@ -62,9 +62,9 @@ _RAMP_END = 128
 class Permit:
     """One attempt that was let through."""
 
-    __slots__ = ("began_at", "era", "is_over", "is_probe", "upstream")
+    __slots__ = ("began_at", "era", "is_over", "is_probe", "places")
 
-    upstream: Service  # whose gate it is
+    places: Service  # whose gate it is
 
     def __init__(self, began_at: float, era: int, *, is_probe: bool) -> None:
         self.began_at = began_at
@@ -74,7 +74,7 @@ class Permit:
 
     def sits_out_until(self) -> float:
         """Return until when a call that failed as the probe lets others be it: the end of the hold."""
-        until = self.upstream.held_until if self.is_probe else None
+        until = self.places.held_until if self.is_probe else None
         return -math.inf if until in (None, math.inf) else until
 
 

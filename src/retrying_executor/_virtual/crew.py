@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from retrying_executor._calls.call import Call
     from retrying_executor._calls.schedule import Schedule
     from retrying_executor._core.core import Core
-    from retrying_executor._upstream.upstream import Upstream
+    from retrying_executor._upstream.places import Places
 
     T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class VirtualCrew:
         self._now = 0.0
         self._hands: list[Hand] = []  # in which the calls are that run, the outermost first
         self._seeded: dict[Terms, Terms] = {}
-        self._upstreams: dict[Upstream, Core] = {}  # that go by this clock
+        self._served: dict[Places, Core] = {}  # what goes by this clock
         self.tell: Callable[[], object] = bool  # a listener, if there is one, what has not been told yet
 
     # -- the clock -------------------------------------------------------------------------------
@@ -294,37 +294,37 @@ class VirtualCrew:
             seeded = self._seeded[terms] = Terms(policy, terms.upstream, label=terms.label, key=terms.key)
         return seeded
 
-    def attach(self, core: Core, upstream: Upstream) -> None:
-        """Calls may have this upstream from now on: it goes by this clock, until all has ended.
+    def attach(self, core: Core, places: Places) -> None:
+        """Calls may go to this upstream from now on: it goes by this clock, until all has ended.
 
         Raises:
             ValueError: If it is in use in another virtual time, or is held by the real one.
         """
-        before = upstream._clock
+        before = places.clock
         if before is self or core.entrance.refusal is not None:
             return
         if not isinstance(before, VirtualCrew):
-            if upstream.state != "open":
+            if places.state != "open":
                 raise ValueError(
-                    f"upstream must be open, not {upstream!r}: first give it to the executor "
+                    f"upstream must be open, not {places!r}: first give it to the executor "
                     "in virtual time, then pause it there"
                 )
-        elif before._upstreams[upstream].entrance.refusal is None:
+        elif before._served[places].entrance.refusal is None:
             raise ValueError(
-                f"upstream must not be used by another executor in virtual time: {upstream!r}; "
+                f"upstream must not be used by another executor in virtual time: {places!r}; "
                 "shut that down first"
             )
-        upstream.start_afresh(self, self._random)
-        self._upstreams[upstream] = core
+        places.start_afresh(self, self._random)
+        self._served[places] = core
         if core.monitor is not None:
-            upstream.inform(core.monitor)
+            places.notify(core.monitor)
 
     def _let_upstreams_go(self, core: Core) -> None:
         """After shutdown, when the last call is done: from now on they go by the clock of all others."""
         if core.entrance.refusal is not None and not self._hands and not len(core.ledger.schedule):
-            for upstream in self._upstreams:
-                if upstream._clock is self:
-                    upstream.start_afresh()
+            for places in self._served:
+                if places.clock is self:
+                    places.start_afresh()
 
 
 def _why_it_waits(call: Call) -> str:

@@ -1,0 +1,99 @@
+"""How many calls to one service are pending, over all executors, and the submitters that wait for room.
+
+Calls become done under the locks of pools and workers, so what a call does then takes no lock. Only
+submitters take ``_door``, and not even they wait for it for ever: a destructor that submits while its thread
+holds it may want a lock of the thread that waits.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from contextlib import suppress
+from functools import partial
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    class Member(Protocol):
+        """A call that is pending."""
+
+        _leave: Callable[[], object] | None
+        """Called when it is done."""
+
+
+_LOCK_TIMEOUT = 0.05  # seconds
+
+
+class Backlog:
+    """The pending calls of a service that has a limit on them.
+
+    Args:
+        name: That of the service.
+        max_pending: How many there may be.
+    """
+
+    def __init__(self, name: str, max_pending: int) -> None:
+        self._name = name
+        self._max_pending = max_pending
+        self._pending: set[weakref.ref[Member]] = set()
+        self._line: deque[threading.Lock] = deque()  # where submitters wait for room
+        self._door = threading.RLock()  # reentrant for the sake of destructors and signal handlers
+
+    @property
+    def fullness(self) -> str:
+        """What to say when it is full."""
+        calls = f"{self._max_pending} calls of upstream {self._name!r}"
+        return f"{calls} are pending, as many as its max_pending allows"
+
+    def admit(self, call: Member) -> bool:
+        """Count a call that is about to be accepted, until it is done or gone, if there is room for it."""
+        reference = weakref.ref(call, self._leave)
+        try:
+            self._door.acquire(timeout=_LOCK_TIMEOUT)  # in here: a signal handler may raise right after it
+            self._pending.add(reference)  # first, since a signal handler may submit in between
+            if len(self._pending) > self._max_pending:
+                self._pending.discard(reference)
+                return False
+            call._leave = partial(self._leave, reference)
+            return True
+        finally:
+            try:  # noqa: SIM105  # suppress() could be interrupted before it has begun
+                self._door.release()
+            except RuntimeError:
+                pass  # another thread has had it for long
+
+    def _leave(self, reference: weakref.ref[Member]) -> None:
+        """A call is done: there is room for another. Needs no lock."""
+        self._pending.discard(reference)  # publish first, then look
+        self.call_next()
+
+    def call_next(self) -> None:
+        """There may be room: wake the submitter that has waited longest for it. Needs no lock."""
+        with suppress(IndexError, RuntimeError):  # nobody waits, or that one has been woken already
+            self._line.popleft().release()
+
+    def line_up(self, latch: threading.Lock) -> None:
+        """From now on open *latch* when there is room. The submitter that waits at it then looks again."""
+        self._line.append(latch)
+
+    def step_out(self, latch: threading.Lock) -> bool:
+        """Do not open *latch* any more; return whether that was done already, for room that there is."""
+        try:
+            self._line.remove(latch)
+        except ValueError:
+            return True
+        return False
+
+    def clear(self) -> None:
+        """Forget the calls that are pending."""
+        self._pending.clear()
+
+    def restart_in_child(self) -> None:
+        """After a fork, in the child: no call is pending, and nobody waits."""
+        self._door = threading.RLock()
+        self._pending.clear()
+        self._line.clear()

@@ -1,0 +1,379 @@
+"""What executors share of one service: its limits, and the pools that wait for a permit.
+
+``_lock`` guards ``_gate``, ``_waiting`` and ``_invited``. While it is free:
+
+- a pool that was refused is in ``_waiting``, with the time at which it asks again, and no pool waits for
+  nothing: if there is room, so many are invited; if there will be at a certain time, they have been told;
+- a pool in ``_invited`` will ask or decline, and until then a permit is kept for it.
+
+So permits go round among the pools that wait. A worker whose attempt worked keeps its permit for its next
+call, without the lock, for as long as that takes nothing from anybody: see `Places.reusable_era`.
+
+The pools are told when this lock is free. But while a thread holds it, a destructor or a signal handler may
+submit in that thread, and wait for a pool's lock. So a thread that holds a pool's lock waits for this one
+only briefly: after that it counts as a refusal, for a moment.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import weakref
+
+from retrying_executor._common import lifecycle, log
+from retrying_executor._common.stdlib import is_held
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Literal, Protocol
+
+    from retrying_executor._common.values import Clock
+    from retrying_executor._policy.verdict import Asked
+    from retrying_executor._upstream.backlog import Backlog
+    from retrying_executor._upstream.gate import Evidence, Gate, Permit, State
+
+    class Listener(Protocol):
+        """What is told that a service is held, or works again."""
+
+        def upstream_changed(
+            self,
+            name: str,
+            kind: Literal["upstream_held", "upstream_back"],
+            delay: float | None,
+            reason: str,
+            /,
+        ) -> None: ...
+
+    class Asker(Protocol):
+        """A pool, which asks whether an attempt may start."""
+
+        def look_again(self, places: Places, opens_at: float, /) -> bool:
+            """The service may be called again, now or at a certain time.
+
+            Returns:
+                Whether the pool will ask then; else the permit goes to another.
+            """
+            ...
+
+
+_LOCK_TIMEOUT = 0.05  # seconds
+_A_MOMENT = 0.001  # seconds
+
+
+class Places:
+    """The machinery of one `Upstream`: what the pools ask, and tell.
+
+    Pools call `ask` under their lock, and `take_slot` under that of the worker. All that may tell pools
+    something (`end`, `decline`, `take_back`, `return_slot`, `pause`, `resume`) is called without a lock.
+
+    Args:
+        name: What to call the service in logs.
+        about: Its name and limits, for messages.
+        new_gate: Makes a gate with these limits, given *random*.
+        backlog: Counts the calls that are pending; ``None``: there is no limit on these.
+    """
+
+    def __init__(self, name: str, about: str, new_gate: Callable[..., Gate], backlog: Backlog | None) -> None:
+        self.name = name
+        self.backlog = backlog
+        self.clock: Clock = time
+        self._about = about
+        self._new_gate = new_gate
+        self._gate = new_gate(random=_random)
+        # In the order of their asking. Weak: a pool that waits for something has a thread that keeps it.
+        self._waiting: weakref.WeakKeyDictionary[Asker, list[float]] = weakref.WeakKeyDictionary()
+        self._invited: set[Asker] = set()
+        self._is_known_to_fail = False  # that it is held was a warning
+        self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+        self.reusable_era: int | None = None
+        """The era of the permits under which attempts may follow each other without the lock.
+
+        An attempt that worked leaves its permit to the next of the same worker while no pool waits for one,
+        and while it would tell nothing new. A worker reads this without the lock: so one more attempt may
+        start after a pool was refused, or after the first failure.
+        """
+        self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
+        self._is_stopped = False  # for a fork
+        self._note_era()
+        lifecycle.register_upstream(self)
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self}>"
+
+    def __str__(self) -> str:
+        return f"{self._about} state={self.state}"
+
+    @property
+    def state(self) -> State:
+        """What the service is doing; see `Upstream.state`."""
+        return self._gate.state(self.clock.monotonic())
+
+    @property
+    def held_until(self) -> float | None:
+        """When the hold ends, on the `clock`; ``None`` if there is none."""
+        until = self._gate.held_until
+        return until if until > self.clock.monotonic() else None
+
+    @property
+    def in_flight(self) -> int:
+        """How many attempts are running."""
+        return self._gate.in_flight
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it is held, or a probe has yet to get through."""
+        return self._gate.is_down
+
+    def pause(self, length: float) -> None:
+        """Hold the service for so many seconds from now on, whatever hold there is."""
+        try:
+            with self._lock:
+                self._gate.hold(self.clock.monotonic() + length)
+                self._note_era()  # or a worker that reads it without the lock would go on after pause()
+                listeners = list(self._listeners)
+            log.upstream_paused(self.name, length)
+            for listener in listeners:
+                listener.upstream_changed(self.name, "upstream_held", length, "paused")
+            self._tell()
+        except BaseException:  # of a signal handler: the pools that wait may not know yet
+            self._tell()
+            raise
+
+    def resume(self) -> None:
+        """End the hold, whatever made it."""
+        try:
+            with self._lock:
+                was_held = self.held_until is not None
+                self._gate.release()
+            if was_held:
+                log.upstream_resumed(self.name)
+            self._tell()
+        except BaseException:  # of a signal handler: the pools that wait may not know yet
+            self._tell()
+            raise
+
+    def notify(self, listener: Listener) -> None:
+        """From now on tell *listener* too when the service is held, and when it works again."""
+        with self._lock:
+            self._listeners.add(listener)
+
+    def attach(self, listener: Listener | None) -> None:
+        """A pool of threads uses it from now on.
+
+        Raises:
+            ValueError: If it is in use in virtual time: there, its times say nothing.
+        """
+        if self.clock is not time:
+            raise ValueError(
+                f"upstream must not be used by an executor in virtual time: {self!r}; shut that down first"
+            )
+        if listener is not None:
+            self.notify(listener)
+
+    # -- for the pools ---------------------------------------------------------------------------
+
+    def ask(self, pool: Asker) -> Permit | float | None:
+        """Let an attempt through, or say when to ask again: infinity means that the pool will be told.
+
+        Called under the pool's lock. ``None``: there is no answer yet, and an invitation stays open.
+        """
+        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):
+            return None  # the thread that holds it may wait for the pool's lock: see above
+        try:
+            now, opens = self.clock.monotonic(), self._gate.open_at()
+            if opens <= now:
+                opens = math.inf
+                if pool in self._invited or self._gate.room() > len(self._invited):
+                    permit = self._gate.start(now, self.clock.monotonic)
+                    if permit is not None:
+                        self._waiting.pop(pool, None)
+                        permit.places = self
+                        return permit
+                    opens = now + _A_MOMENT
+            self._waiting[pool] = [opens]
+            return opens
+        finally:
+            self._invited.discard(pool)
+            self._note_era()
+            self._lock.release()
+
+    def take_slot(self, now: float) -> float | None:
+        """Let one more attempt through under a permit of the `reusable_era`, if the rate allows it.
+
+        Takes no lock: other workers may take the last slot first, see `Gate.take_slot`.
+
+        Returns:
+            When it was let through: *now* or later; ``None``: it was not.
+        """
+        return self._gate.take_slot(now, self.clock.monotonic)
+
+    def return_slot(self, now: float) -> None:
+        """An attempt that was let through by `take_slot` *now* will not be made."""
+        with self._lock:
+            self._gate.return_slot(now)
+        self._tell()
+
+    def take_back(self, permit: Permit) -> None:
+        """An attempt that was let through will not be made; may be done again."""
+        if not permit.is_over:
+            self.return_slot(permit.began_at)
+            self.end(permit)
+
+    def _note_era(self) -> None:
+        """Note which permits are reusable: called whenever that may have changed, before the lock is free."""
+        is_calm = self._gate.is_calm and not self._waiting and not self._invited
+        self.reusable_era = self._gate.era if is_calm else None
+
+    def end(
+        self,
+        permit: Permit,
+        evidence: Evidence = "none",
+        asked: Asked | None = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """Take note that an attempt has ended; see `Gate.end`."""
+        with self._lock:
+            now = self.clock.monotonic()
+            before, failures = self._gate.state(now), self._gate.failures + 1
+            self._gate.end(permit, now, evidence, asked)
+            self._note_era()
+            after, held_for = self._gate.state(now), self._gate.held_until - now
+            listeners = list(self._listeners)
+        try:
+            if before != after:
+                reason = _why_held(before, failures, asked, exception)
+                self._report(before, after, held_for, evidence, reason, listeners)
+        finally:  # whatever a signal handler raises, others wait for that
+            self._tell()
+
+    def _report(
+        self,
+        before: State,
+        after: State,
+        held_for: float,
+        evidence: Evidence,
+        reason: str,
+        listeners: list[Listener],
+    ) -> None:
+        """Log that the service is held from now on, or works again, and tell the listeners."""
+        if after == "held" and held_for > 0.0:  # else a probe has told nothing
+            is_news = evidence == "failed" and before != "probing"
+            self._is_known_to_fail |= is_news
+            log.upstream_held(self.name, held_for, reason, is_news=is_news)
+            for listener in listeners:
+                listener.upstream_changed(self.name, "upstream_held", held_for, reason)
+        elif before == "probing" and after in ("ramping", "open"):
+            was_news, self._is_known_to_fail = self._is_known_to_fail, False
+            log.upstream_back(self.name, is_news=was_news)
+            for listener in listeners:
+                listener.upstream_changed(self.name, "upstream_back", None, "")
+
+    def decline(self, pool: Asker) -> None:
+        """An invited pool has nothing to start: the permit goes to another."""
+        with self._lock:
+            self._invited.discard(pool)
+            self._note_era()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell the pools that wait what has changed: that there is room, or when to ask again."""
+        while True:
+            pool = None
+            try:
+                with self._lock:
+                    now, opens = self.clock.monotonic(), self._gate.open_at()
+                    is_open = opens <= now
+                    if is_open and self._gate.room() <= len(self._invited):
+                        return
+                    # While it is open any will do; else those that would ask too late.
+                    after = -math.inf if is_open else opens
+                    pool = next(
+                        (one for one, asks_at in list(self._waiting.items()) if asks_at[0] > after), None
+                    )
+                    if pool is None:
+                        return
+                    entry = self._waiting[pool] = [opens]
+                    if is_open:
+                        self._waiting.pop(pool, None)
+                        self._invited.add(pool)
+                        self._note_era()
+                # Without the lock, since this takes the pool's. Meanwhile the pool may ask, and be refused
+                # again: then its entry is another, and stays.
+                is_told = pool.look_again(self, max(opens, now))
+                if not is_told:
+                    with self._lock:
+                        self._invited.discard(pool)
+                        if self._waiting.get(pool) is entry:
+                            self._waiting.pop(pool, None)
+                        self._note_era()
+            except BaseException:  # of a signal handler: the pool may not know, and the others wait
+                if pool is not None:
+                    with self._lock:
+                        self._invited.discard(pool)
+                        self._waiting[pool] = [math.inf]
+                        self._note_era()
+                    self._tell()
+                raise
+
+    def start_afresh(self, clock: Clock = time, random: Callable[[], float] | None = None) -> None:
+        """Forget what is known, and go by this clock and source of jitter from now on."""
+        with self._lock:
+            self.clock = clock
+            self._gate = self._new_gate(random=random or _random)
+            self._waiting.clear()
+            self._invited.clear()
+            if self.backlog is not None:
+                self.backlog.clear()
+            self._note_era()
+
+    # -- around a fork ---------------------------------------------------------------------------
+
+    def synchronize(self) -> None:
+        """Wait until the thread that holds the lock, if one does, has released it."""
+        with self._lock:
+            pass
+
+    def lock_for_fork(self, timeout: float) -> bool:
+        """Before: no other thread is in the middle of anything here, unless that takes too long."""
+        self._is_stopped = True  # first: an interruption may come right after the lock is taken
+        if not self._lock.acquire(timeout=timeout):
+            self._is_stopped = False
+            return False
+        return True
+
+    def unlock_after_fork(self) -> None:
+        """After, in the parent: go on, however far `lock_for_fork` has come."""
+        if self._is_stopped:
+            if is_held(self._lock):  # pragma: no branch  # see tests/untraced
+                self._lock.release()
+            self._is_stopped = False
+
+    def restart_in_child(self) -> None:
+        """After, in the child: nothing is in flight or pending, and nobody waits."""
+        self._lock = threading.RLock()
+        if self.backlog is not None:
+            self.backlog.restart_in_child()
+        self._is_stopped = False
+        self._waiting.clear()
+        self._invited.clear()
+        self._gate.forget_flights()
+        self._note_era()
+
+
+def _why_held(before: State, failures: int, asked: Asked | None, exception: BaseException | None) -> str:
+    """Return in words why a service is held, if it is."""
+    last = "" if exception is None else log.describe(None, exception)
+    if asked is not None:
+        return asked.words
+    if before == "probing":
+        return f"the probe failed ({last})"
+    plural = "" if failures == 1 else "s"
+    return f"{failures} attempt{plural} failed in a row, the last with {last}"
+
+
+def _random() -> float:
+    from random import random  # slow to import, and not every program has an upstream
+
+    return random()
