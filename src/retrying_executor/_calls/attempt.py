@@ -11,7 +11,7 @@ from sys import modules
 from retrying_executor._common import log
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import class_name, is_a, set_cause, traceback_of
-from retrying_executor._common.log import UnseenFailure
+from retrying_executor._common.unseen import UnseenFailure
 from retrying_executor._common.values import in_words, optional_seconds
 from retrying_executor._policy.answers import close_answers, get
 from retrying_executor._policy.policy import no_time_for

@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar
 
     from retrying_executor._calls.terms import Terms
-    from retrying_executor._common.log import UnseenFailure
+    from retrying_executor._common.unseen import UnseenFailure
     from retrying_executor._common.values import Clock, Duration
     from retrying_executor._upstream.gate import Permit
 

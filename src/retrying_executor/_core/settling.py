@@ -7,8 +7,8 @@ import weakref
 from contextlib import suppress
 
 from retrying_executor._calls import attempt
-from retrying_executor._common import log
 from retrying_executor._common.stdlib import DONE_STATES, HAS_GIL
+from retrying_executor._common.unseen import UnseenFailure
 from retrying_executor._core.turns import end_permit
 from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT
 
@@ -72,7 +72,7 @@ class Settling:
         work, (_, exception) = call._work, outcome
         unseen = None
         if exception is not None and work is not None:
-            unseen = log.UnseenFailure(call._subject(work), call._attempts, exception, work[3])
+            unseen = UnseenFailure(call._subject(work), call._attempts, exception, work[3])
         return self._change(call, change or self._ledger.settle, outcome, unseen)
 
     def cancel(self, call: Call) -> bool:

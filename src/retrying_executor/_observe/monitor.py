@@ -21,8 +21,8 @@ from itertools import count
 from retrying_executor._calls.call import RetryingFuture
 from retrying_executor._calls.current import current
 from retrying_executor._calls.terms import Terms
-from retrying_executor._common import lifecycle, log
-from retrying_executor._common.lifecycle import LISTENER_TIMEOUT
+from retrying_executor._common import exits, log
+from retrying_executor._common.exits import LISTENER_TIMEOUT
 from retrying_executor._common.values import Value
 from retrying_executor._observe.watchdog import Watchdog
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Protocol, TypeAlias
 
     from retrying_executor._calls.call import Call, Owner, Work
-    from retrying_executor._common.lifecycle import ExitTimeout
+    from retrying_executor._common.exits import ExitTimeout
 
     class Teller(Owner, Protocol):
         """A pool with a single thread that leaves when it has nothing to do."""
@@ -141,7 +141,7 @@ class Monitor:
         self._thread_name = thread_name
         self._watchdog = None if warn_after is None else Watchdog(warn_after, thread_name)
         self.restart()
-        lifecycle.register_monitor(self)
+        exits.register_monitor(self)
 
     def restart(self) -> None:
         """Start with nothing, as in a forked child."""

@@ -14,7 +14,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from retrying_executor._common.exceptions import led_to
-from retrying_executor._common.lifecycle import before_fork
+from retrying_executor._common.forks import before_fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

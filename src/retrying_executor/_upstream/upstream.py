@@ -25,7 +25,7 @@ from collections import deque
 from contextlib import suppress
 from functools import partial
 
-from retrying_executor._common import lifecycle, log
+from retrying_executor._common import forks, log
 from retrying_executor._common.misuse import checked_callable, refuse_to_copy, says_where
 from retrying_executor._common.stdlib import is_held
 from retrying_executor._common.values import optional_seconds, positive_int, seconds
@@ -176,7 +176,7 @@ class Upstream:
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
         self._is_stopped = False  # for a fork
         self._look()
-        lifecycle.register_upstream(self)
+        forks.register_upstream(self)
 
     def __repr__(self) -> str:
         limits = "".join(f", {name}={value!r}" for name, value in self._limits.items() if value)

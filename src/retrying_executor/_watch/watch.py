@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import nullcontext, suppress
 
-from retrying_executor._common import lifecycle
+from retrying_executor._common import exits
 from retrying_executor._common.errors import final
 from retrying_executor._common.stdlib import HAS_DAEMONS
 from retrying_executor._common.values import checked_bool, seconds
@@ -100,7 +100,7 @@ class _Watcher:
             with suppress(*BROKEN):
                 self._display.begin(self._look())
                 self._thread.start()
-                if not lifecycle.register_view(self):
+                if not exits.register_view(self):
                     self.end(self.exit_timeout.left())
         except BaseException:
             self._over.set()  # if it has been started
