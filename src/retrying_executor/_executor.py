@@ -13,8 +13,9 @@ from retrying_executor._calls.call import RetryingFuture
 from retrying_executor._calls.terms import Terms
 from retrying_executor._calls.work_queue import WorkQueue
 from retrying_executor._common import exits
+from retrying_executor._common.callables import ASYNC, check_call, checked_callable
 from retrying_executor._common.errors import final
-from retrying_executor._common.misuse import ASYNC, check_call, checked_callable, refuse_to_copy, says_where
+from retrying_executor._common.misuse import refuse_to_copy, says_where
 from retrying_executor._common.values import (
     checked_bool,
     checked_timeout,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from retrying_executor._common.callables import checked_callable
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import is_a
-from retrying_executor._common.misuse import checked_callable, says_where
+from retrying_executor._common.misuse import says_where
 from retrying_executor._common.values import (
     Value,
     as_float,
