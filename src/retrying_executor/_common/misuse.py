@@ -24,8 +24,8 @@ def refuse_to_copy(self: object) -> NoReturn:
 def says_where(place: str = "") -> Callable[[F], F]:
     """Have a method refuse misplaced options, with an error that says where they belong.
 
-    These are options that it does not take, and options given by position.
-    Its own options are read off its signature.
+    These are options that it does not take, and options given by position. Its own options are read off its
+    signature.
 
     Args:
         place: How its own options are given, with ``{}`` for the name, for errors of other methods; empty:
