@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
         def lock_for_fork(self, timeout: float) -> bool:
             """Before a fork: return whether all is locked, for which it may wait *timeout* seconds."""
+            ...
 
         def unlock_after_fork(self) -> None:
             """After a fork, in the parent: go on, however far `lock_for_fork` has come."""

@@ -240,7 +240,7 @@ class RetryPolicy(Value):
             delay = answer
         else:
             number = max(used, 1) if counts else attempt.postponed + 1
-            delay = seconds("the delay", self._delay(number, asked))  # whatever the source of jitter returns
+            delay = seconds("the delay", self._delay(number, asked))  # a source of jitter may return anything
         if self.max_elapsed is not None and attempt.elapsed + delay > self.max_elapsed:
             return Verdict(None, reason=no_time_for(attempt.elapsed + delay, "max_elapsed", self.max_elapsed))
         reasons = [] if asked is None else [asked.words]
