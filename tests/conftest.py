@@ -13,6 +13,7 @@ import pytest
 
 from retrying_executor import RetryingExecutor, RetryPolicy
 from retrying_executor._common import log
+from retrying_executor._common.repeats import Repeats
 
 pytest.register_assert_rewrite("forks")
 
@@ -51,7 +52,7 @@ def _no_thread_is_left() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _nothing_was_logged_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """No message is held back since the like of it was logged by other tests."""
-    monkeypatch.setattr(log, "_repeats", log.Repeats())
+    monkeypatch.setattr(log, "_repeats", Repeats())
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import TIMEOUT
 from retrying_executor import RetryingExecutor
-from retrying_executor._common import log
+from retrying_executor._common import unseen
 
 needs_gil = pytest.mark.skipif(
     not getattr(sys, "_is_gil_enabled", lambda: True)(),
@@ -31,8 +31,8 @@ def eventually(condition: Callable[[], object]) -> bool:
 
 def see_to_reports() -> None:
     """Return when the failures that nobody looked at are logged, which a thread does a moment later."""
-    log.report_overdue()
-    assert eventually(lambda: not log._is_coming)
+    unseen.report_overdue()
+    assert eventually(lambda: not unseen._is_coming)
 
 
 def resting(executor: RetryingExecutor) -> int:

@@ -20,7 +20,8 @@ from retrying_executor import Attempt, NotNow, RetryPolicy, Upstream
 from retrying_executor._calls import attempt
 from retrying_executor._calls.attempt import add_note, run
 from retrying_executor._calls.terms import Terms
-from retrying_executor._common.log import Subject, UnseenFailure
+from retrying_executor._common.log import Subject
+from retrying_executor._common.unseen import UnseenFailure
 from retrying_executor.testing import VirtualTimeExecutor
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")

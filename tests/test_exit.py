@@ -17,7 +17,7 @@ import pytest
 
 import retrying_executor
 from conftest import TIMEOUT
-from retrying_executor._common import log
+from retrying_executor._common import log, unseen
 from retrying_executor._common.stdlib import is_main_interpreter
 
 PROLOGUE = """
@@ -436,11 +436,11 @@ def test_a_process_that_has_a_parent_logs_what_is_left_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It waits for no atexit, which may not come (G3)."""
-    failure = log.UnseenFailure(log.Subject("call", key="", label=None, executor=""), 1, ValueError("no"))
-    log.report_in_time()
+    failure = unseen.UnseenFailure(log.Subject("call", key="", label=None, executor=""), 1, ValueError("no"))
+    unseen.report_in_time()
     assert "" == caplog.text
     monkeypatch.setattr(multiprocessing.process, "parent_process", object)
-    log.report_in_time()
+    unseen.report_in_time()
     assert "failed after 1 attempt, and nobody looked at its outcome" in caplog.text
     assert failure._exception is None
 

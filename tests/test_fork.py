@@ -22,7 +22,7 @@ from conftest import TIMEOUT
 from forks import check_executor_works, check_orphaned, held, in_child
 from observe import eventually
 from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, Upstream
-from retrying_executor._common import lifecycle, log
+from retrying_executor._common import exits, forks, log, unseen
 from retrying_executor._core.core import Core
 from retrying_executor._core.settling import _Observed
 from retrying_executor._threads.threads import Threads
@@ -143,25 +143,25 @@ def test_two_threads_that_fork_undo_what_is_theirs(
     monkeypatch: pytest.MonkeyPatch, executor: RetryingExecutor
 ) -> None:
     """The second locks everything as soon as the first has given the last lock back (F6)."""
-    unlock, entered = lifecycle._unlock_guard, threading.Event()
+    unlock, entered = forks._unlock_guard, threading.Event()
 
     def unlock_slowly() -> None:
         unlock()
         assert entered.wait(TIMEOUT)
 
     def fork() -> None:
-        lifecycle._before_fork()
+        forks._before_fork()
         entered.set()
-        lifecycle._unlock_all()
+        forks._unlock_all()
 
-    monkeypatch.setattr(lifecycle, "_unlock_guard", unlock_slowly)
-    lifecycle._before_fork()
+    monkeypatch.setattr(forks, "_unlock_guard", unlock_slowly)
+    forks._before_fork()
     other = threading.Thread(target=fork)
     other.start()
-    lifecycle._unlock_all()
+    forks._unlock_all()
     other.join(TIMEOUT)
     assert 0 == executor.submit(int).result(TIMEOUT)
-    last = threading.Thread(target=lifecycle.pools)  # which needs the lock that is given back last
+    last = threading.Thread(target=exits.pools)  # which needs the lock that is given back last
     last.start()
     last.join(TIMEOUT)
     assert not last.is_alive()
@@ -277,7 +277,7 @@ def test_calls_of_a_multiprocessing_child_are_finished(executor: RetryingExecuto
     assert 0 == flaky.attempts
 
 
-@pytest.mark.parametrize("lock", [lifecycle, Places, Core, "workers"])
+@pytest.mark.parametrize("lock", [forks, Places, Core, "workers"])
 def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
     executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, lock: object
 ) -> None:
@@ -304,7 +304,7 @@ def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
             elif isinstance(lock, type):
                 patch.setattr(lock, "lock_for_fork", lambda _, timeout: Interrupted().acquire())
             else:
-                patch.setattr(lifecycle, "_guard", Interrupted())
+                patch.setattr(forks, "guard", Interrupted())
             patch.setattr(sys, "unraisablehook", lambda _: None)  # where the interpreter reports it
             in_child(lambda: (check_orphaned(running), check_executor_works(executor)))
         with RetryingExecutor(1) as other:
@@ -319,7 +319,7 @@ def test_a_fork_does_not_hold_up_a_destructor_that_holds_up_the_fork(
     monkeypatch: pytest.MonkeyPatch, *, is_upstream: bool
 ) -> None:
     """Where something is locked, a destructor may make an executor while a thread forks (F6, F7)."""
-    monkeypatch.setattr(lifecycle, "_LOCK_TIMEOUT", 0.01)
+    monkeypatch.setattr(forks, "_LOCK_TIMEOUT", 0.01)
     inside, is_asked = threading.Event(), threading.Event()
     service = Upstream("service")
     with RetryingExecutor(1, upstream=service) as executor:
@@ -440,7 +440,7 @@ def test_a_failure_that_goes_away_in_a_child_is_logged_there_although_the_parent
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The thread that would log those of the parent is not there in the child (F6, G3)."""
-    monkeypatch.setattr(log, "_is_coming", True)  # as it is for a moment after a failure fell due
+    monkeypatch.setattr(unseen, "_is_coming", True)  # as it is for a moment after a failure fell due
 
     def check() -> None:
         class Handler(logging.Handler):
@@ -450,7 +450,7 @@ def test_a_failure_that_goes_away_in_a_child_is_logged_there_although_the_parent
         came_out = threading.Event()
         logging.getLogger("retrying_executor").addHandler(Handler())
         subject = log.Subject("call", key="", label=None, executor="")
-        log.UnseenFailure(subject, 1, ValueError())  # no worker is left
+        unseen.UnseenFailure(subject, 1, ValueError())  # no worker is left
         assert came_out.wait(TIMEOUT)
 
     in_child(check)

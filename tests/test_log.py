@@ -29,8 +29,10 @@ from retrying_executor import (
     RetryPolicy,
     Upstream,
 )
-from retrying_executor._common import log
-from retrying_executor._common.log import Repeats, Subject, UnseenFailure, call_name, describe, time_is_up
+from retrying_executor._common import log, unseen
+from retrying_executor._common.log import Subject, call_name, describe, time_is_up
+from retrying_executor._common.repeats import Repeats
+from retrying_executor._common.unseen import UnseenFailure
 from retrying_executor._core.turns import Turns
 from retrying_executor.testing import VirtualTimeExecutor
 
@@ -260,9 +262,9 @@ def test_messages_are_loud_again_after_a_quiet_while(monkeypatch: pytest.MonkeyP
     assert (logging.DEBUG, " (5 times)") == (level, times)
     assert (logging.ERROR, "") == repeats.level("another")
     with monkeypatch.context() as quiet:
-        quiet.setattr(log, "_QUIET", -1.0)
+        quiet.setattr("retrying_executor._common.repeats._QUIET", -1.0)
         assert (logging.ERROR, "") == repeats.level("one")
-    monkeypatch.setattr(log, "_MOST_KINDS", 2)
+    monkeypatch.setattr("retrying_executor._common.repeats._MOST_KINDS", 2)
     repeats.level("a third")
     assert [("one",), ("a third",)] == list(repeats._seen)
 
@@ -589,7 +591,7 @@ def test_many_futures_that_go_away_need_one_thread(logged: Logged, monkeypatch: 
     started: list[Callable[[], object]] = []
     subject = Subject("call", key=str(uuid4()), label=None, executor="")
     with monkeypatch.context() as patched:
-        patched.setattr(log, "start_new_thread", lambda target, _: started.append(target))
+        patched.setattr(unseen, "start_new_thread", lambda target, _: started.append(target))
         for _ in range(100):
             UnseenFailure(subject, 1, ValueError())
     [report_later] = started
@@ -599,7 +601,7 @@ def test_many_futures_that_go_away_need_one_thread(logged: Logged, monkeypatch: 
     assert [report_later] == started
 
 
-@pytest.mark.parametrize("at", ["_common.log.start_new_thread", "_common.log.threading.Thread.start"])
+@pytest.mark.parametrize("at", ["_common.unseen.start_new_thread", "_common.unseen.threading.Thread.start"])
 def test_where_no_thread_can_be_started_a_worker_logs_what_went_away(
     logged: Logged, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
@@ -625,14 +627,14 @@ def test_an_interruption_keeps_no_failure_from_being_logged(
 
     see_to_reports()  # or one may be coming already
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(log, "start_new_thread", interrupt)
+        interrupted.setattr(unseen, "start_new_thread", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            log._report_soon()
+            unseen._report_soon()
     UnseenFailure(Subject("call", key=str(uuid4()), label=None, executor=""), 1, ValueError())
     assert eventually(lambda: 1 == len(logged(logging.ERROR)))
 
 
-@pytest.mark.parametrize("report", [log._report_now, log._report_later])
+@pytest.mark.parametrize("report", [unseen._report_now, unseen._report_later])
 def test_whatever_a_thread_that_logs_ends_with_the_next_failure_is_logged(
     logged: Logged, monkeypatch: pytest.MonkeyPatch, report: Callable[[], None]
 ) -> None:
@@ -645,15 +647,15 @@ def test_whatever_a_thread_that_logs_ends_with_the_next_failure_is_logged(
     started: list[Callable[[], None]] = []
     subject = Subject("call", key=str(uuid4()), label=None, executor="")
     with monkeypatch.context() as failing, suppress(MemoryError):
-        failing.setattr(log, "start_new_thread", lambda target, _: started.append(target))
+        failing.setattr(unseen, "start_new_thread", lambda target, _: started.append(target))
         UnseenFailure(subject, 1, ValueError())
-        failing.setattr(log, "report_overdue", fail)
+        failing.setattr(unseen, "report_overdue", fail)
         failing.setattr(threading.Thread, "start", fail)
         report()
     [_, _] = started  # another is on its way
-    log._report_now()
+    unseen._report_now()
     assert 1 == len(logged(logging.ERROR))
-    assert not log._is_coming
+    assert not unseen._is_coming
 
 
 @needs_gil

@@ -416,7 +416,7 @@ def test_what_is_submitted_may_be_anything_callable(executor: Any) -> None:
         ((), {"delays": b"12"}, "TypeError: delays must be an iterable of seconds, not b'12'"),
         ((), {"delays": {1: 2}}, "TypeError: delays must be an iterable of seconds, not {1: 2}"),
         ((), {"delays": {1, 2}}, "TypeError: delays must be an iterable of seconds, not {1, 2}"),
-        ((), {"delays": repeat(1)}, "ValueError: delays must have an end, after 1000000 at most: not rep"),
+        ((), {"delays": repeat(1)}, "ValueError: delays must end after 1000000 items at most: not rep"),
         ((), {"multiplier": Decimal("nan")}, "ValueError: multiplier must be finite and 1 or more, not Dec"),
         ((), {"multiplier": int}, "TypeError: multiplier must be a number, not <class 'int'>"),
         ((), {"max_delay": int}, "TypeError: max_delay must be a number of seconds or a timedelta, not <cl"),

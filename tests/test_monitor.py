@@ -34,7 +34,7 @@ from retrying_executor import (
     current_call,
 )
 from retrying_executor._calls.terms import Terms
-from retrying_executor._common import lifecycle
+from retrying_executor._common import exits
 from retrying_executor._observe import monitor
 from retrying_executor._observe.watchdog import Run
 from test_exit import run
@@ -451,7 +451,7 @@ def test_a_shutdown_with_a_timeout_does_not_wait_for_a_listener_longer_than_that
     executor.submit(int).result(TIMEOUT)
     began_at = time.monotonic()
     executor.shutdown(timeout=0.01)
-    assert time.monotonic() - began_at < lifecycle.LISTENER_TIMEOUT
+    assert time.monotonic() - began_at < exits.LISTENER_TIMEOUT
     assert [
         message for message in caplog.messages if message.startswith("on_event was not told everything in")
     ]

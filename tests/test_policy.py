@@ -175,7 +175,7 @@ def test_durations_may_be_timedeltas() -> None:
         (
             {"delays": (1,), "multiplier": 3},
             TypeError,
-            "delays stands instead of initial_delay, multiplier, max_delay: give either, not both",
+            "delays takes the place of initial_delay, multiplier, max_delay: give either, not both",
         ),
         (
             {"delays": (1, 2), "max_attempts": 4},

@@ -28,7 +28,7 @@ from conftest import TIMEOUT
 from forks import in_child
 from observe import eventually, needs_gil, threads_named
 from retrying_executor import RetryingExecutor, RetryPolicy, Stats, Upstream, watch
-from retrying_executor._common import lifecycle
+from retrying_executor._common import exits
 from retrying_executor._watch import progress as pure
 from retrying_executor._watch.watch import Lines
 from retrying_executor.testing import VirtualTimeExecutor
@@ -512,7 +512,7 @@ def test_a_view_that_begins_when_the_interpreter_ends_is_over(
 ) -> None:
     """Nobody would end it later (F4)."""
     file = io.StringIO()
-    monkeypatch.setattr(lifecycle, "_exiting", True)
+    monkeypatch.setattr(exits, "_exiting", True)
     with watch(executor, file=file):
         assert (0, 0, 0, 0, 0, 0) == last_numbers(file)
         assert [] == threads_named("retrying_executor.watch")
@@ -556,7 +556,7 @@ def shut_down(executor: RetryingExecutor, file: Stuck) -> None:
 
 def end_the_interpreter(executor: RetryingExecutor, file: Stuck) -> None:
     with watch(executor, file=file):
-        [view] = lifecycle._all_views()
+        [view] = exits._all_views()
         view.end(view.exit_timeout.left())
 
 

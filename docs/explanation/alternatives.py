@@ -104,7 +104,7 @@ def ours(workers: int = 1, **options: Any) -> RetryingExecutor:
 
 
 def executors() -> Iterator[tuple[str, Executor, Callable[[Callable[..., Any]], Callable[..., Any]]]]:
-    """Yield who runs calls in threads of this process, with one worker, and how it decorates them."""
+    """Yield executors with threads in this process and one worker each, and how each decorates calls."""
     yield TENACITY, ThreadPoolExecutor(1), with_tenacity
     yield STAMINA, ThreadPoolExecutor(1), with_stamina
     yield MORE, more_executors(), lambda function: function

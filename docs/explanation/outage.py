@@ -149,7 +149,7 @@ def running_service(accept_before: int, outage: float) -> Iterator[tuple[int, Ca
         yield int(process.stdout.readline()), ending
 
 
-# -- those who call it -----------------------------------------------------------------------------
+# -- its clients -----------------------------------------------------------------------------------
 
 
 def deliver(port: int, call_id: str) -> None:
@@ -200,7 +200,7 @@ class Measurement:
     """What became of the calls; times are in seconds since the first request.
 
     Attributes:
-        strategy: Who made the calls.
+        strategy: What made the calls.
         delivered: How many the service accepted.
         lost: How many it did not.
         down: From when to when the service was down.

@@ -12,9 +12,10 @@ from types import FunctionType
 from retrying_executor._calls.call import RetryingFuture
 from retrying_executor._calls.terms import Terms
 from retrying_executor._calls.work_queue import WorkQueue
-from retrying_executor._common import lifecycle
+from retrying_executor._common import exits
+from retrying_executor._common.callables import ASYNC, check_call, checked_callable
 from retrying_executor._common.errors import final
-from retrying_executor._common.misuse import ASYNC, check_call, checked_callable, refuse_to_copy, says_where
+from retrying_executor._common.misuse import refuse_to_copy, says_where
 from retrying_executor._common.values import (
     checked_bool,
     checked_timeout,
@@ -345,7 +346,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         self._new_context = contextvars.copy_context if is_inherited else contextvars.Context
         self._terms = Terms(checked_policy(retry), checked_upstream(upstream))
         waits_when_full = check_when_full(when_full)
-        limit = lifecycle.ExitTimeout(optional_seconds("exit_timeout", exit_timeout))
+        limit = exits.ExitTimeout(optional_seconds("exit_timeout", exit_timeout))
         thread_name_prefix = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
         threads = Threads(
             self._max_workers,
@@ -365,7 +366,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             monitor=_monitor(on_event, warn_after, thread_name_prefix, limit),
         )
         self._work_queue = WorkQueue(self._pool)  # type: ignore[assignment]  # some clients look into it
-        lifecycle.register(self._pool)
+        exits.register(self._pool)
         # Weakly: the pool may refer to this executor, by its initializer or its listener.
         weakref.finalize(self, _abandon, weakref.ref(self._pool)).atexit = False
 
@@ -400,7 +401,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         self._pool.shutdown(wait=wait, cancel_futures=cancel_futures, timeout=patience)
         if wait:
             left = None if patience is None else began_at + patience - clock.monotonic()
-            lifecycle.settle_views(self._pool, left)
+            exits.settle_views(self._pool, left)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -454,7 +455,7 @@ def _monitor(
     on_event: Callable[[Event], object] | None,
     warn_after: Duration | None,
     thread_name: str,
-    exit_timeout: lifecycle.ExitTimeout,
+    exit_timeout: exits.ExitTimeout,
 ) -> Monitor | None:
     """Return who looks on for an executor, if anybody is to; errors as in `check_monitoring`."""
     patience = check_monitoring(on_event, warn_after)
@@ -466,7 +467,7 @@ def _monitor(
 
 
 def _new_teller(name: str) -> Core:
-    limit = lifecycle.ExitTimeout(lifecycle.LISTENER_TIMEOUT)
+    limit = exits.ExitTimeout(exits.LISTENER_TIMEOUT)
     return Core(Threads(1, name, idle_timeout=_GRACE, are_daemons=True), name=name, exit_timeout=limit)
 
 

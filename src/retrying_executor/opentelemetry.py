@@ -19,7 +19,7 @@ from functools import partial
 from importlib import metadata
 
 from retrying_executor._calls.current import current_call
-from retrying_executor._common import lifecycle
+from retrying_executor._common import exits
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.log import describe
 from retrying_executor._common.wrapper import Wrapper
@@ -249,7 +249,7 @@ def _outcome_of(exception: BaseException, span: Span) -> dict[str, str]:
 def _all_stats() -> dict[str, Counter[str]]:
     """Return the statistics by the executors' names, as a sum where several have the same."""
     totals: dict[str, Counter[str]] = {}
-    pools: list[Any] = lifecycle.pools()
+    pools: list[Any] = exits.pools()
     for pool in pools:
         stats: Stats = pool.stats()
         numbers = {field: value for field, value in vars(stats).items() if isinstance(value, int)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from retrying_executor._calls.call import names_of
 from retrying_executor._calls.terms import Terms
 from retrying_executor._calls.work_queue import WorkQueue
-from retrying_executor._common.lifecycle import ExitTimeout
+from retrying_executor._common.exits import ExitTimeout
 from retrying_executor._common.misuse import says_where
 from retrying_executor._common.values import optional_seconds, seconds
 from retrying_executor._core.core import Core

@@ -32,7 +32,7 @@ from programs import Program
 from strategies import DepthFirst, Priorities, Random, Recorded, Strategy
 from trial import Scenario, Trial
 
-from retrying_executor._common import lifecycle, log
+from retrying_executor._common import exits, forks, log
 from retrying_executor._common.stdlib import LOGGER
 from retrying_executor._upstream import backlog, places
 
@@ -63,7 +63,11 @@ def run(scenario: Scenario, strategy: Strategy, *, fine: bool = False) -> Run:
         try:
             this(program)
         except RunError as failure:
-            lifecycle._pools.clear()  # what is left of it cannot be finished when the interpreter ends
+            for pools in (
+                exits._pools,
+                forks._pools,
+            ):  # what is left cannot be finished or locked
+                pools.clear()
             name = shlex.quote(getattr(scenario, "__name__", f"--program={scenario}"))
             choices = abridged(this.choices, ".")
             command = f"python tests/schedules/explore.py {name}{' --fine' * fine} --choices={choices}"

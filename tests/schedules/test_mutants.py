@@ -68,7 +68,7 @@ def test_a_seeded_bug_is_found(mutant: Mutant, patched: Path) -> None:
             "no fork hook",
             "1 failed",
             "",
-            (("_common/lifecycle.py", "after_in_child=_after_fork_in_child", "after_in_child=lambda: None"),),
+            (("_common/forks.py", "after_in_child=_after_fork_in_child", "after_in_child=lambda: None"),),
         )
     ],
     ids=["no_fork_hook"],

@@ -17,7 +17,7 @@ import pytest
 from calls import Flaky
 from observe import resting
 from retrying_executor import RetryingExecutor, RetryPolicy, Upstream
-from retrying_executor._common.lifecycle import ExitTimeout
+from retrying_executor._common.exits import ExitTimeout
 from retrying_executor.testing import VirtualTimeExecutor
 
 if not (3, 12) <= sys.version_info < (3, 14):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from retrying_executor._calls.call import Call, Outcome, Work
     from retrying_executor._calls.terms import Terms
-    from retrying_executor._common.log import UnseenFailure
+    from retrying_executor._common.unseen import UnseenFailure
     from retrying_executor._policy.policy import Policy
     from retrying_executor._policy.verdict import Asked
     from retrying_executor._upstream.gate import Evidence, Permit

@@ -60,7 +60,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError, Timeou
 from contextlib import suppress
 
 from retrying_executor._common.errors import final
-from retrying_executor._common.log import Subject, UnseenFailure, call_name
+from retrying_executor._common.log import Subject, call_name
 from retrying_executor._common.stdlib import (
     CANCELLED_AND_NOTIFIED,
     DONE_STATES,
@@ -71,6 +71,7 @@ from retrying_executor._common.stdlib import (
     RUNNING,
     STATE_NAMES,
 )
+from retrying_executor._common.unseen import UnseenFailure
 from retrying_executor._common.values import checked_timeout
 
 TYPE_CHECKING = False

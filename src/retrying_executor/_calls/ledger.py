@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from retrying_executor._calls.call import Call, Hand, Outcome
-    from retrying_executor._common.log import UnseenFailure
+    from retrying_executor._common.unseen import UnseenFailure
 
 
 class Ledger:

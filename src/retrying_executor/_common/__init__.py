@@ -1,1 +1,1 @@
-"""What knows nothing of calls: values and their checks, errors, the log, the process around it all."""
+"""What knows nothing of calls: values, checks, errors, the log, the end of the process, and forks."""

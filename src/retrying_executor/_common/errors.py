@@ -18,36 +18,38 @@ _FINAL = "_retrying_executor_final"
 
 
 def final(error: E) -> E:
-    """Return an error of this library marked as one that another attempt would only meet again."""
+    """Mark an error of this library as one that another attempt would only meet again; return it."""
     error.__dict__[_FINAL] = True
     return error
 
 
 def refusal_like(refusal: Exception) -> Exception:
-    """Return a new error like that with which calls are refused for good.
+    """Return a new error like *refusal*, which is raised for calls that are refused for good.
 
-    A broken executor may be one that each attempt makes anew. One that was shut down is misused.
+    That an executor was shut down is a final error. That it is broken is not: a call may make its own
+    executor in each attempt.
     """
     error = type(refusal)(*refusal.args)
     return error if isinstance(error, BrokenExecutor) else final(error)
 
 
 def is_final(exception: BaseException) -> bool:
-    """Return whether another attempt would only meet this error again, and it is one of this library."""
+    """Return whether this is an error of this library that another attempt would only meet again."""
     return issubclass(type(exception), ForkedFutureError) or _FINAL in exception.__dict__
 
 
 class PendingLimitError(RuntimeError):
-    """Raised by ``submit()`` when as many calls are accepted and not done yet as ``max_pending`` allows.
+    """Raised by ``submit()`` when as many calls are pending as ``max_pending`` allows.
 
-    That of the executor, or that of the upstream that the call goes to.
+    The limit is that of the executor, or that of the upstream that the call goes to. Pending are the calls
+    that were accepted and are not done yet.
 
     The call was refused: it never runs.
     """
 
 
 class ForkedFutureError(RuntimeError):
-    """What a future raises in a forked child when its call belongs to the parent.
+    """Raised by a future in a forked child when its call belongs to the parent process.
 
     The call goes on in the parent, where the future gets its outcome.
     """
@@ -56,15 +58,15 @@ class ForkedFutureError(RuntimeError):
 class NotNow(Exception):  # noqa: N818  # an answer rather than an error
     """Raised by a call to say that it is to be made again later: no failure, and no attempt used up.
 
-    A ``retry_on`` function may return one instead. The call waits *after* seconds and some jitter, or if
-    that is not given, as long as the policy has it wait after a failure; in all no longer than the
-    policy's ``max_elapsed``.
+    A ``retry_on`` function may return one instead. The call waits for *after* seconds and some jitter.
+    Without *after*, it waits as long as after a failure. In all it waits no longer than the policy's
+    ``max_elapsed``.
 
     Args:
         args: What to say, as with any exception.
         after: How long to wait, in seconds; 0 or more, or ``None``.
-        only_this_call: Whether it concerns this call alone, which polls for something, say. Otherwise it is
-            the service that asks to wait: an upstream is held for so long.
+        only_this_call: Whether it concerns this call alone, for example because it polls for something.
+            Otherwise the service asks to wait, and its upstream is held for so long.
 
     Raises:
         TypeError: If *after* is neither a number nor a ``timedelta``, or *only_this_call* is not a ``bool``;
@@ -72,14 +74,14 @@ class NotNow(Exception):  # noqa: N818  # an answer rather than an error
         ValueError: If it is negative, infinite or not a number (NaN).
     """
 
-    after: float | None = None  # also of a subclass that does not call this
+    after: float | None = None  # for subclasses that do not call __init__
 
     only_this_call: bool = False
 
     def __init__(self, *args: object, after: Duration | None = None, only_this_call: bool = False) -> None:
         super().__init__(*args)
         if type(self).__init__ is NotNow.__init__ and after is None and len(args) == 1:
-            number = to_seconds(args[0])  # type: ignore[arg-type]  # whatever it is
+            number = to_seconds(args[0])  # type: ignore[arg-type]  # unchecked: it may be anything
             if isinstance(number, bool) or as_float(number) is not None:
                 raise TypeError(f"after must be given by keyword: NotNow(after={args[0]!r})")
         self.after = optional_seconds("after", after)

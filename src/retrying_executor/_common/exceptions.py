@@ -1,4 +1,4 @@
-"""Looks at exceptions past what their classes override: nothing here runs code of theirs."""
+"""Reads exceptions without running code of their classes, whatever these override."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def is_a(obj: object, cls: type[T]) -> TypeIs[T]:
 
 
 def traceback_of(exception: BaseException) -> TracebackType | None:
-    """Return the traceback that the interpreter has noted."""
+    """Return the traceback that the interpreter has set."""
     traceback: TracebackType | None = _TRACEBACK.__get__(exception)
     return traceback
 
 
 def led_to(exception: BaseException) -> list[BaseException]:
-    """Return what *exception* was raised from, and while what was handled."""
+    """Return the exceptions that led to *exception*: its cause and its context."""
     exceptions = (_CAUSE.__get__(exception), _CONTEXT.__get__(exception))
     return [one for one in exceptions if one is not None]
 
 
 def set_cause(exception: BaseException, cause: BaseException) -> None:
-    """Note *cause*, as ``raise ... from`` does."""
+    """Set *cause*, as ``raise ... from`` does."""
     _CAUSE.__set__(exception, cause)
 
 

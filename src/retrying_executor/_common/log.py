@@ -1,30 +1,29 @@
-"""What is logged, and how: never a print, and nothing that a hostile object can break.
+"""What is logged, and how: one function for each message.
 
-It goes to the logger ``retrying_executor``; what the standard executor logs too, to its logger. Every
-record has a ``kind``, and what its message names is there in fields of its own (``extra``) too.
+Messages go to the logger ``retrying_executor``; those that `ThreadPoolExecutor` logs too go to its logger.
+Every record of our own logger has a ``kind``, and what its message names is also in fields of its own
+(``extra``).
 
-What an operator must know is a warning or more: these are shown unless logging is configured otherwise.
-Where one cause has many such messages, not all of them are: see `Repeats`.
+What an operator must know is a warning or more, which Python shows unless logging is configured otherwise.
+Where one cause may have many such messages, most of them are for debugging only: see `Repeats`.
+
+No object of the caller's can break a log line, whatever its methods raise.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
 import sys
 import threading
 import time
 import traceback
-import weakref
-from _thread import start_new_thread
-from collections import deque
 from contextlib import suppress
 from functools import partial
-from itertools import count
 
 from retrying_executor._common.exceptions import class_name, traceback_of
-from retrying_executor._common.stdlib import HAS_DAEMONS, LOGGER
+from retrying_executor._common.repeats import Repeats
+from retrying_executor._common.stdlib import LOGGER
 from retrying_executor._common.values import in_words
 from retrying_executor._common.wrapper import Wrapper
 
@@ -36,9 +35,10 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger("retrying_executor")
+_repeats = Repeats()
 
-_SHOWS_NOTES = sys.version_info >= (3, 11)  # in tracebacks
-_MOST_TEXT = 1_000  # characters of what an exception says of itself; a service may have said it
+_SHOWS_NOTES = sys.version_info >= (3, 11)  # whether a traceback does
+_MOST_TEXT = 1_000  # characters of an exception's message, which may be a whole response of a service
 
 
 def call_name(fn: object) -> str:
@@ -53,24 +53,24 @@ def call_name(fn: object) -> str:
 
 
 def describe(outcome: object, exception: BaseException | None) -> str:
-    """Return what an attempt ended with, fit for a log line: in one line, and no more than `_MOST_TEXT`."""
+    """Return how an attempt ended, fit for a log line: on one line, and cut off after `_MOST_TEXT`."""
     if exception is None:
         return f"rejected result of type {class_name(outcome)}"
     try:
         text = f"{class_name(exception)}: {exception}"
         rest = f"... ({len(text)} characters)" if len(text) > _MOST_TEXT else ""
         return " ".join(text[:_MOST_TEXT].splitlines()) + rest
-    except BaseException:  # whatever a hostile one raises, it is no outcome of the call
+    except BaseException:  # a hostile exception may raise anything, but that is no outcome of the call
         return class_name(exception)
 
 
 class Subject:
-    """The call that a message is about: what tells it apart from others.
+    """Identifies the call that a message is about.
 
     Args:
-        name: That of its function; see `call_name`.
-        key: That of its future.
-        label: That of its view, or ``None``.
+        name: The name of its function; see `call_name`.
+        key: The key of its future.
+        label: The label of its view, or ``None``.
         executor: The name of its executor.
     """
 
@@ -87,22 +87,22 @@ class Subject:
             f"{self.name} [{self.key}]" if self.label is None else f"{self.name} [{self.label}, {self.key}]"
         )
 
-    __repr__ = __str__  # some handlers show the arguments of a message in their own way
+    __repr__ = __str__  # some handlers format the arguments of a message themselves
 
     def fields(self) -> dict[str, object]:
-        """Return what a record about it has in fields of its own."""
+        """Return the fields that a record about the call has."""
         return {"call": self.name, "label": self.label, "key": self.key, "executor": self.executor}
 
 
 class FollowUp:
-    """What follows a failed attempt, as it is logged and told.
+    """What follows a failed attempt, for the log and for events.
 
     Args:
         kind: ``"retry_scheduled"``, ``"not_now"`` (the same, where the service said so) or ``"gave_up"``.
-        attempt: Which attempt it was; the first is 1.
-        delay: Seconds until the next one; ``None``: there is none.
-        exception: What it raised; ``None`` if its result was rejected.
-        what: In words, what it ended with.
+        attempt: The attempt that failed; the first is 1.
+        delay: Seconds until the next attempt; ``None``: there is none.
+        exception: What the attempt raised; ``None`` if its result was rejected.
+        what: In words, how the attempt ended.
         why: In words, why the delay is what it is, or why no attempt follows; often empty.
     """
 
@@ -127,12 +127,12 @@ class FollowUp:
 
 
 def tells_of_retries() -> bool:
-    """Return whether `followed_up` would log anything: otherwise nobody needs to know what to say."""
+    """Return whether `followed_up` would log anything; if not, its arguments need not be made."""
     return logger.isEnabledFor(logging.INFO)
 
 
 def followed_up(subject: Subject, news: FollowUp, context: Context) -> None:
-    """An attempt failed; whether it is bad news that no other follows, who looks at the outcome knows."""
+    """An attempt failed. This is no warning: only the caller can tell whether giving up is bad news."""
     delay = news.delay
     extra = {"kind": news.kind, **subject.fields(), "attempt": news.attempt, "reason": news.what}
     about = subject, news.attempt, news.what
@@ -141,7 +141,7 @@ def followed_up(subject: Subject, news: FollowUp, context: Context) -> None:
         _log(logging.INFO, message, *about, news.why, extra=extra, context=context)
         return
     at = ""
-    with suppress(OverflowError, OSError, ValueError):  # of a delay that ends at no date
+    with suppress(OverflowError, OSError, ValueError):  # a long delay may end after the last date there is
         at = time.strftime(", at %H:%M:%S", time.localtime(time.time() + delay)) if delay >= 1.0 else ""
     message = "%s: attempt %d failed (%s); the next one in %s%s%s"
     details = in_words(delay), at, news.why
@@ -149,8 +149,8 @@ def followed_up(subject: Subject, news: FollowUp, context: Context) -> None:
 
 
 def upstream_held(name: str, held_for: float, reason: str, *, is_news: bool) -> None:
-    """An upstream is held, because it failed or because it asked for that."""
-    level = logging.WARNING if is_news else logging.INFO  # not for every probe
+    """An upstream is held, because it failed or asked to be left alone."""
+    level = logging.WARNING if is_news else logging.INFO  # probes that fail repeat it
     extra = {"kind": "upstream_held", "upstream": name, "delay": held_for, "reason": reason}
     _log(level, "upstream %s is held for %s: %s", name, in_words(held_for), reason, extra=extra)
 
@@ -169,7 +169,7 @@ def upstream_resumed(name: str) -> None:
 
 
 def upstream_back(name: str, *, is_news: bool) -> None:
-    """A probe got through: whoever was warned wants to know."""
+    """A probe succeeded. A warning if the hold was one, since its reader wants to know the end."""
     extra = {"kind": "upstream_back", "upstream": name}
     _log(logging.WARNING if is_news else logging.INFO, "upstream %s works again", name, extra=extra)
 
@@ -182,26 +182,26 @@ def runs_for_long(subject: Subject, number: int, duration: float, thread: str, s
 
 
 def listener_failed(kind: str, error: BaseException) -> None:
-    """What was given as ``on_event`` raised."""
+    """``on_event`` raised an exception."""
     level, times = _repeats.level("listener", id(type(error)))
     extra = {"kind": "listener_failed"}
     _log(level, "on_event raised, told of %s%s", kind, times, exc_info=error, extra=extra)
 
 
 def events_dropped(count: int) -> None:
-    """What was given as ``on_event`` is too slow."""
+    """``on_event`` is too slow: its queue was full."""
     extra = {"kind": "events_dropped", "count": count}
     _log(logging.WARNING, "on_event falls behind: events dropped so far: %d", count, extra=extra)
 
 
 def listener_is_late(patience: float) -> None:
-    """Somebody waited in vain for ``on_event`` to be told everything."""
+    """An end waited *patience* seconds for ``on_event``, which has not been told everything."""
     extra = {"kind": "listener_is_late"}
     _log(logging.WARNING, "on_event was not told everything in %s", in_words(patience), extra=extra)
 
 
 def initializer_failed(error: BaseException, *, breaks: bool = True) -> None:
-    """The executor is broken, or a thread is to try again; said where the standard executor says it."""
+    """The executor is broken, or else the thread is to try again. In the standard executor's log."""
     if breaks:
         _log(logging.CRITICAL, "Exception in initializer:", exc_info=error, to=LOGGER)
     else:
@@ -210,19 +210,19 @@ def initializer_failed(error: BaseException, *, breaks: bool = True) -> None:
 
 
 def worker_interrupted(error: BaseException) -> None:
-    """Something that is not an outcome was raised in a worker thread."""
-    level, times = _repeats.level("worker", id(type(error)))  # some classes cannot be hashed
+    """An exception that is no outcome of a call reached a worker thread."""
+    level, times = _repeats.level("worker", id(type(error)))  # by id: some classes cannot be hashed
     message = "a done callback, or another thread, raised in a worker thread%s"
     _log(level, message, times, exc_info=error, extra={"kind": "worker_interrupted"})
 
 
 def time_is_up(cancelled: int, running: list[str], timeout: float) -> None:
-    """A shutdown has used up its *timeout*, in seconds: waiting calls are cancelled."""
+    """A shutdown has used up its *timeout*, in seconds, and has cancelled the waiting calls."""
     _cut_short("time_is_up", f"shutdown timed out after {in_words(max(0.0, timeout))}", cancelled, running)
 
 
 def interrupted(cancelled: int, running: list[str]) -> None:
-    """Ctrl-C has ended a ``with`` block: waiting calls are cancelled, running ones left to finish."""
+    """Ctrl-C has ended a ``with`` block: waiting calls were cancelled, running ones are left to finish."""
     _cut_short("interrupted", "interrupted", cancelled, running)
 
 
@@ -234,205 +234,33 @@ def _cut_short(kind: str, reason: str, cancelled: int, running: list[str]) -> No
         _log(logging.WARNING, message, reason, cancelled, "" if cancelled == 1 else "s", still, extra=extra)
 
 
-class Repeats:
-    """Tells how loud a message is to be, given how often the like of it was logged.
-
-    Loud are the first three of a kind, then the tenth, the hundredth and so on, which say how many there
-    were. The others are logged for debugging. After a quiet while it begins anew.
-    """
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[object, ...], _Repeated] = {}
-
-    def level(self, *kind: object) -> tuple[int, str]:
-        """Count a message of *kind*; return its level, and what to add to it.
-
-        Takes no lock, since destructors get here, wherever they interrupt: each step is one that no other
-        thread can divide.
-        """
-        now = time.monotonic()
-        repeated = self._seen.get(kind) or self._seen.setdefault(kind, _Repeated(now))
-        if now - repeated.latest > _QUIET:
-            repeated = self._seen[kind] = _Repeated(now)
-        repeated.latest = now
-        number = repeated.count()
-        if len(self._seen) > _MOST_KINDS:
-            self._forget_some()
-        if number <= _LOUD:
-            return logging.ERROR, ""
-        return logging.ERROR if str(number).rstrip("0") == "1" else logging.DEBUG, f" ({number} times)"
-
-    def _forget_some(self) -> None:
-        """Forget a tenth of the kinds: those that have been quiet for longest."""
-        kinds = sorted(self._seen.copy().items(), key=lambda item: item[1].latest)
-        for kind, _ in kinds[: 1 + len(kinds) // 10]:
-            self._seen.pop(kind, None)
-
-
-class _Repeated:
-    """How often messages of one kind were logged, and when the latest."""
-
-    __slots__ = ("count", "latest")
-
-    def __init__(self, now: float) -> None:
-        self.count = count(1).__next__
-        self.latest = now
-
-
-_LOUD = 3
-_QUIET = 60.0  # seconds
-_MOST_KINDS = 1_000
-_repeats = Repeats()
-
-
-class UnseenFailure:
-    """Kept by a failed future alone: when that goes away before somebody looked, it is logged soon after.
-
-    A future may go away anywhere: where its last user holds a lock, or the garbage collector runs, in the
-    middle of a log handler too. To log there could wait for ever, or recurse. So it is only noted, and logged
-    by who holds no lock: a worker between two calls, or else a thread of its own. At the end of the
-    interpreter it is logged while logging still works. A subinterpreter has no such thread: if it ended while
-    that sleeps, the process would abort.
-    """
-
-    __slots__ = ("__weakref__", "_attempts", "_context", "_exception", "_subject")
-
-    def __init__(
-        self, subject: Subject, attempts: int, exception: BaseException, context: Context | None = None
-    ) -> None:
-        self._subject = subject
-        self._attempts = attempts
-        self._context: Context | None = context
-        self._exception: BaseException | None = exception
-        _unseen.add(weakref.ref(self, _unseen.discard))
-
-    def seen(self) -> None:
-        """Somebody looked."""
-        self._exception = self._context = None
-
-    def fall_due(self) -> None:
-        """Note the failure as one to be logged, unless it was seen or noted."""
-        exception, context = self._exception, self._context
-        self.seen()
-        if exception is not None:
-            overdue.append((self._subject, self._attempts, exception, context))
-
-    def __del__(self) -> None:
-        self.fall_due()
-        if overdue:
-            _report_soon()
-
-
-overdue: deque[tuple[Subject, int, BaseException, Context | None]] = deque()
-"""Unseen failures whose futures are gone: which call, attempts, exception, context of the submitter."""
-
-_unseen: set[weakref.ref[UnseenFailure]] = set()
-_SOON = 0.05  # seconds: workers come first, and of many failures one thread sees to all
-_is_coming = False  # a thread that will look what is overdue: one at a time, however long handlers take
-
-
-def _report_soon() -> None:
-    """Have a thread log what is overdue. Takes no lock and waits for nobody, wherever it interrupts."""
-    global _is_coming
-    if _is_coming or not HAS_DAEMONS:
-        return
-    try:
-        _is_coming = True
-        start_new_thread(_report_later, ())  # a `threading.Thread` takes locks when it is started
-    except BaseException as error:  # an interruption too
-        _is_coming = False
-        if not isinstance(error, RuntimeError):  # none can be started: the next worker sees to it, or the end
-            raise
-
-
-def _report_later() -> None:  # pragma: no cover  # in a thread that is not measured
-    """Have what is overdue logged, if no worker has done so between two calls meanwhile."""
-    time.sleep(_SOON)
-    if overdue:
-        with suppress(Exception):  # none can be started, or the interpreter ends
-            # Not in this thread: log records have the name of theirs, and `threading` does not know it.
-            threading.Thread(target=_report_now, name="retrying_executor-log", daemon=False).start()
-            return
-    _look_once_more()
-
-
-def _report_now() -> None:
-    try:
-        report_overdue()
-    finally:  # after an asynchronous exception, too: others are logged later
-        _look_once_more()
-
-
-def _look_once_more() -> None:
-    global _is_coming
-    _is_coming = False  # publish first, then look
-    if overdue:  # pragma: no cover  # a race
-        _report_soon()
-
-
-def report_overdue() -> None:
-    """Log the failures that are overdue. Called where no lock is held."""
-    with suppress(IndexError):  # until there is none left
-        while True:
-            subject, attempts, exception, context = overdue.popleft()
-            message = "%s failed after %d attempt%s, and nobody looked at its outcome%s%s"
-            plural = "" if attempts == 1 else "s"
-            level, times = _repeats.level("unseen", subject.name, id(type(exception)))
-            extra = {"kind": "unseen_failure", **subject.fields(), "attempt": attempts}
-            details = subject, attempts, plural, times, "" if _SHOWS_NOTES else _notes(exception)
-            _log(level, message, *details, exc_info=exception, extra=extra, context=context)
-
-
-def all_unseen() -> list[UnseenFailure]:
-    """Return the failures that nobody looked at, as far as their futures still exist."""
-    return [failure for ref in _unseen.copy() if (failure := ref()) is not None]
-
-
-def forget_unseen() -> None:
-    """In a forked child: leave to the parent what was not reported yet."""
-    global _is_coming
-    _is_coming = False
-    overdue.clear()
-    for failure in all_unseen():
-        failure.seen()
-
-
-@atexit.register
-def _report_all() -> None:
-    for failure in all_unseen():
-        failure.fall_due()
-    report_overdue()
-
-
-def report_in_time() -> None:
-    """Every call has its outcome, and the interpreter ends: see that failures are logged while that works.
-
-    What is registered last is called first, before what stops the listener of a log queue or the like.
-    Children of `multiprocessing` may end without `atexit`.
-    """
-    atexit.unregister(_report_all)
-    atexit.register(_report_all)
-    process = sys.modules.get("multiprocessing.process")
-    if process is not None and process.parent_process() is not None:
-        _report_all()
+def unseen_failure(
+    subject: Subject, attempts: int, exception: BaseException, context: Context | None
+) -> None:
+    """A call failed, and its outcome was never looked at."""
+    level, times = _repeats.level("unseen", subject.name, id(type(exception)))
+    message = "%s failed after %d attempt%s, and nobody looked at its outcome%s%s"
+    details = "" if attempts == 1 else "s", times, "" if _SHOWS_NOTES else _notes(exception)
+    extra = {"kind": "unseen_failure", **subject.fields(), "attempt": attempts}
+    _log(level, message, subject, attempts, *details, exc_info=exception, extra=extra, context=context)
 
 
 def _notes(exception: BaseException) -> str:
-    """Return what has been noted on an exception, such as why its call gave up, for the end of a log line."""
+    """Return the notes of an exception, such as why its call gave up, for the end of a log line."""
     try:
         return "".join(f" ({note})" for note in getattr(exception, "__notes__", ()))
-    except BaseException:  # whatever a hostile one raises
+    except BaseException:  # a hostile exception may raise anything
         return ""
 
 
 def _printable(
     exception: BaseException,
 ) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    """Return what to log of an exception: of one that would break the line what can be said of it."""
+    """Return an exception as ``exc_info``; in place of one that cannot be formatted, one that says so."""
     shown, stack = exception, traceback_of(exception)
     try:
         traceback.TracebackException(type(exception), exception, stack, lookup_lines=False)
-    except BaseException:  # whatever a hostile one raises
+    except BaseException:  # a hostile exception may raise anything
         shown = Exception(f"{describe(None, exception)} (its attributes cannot be read)")
     return type(shown), shown, stack
 
@@ -446,9 +274,9 @@ def _log(
     context: Context | None = None,
     to: logging.Logger = logger,
 ) -> None:
-    # Logging would ask the exception for its truth value.
+    # Given the exception itself, logging would call its `__bool__`.
     details = None if exc_info is None else _printable(exc_info)
-    # What is said about a call is said in a copy of its context, for handlers that add what they find there.
+    # Handlers may add what is in the context, such as a request id. So they run in a copy of the call's.
     log = partial(to.log, level, message, *args, exc_info=details, extra=extra)
     try:
         if context is None:

@@ -1,147 +1,35 @@
-"""What is refused at once, since it would pass in silence or fail in an obscure way later.
-
-What is looked at of a callable is its code, and only of those that Python knows: no `inspect`, which is slow
-to import, and no attribute that an object makes up. Where an option belongs is read off the signatures
-of what is decorated.
-"""
+"""Misuse that Python would not refuse, or with an obscure error: misplaced options, and copies."""
 
 from __future__ import annotations
 
-from functools import cache, partial, wraps
-from types import BuiltinFunctionType, FunctionType, MethodType
-
-from retrying_executor._common.wrapper import Wrapper
+from functools import wraps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import CodeType
     from typing import Any, NoReturn, TypeVar
 
     F = TypeVar("F", bound=Callable[..., Any])
 
-# Flags of code, as `inspect` has them.
-_VARARGS = 0x04
-_VARKEYWORDS = 0x08
-ASYNC = (
-    0x80 | 0x100 | 0x200
-)  # a coroutine function, one that is a generator, an asynchronous generator function
-
-_FUNCTIONS = (FunctionType, MethodType, staticmethod)
-_NEVER_ASYNC = frozenset({BuiltinFunctionType, type})
-_MARKS = ("_is_coroutine", "_is_coroutine_marker")  # of `asyncio` and of `inspect`: each an ``object()``
+_VARKEYWORDS = 0x08  # a flag of code, as `inspect` has it
 _ALSO_CALLED: dict[str, str] = dict.fromkeys(("attempts", "max_retries", "retries"), "max_attempts")
 _ALIKE = 0.75  # from 0 to 1
 
 
 def refuse_to_copy(self: object) -> NoReturn:
-    """Raise `TypeError`: what has threads or is shared is neither pickled nor copied (``__reduce__``)."""
+    """Raise `TypeError`: the ``__reduce__`` of a class that has threads, or whose objects are shared."""
     raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
 
 
-_CACHED = type(cache(refuse_to_copy))
-
-
-# -- callables -------------------------------------------------------------------------------------
-
-
-def _function_of(fn: Any) -> tuple[Any, int]:
-    """Return the Python function that calling *fn* runs, if any, and how many arguments it is given besides.
-
-    Types are compared by identity: a mock, or a proxy, may claim to be a function.
-    """
-    cls, bound = type(fn), 0
-    if cls not in _FUNCTIONS and not issubclass(cls, type):
-        fn = next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
-        cls, bound = type(fn), int(type(fn) is FunctionType)
-    if cls is MethodType:
-        fn, bound = fn.__func__, 1
-    elif cls is staticmethod:
-        fn = fn.__func__
-    return (fn if type(fn) is FunctionType else None), bound
-
-
-def is_async(fn: Any) -> bool:
-    """Return whether calling *fn* only makes a coroutine, or an asynchronous generator."""
-    while issubclass(type(fn), (partial, Wrapper, _CACHED)):
-        fn = fn.__wrapped__ if type(fn) is _CACHED else fn.func
-    if _is_marked(fn):
-        return True
-    if type(fn) not in _FUNCTIONS and not issubclass(type(fn), type):
-        fn = getattr(type(fn), "__call__", None)  # noqa: B004  # what a call of it runs
-    if type(fn) in (MethodType, staticmethod):
-        fn = fn.__func__
-    return type(fn) is FunctionType and bool(fn.__code__.co_flags & ASYNC)
-
-
-def _is_marked(fn: Any) -> bool:
-    """Return whether an object says that it is a coroutine function: a mock of one, or by `inspect`.
-
-    Only what it has itself counts: a mock of anything else makes up every attribute that is asked for.
-    """
-    if issubclass(type(fn), type):  # what its instances are, says nothing of calling it
-        return False
-    try:
-        own = object.__getattribute__(fn, "__dict__")
-    except AttributeError:
-        return False
-    return any(type(own.get(mark)) is object for mark in _MARKS)
-
-
-def check_call(fn: Any) -> None:
-    """Check what is submitted.
-
-    Raises:
-        TypeError: If it is not callable, or a coroutine function, which nobody would await.
-    """
-    if type(fn) in _NEVER_ASYNC:  # those that are common come first, since every submit() gets here
-        return
-    inner = fn.__func__ if type(fn) is MethodType else None
-    if type(inner) is FunctionType and not inner.__code__.co_flags & ASYNC:
-        return
-    while isinstance(fn, Wrapper):
-        fn = fn.func
-    if not callable(fn):
-        raise TypeError(f"fn is not callable: {fn!r}; it is submit(fn, *args), not submit(fn(*args))")
-    if is_async(fn):
-        raise TypeError(
-            f"fn must not be a coroutine function, which nobody would await, but is {fn!r};"
-            " submit(lambda: asyncio.run(fn(...))) runs one"
-        )
-
-
-def checked_callable(name: str, value: Any, *, takes: int, what: str = "callable") -> Any:
-    """Return *value* if it is ``None`` or can be called with so many positional arguments.
-
-    Raises:
-        TypeError: If not, or if it is a coroutine function.
-    """
-    if value is not None and not callable(value):
-        raise TypeError(f"{name} must be {what} or None, not {value!r}")
-    if is_async(value):
-        raise TypeError(f"{name} must be called in a thread: no coroutine function, such as {value!r}")
-    function, bound = _function_of(value)
-    if function is not None and not _may_take(function, takes + bound):
-        raise TypeError(f"{name} must take {takes or 'no'} positional argument{'s'[takes:]}: not {value!r}")
-    return value
-
-
-def _may_take(function: Any, count: int) -> bool:
-    code: CodeType = function.__code__
-    needed = code.co_argcount - len(function.__defaults__ or ())
-    keywords = code.co_varnames[code.co_argcount :][: code.co_kwonlyargcount]
-    fits = needed <= count and (count <= code.co_argcount or bool(code.co_flags & _VARARGS))
-    return fits and set(keywords) <= set(function.__kwdefaults__ or ())
-
-
-# -- options ---------------------------------------------------------------------------------------
-
-
 def says_where(place: str = "") -> Callable[[F], F]:
-    """Have a method say where an option belongs that it does not take, or that is given by position.
+    """Have a method refuse misplaced options, with an error that says where they belong.
+
+    These are options that it does not take, and options given by position. Its own options are read off its
+    signature.
 
     Args:
-        place: How its own options are given, with ``{}`` for the name; empty: others need not know it.
+        place: How its own options are given, with ``{}`` for the name, for errors of other methods; empty:
+            these do not mention them.
     """
 
     def decorate(function: F) -> F:

@@ -1,20 +1,19 @@
 """Private names of the standard library, all of them, each with the reason why it is needed.
 
-- A future's states: `concurrent.futures.wait` and `as_completed`, and asyncio from 3.15 on, read
+- The states of a future: `concurrent.futures.wait` and `as_completed`, and asyncio from 3.15 on, read
   ``_state`` directly, so it must hold exactly these.
-- ``_AsCompletedWaiter``: what `as_completed` waits with; in virtual time it is told in another way that it is
-  too late.
-- ``LOGGER``: where the standard library logs what a done callback or an initializer raises.
-- ``_register_atexit``: the interpreter joins threads before it runs `atexit`, and refuses to
-  start new ones from then on. This hook runs before; it is how the standard executor ends too.
+- ``_AsCompletedWaiter``: what `as_completed` waits with. In virtual time its timeout is handled differently.
+- ``LOGGER``: where the standard library logs exceptions of done callbacks and initializers.
+- ``_register_atexit``: the interpreter joins threads before it runs `atexit`, and from then on starts no new
+  ones. This hook runs before that; the standard executor ends by it too.
 - ``_is_main_interpreter``, and before 3.13 ``_xxsubinterpreters``: the end of a subinterpreter waits for all
   threads but daemon ones, and aborts the process if any is left then.
 - ``start_joinable_thread``, and before 3.13 ``_set_sentinel`` and ``_shutdown_locks``: a thread that can be
   started anywhere, and that the end of the interpreter waits for.
-- ``RLock._is_owned``: whether this thread holds a lock; what `threading.Condition` asks too.
+- ``RLock._is_owned``: whether this thread holds a lock; `threading.Condition` asks that too.
 - ``_shutdown_locks_lock``: before 3.13 every new thread takes it before `Thread.start` returns. It is not
-  reentrant, so who is interrupted while holding it cannot wait for a start.
-- ``sys._is_gil_enabled``: documented, but not there before 3.13.
+  reentrant: a destructor or signal handler that interrupts its holder must not wait for a start.
+- ``sys._is_gil_enabled``: documented, but missing before 3.13.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-"""Whether threads run one at a time. Where it is so when the program begins, it stays so."""
+"""Whether threads run one at a time. If they do when the program begins, that does not change."""
 
 DONE_STATES = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
@@ -71,10 +70,10 @@ register_atexit = threading._register_atexit  # type: ignore[attr-defined]  # pr
 
 
 def is_main_interpreter() -> bool:
-    """Return whether this is no subinterpreter; where that cannot be known, it is taken for none."""
+    """Return whether this is no subinterpreter; ``True`` where that cannot be known."""
     if hasattr(_thread, "_is_main_interpreter"):
         return _thread._is_main_interpreter()  # type: ignore[no-any-return]  # private
-    with suppress(ImportError):  # Python may be built without
+    with suppress(ImportError):  # Python may be built without it
         interpreters = import_module("_xxsubinterpreters")
         return bool(interpreters.get_current() == interpreters.get_main())
     return True
@@ -85,9 +84,9 @@ HAS_DAEMONS = is_main_interpreter()
 
 
 def start_thread(run: Callable[[], object]) -> None:
-    """Start a thread that the end of the interpreter waits for; takes no lock, and waits for nobody.
+    """Start a thread that the end of the interpreter waits for. Takes no lock, and never waits.
 
-    `threading` does not know it, and no records should be logged in it: they have the name of their thread.
+    `threading` does not know the thread. So nothing should be logged in it, since records name their thread.
     """
     start: Any = getattr(_thread, "start_joinable_thread", None)
     if start is not None:
@@ -110,6 +109,6 @@ def is_held(lock: threading.RLock) -> bool:
 
 
 def can_wait_for_a_start() -> bool:
-    """Return whether `Thread.start` cannot meet a lock that it would wait for for ever."""
+    """Return whether `Thread.start` can be waited for here, without waiting for ever."""
     lock = getattr(threading, "_shutdown_locks_lock", None)
     return lock is None or not lock.locked()

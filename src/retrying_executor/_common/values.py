@@ -1,6 +1,6 @@
-"""Immutable values, and the checks that their arguments go through.
+"""Immutable values, and the checks of their arguments.
 
-Not dataclasses: importing those takes longer than all of this package together.
+Not dataclasses: importing these takes longer than importing all of this package.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     """Seconds, or a ``timedelta``."""
 
     class Clock(Protocol):
-        """What tells the time: the module `time`, or what stands in for it."""
+        """What tells the time: the module `time`, or a substitute for it."""
 
         def monotonic(self) -> float: ...
 
@@ -35,7 +35,7 @@ else:
 class Value:
     """An immutable value with the fields that a subclass annotates, all given by keyword.
 
-    A field that is assigned in the class has that as its default.
+    A value assigned to a field in the class is its default.
     """
 
     def __init__(self, **fields: object) -> None:
@@ -51,7 +51,7 @@ class Value:
         self._check()
 
     def _check(self) -> None:
-        """Raise `TypeError` or `ValueError` if a field is not what it has to be."""
+        """Raise `TypeError` or `ValueError` if a field is invalid."""
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name!r}")
@@ -71,8 +71,9 @@ class Value:
 
 
 def to_seconds(duration: Duration) -> float:
-    """Return *duration* in seconds, unchecked: what a ``timeout`` of the standard library takes."""
-    # That spares the import of datetime. A class has it too, and is no duration: hence of the type.
+    """Return *duration* in seconds, unchecked, as a ``timeout`` of the standard library."""
+    # Asking for the method spares the import of datetime. It is looked up on the type, since the class
+    # `timedelta` itself has it too, and is no duration.
     total_seconds = getattr(type(duration), "total_seconds", None)
     return duration if total_seconds is None else total_seconds(duration)  # type: ignore[return-value]  # not a timedelta
 
@@ -80,13 +81,13 @@ def to_seconds(duration: Duration) -> float:
 def as_float(value: object) -> float | None:
     """Return a real number as a float; ``None`` for anything else: a ``bool``, text, the class of a number.
 
-    What is too large is infinite. What is no number, in whatever type says so, is NaN.
+    A number that is too large becomes infinite, and a NaN of any type becomes the float NaN.
     """
     cls = type(value)
     if cls is bool or not (hasattr(cls, "__float__") or hasattr(cls, "__index__")):
         return None
     try:
-        return float(value)  # type: ignore[arg-type]  # it has what that needs
+        return float(value)  # type: ignore[arg-type]  # it has one of these methods
     except OverflowError:
         return math.inf if value > 0 else -math.inf  # type: ignore[operator]  # it is a number
     except ValueError:  # as a signalling NaN
@@ -106,7 +107,7 @@ def seconds(name: str, value: object) -> float:
         TypeError: If *value* is neither a number nor a ``timedelta``; a ``bool`` is neither.
         ValueError: If it is negative, infinite or not a number (NaN).
     """
-    result = as_float(to_seconds(value))  # type: ignore[arg-type]  # whatever it is, the next lines decide
+    result = as_float(to_seconds(value))  # type: ignore[arg-type]  # checked in the next lines
     if result is None:
         raise TypeError(f"{name} must be a number of seconds or a timedelta, not {value!r}")
     if not 0.0 <= result < math.inf:
@@ -115,9 +116,9 @@ def seconds(name: str, value: object) -> float:
 
 
 def checked_timeout(timeout: object) -> float | None:
-    """Return a ``timeout`` as the standard library has them, in seconds: of any sign; ``None`` for no limit.
+    """Return a ``timeout`` of the standard library's kind, in seconds: of any sign; ``None`` for no limit.
 
-    Longer than threads can wait, which is for centuries, is no limit either.
+    More than threads can wait for, which is centuries, is no limit either.
 
     Raises:
         TypeError: If *timeout* is neither ``None`` nor a number nor a ``timedelta``; a ``bool`` is neither.
@@ -125,7 +126,7 @@ def checked_timeout(timeout: object) -> float | None:
     """
     if timeout is None:
         return None
-    number = as_float(to_seconds(timeout))  # type: ignore[arg-type]  # see there
+    number = as_float(to_seconds(timeout))  # type: ignore[arg-type]  # checked in the next lines
     if number is None:
         raise TypeError(f"timeout must be a number of seconds, a timedelta or None, not {timeout!r}")
     if math.isnan(number):
@@ -134,12 +135,12 @@ def checked_timeout(timeout: object) -> float | None:
 
 
 def in_digits(number: float) -> str:
-    """Return a number, 0 or more, for a reader: three digits, and no powers of ten."""
+    """Return a number, 0 or more, as text: three digits, and no powers of ten."""
     return f"{number:.3g}" if 1e-4 <= number < 999.5 else f"{number:.0f}"
 
 
 def in_words(duration: float) -> str:
-    """Return a duration in seconds for a reader; see `in_digits`."""
+    """Return a duration in seconds as text; see `in_digits`."""
     return f"{in_digits(duration)} s"
 
 
@@ -178,24 +179,24 @@ def optional_name(name: str, value: object) -> str | None:
 def sequence(name: str, value: Any, what: str, most: int = 1_000_000) -> tuple[Any, ...]:
     """Return the items of an iterable that has an order.
 
-    Text is refused, which has characters for items, and so are bytes, sets and mappings.
+    Text is refused, since its items would be characters, and so are bytes, sets and mappings.
 
     Args:
         name: What to call the value in an error.
         value: What to check.
-        what: What it is to be, in words.
+        what: What it has to be, in words.
         most: How many items it may have; some iterables never end.
 
     Raises:
-        TypeError: If it is none of these.
-        ValueError: If there are too many.
+        TypeError: If it is no iterable, or a refused one.
+        ValueError: If it has too many items.
     """
     is_iterable = hasattr(type(value), "__iter__") or hasattr(type(value), "__getitem__")
     if not is_iterable or isinstance(value, (str, bytes, bytearray, memoryview, Set, Mapping)):
         raise TypeError(f"{name} must be {what}, not {value!r}")
     items = tuple(islice(value, most + 1))
     if len(items) > most:
-        raise ValueError(f"{name} must have an end, after {most} at most: not {value!r}")
+        raise ValueError(f"{name} must end after {most} items at most: not {value!r}")
     return items
 
 

@@ -1,4 +1,4 @@
-"""What integrations put around the function of a call: names and verdicts look through it."""
+"""Wrappers that integrations put around the function of a call; names and verdicts look through them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 codes: set[CodeType] = set()
-"""Of the frames that wrappers add to tracebacks."""
+"""The code of the frames that wrappers add to tracebacks."""
 
 
 class Wrapper:
     """Calls *func*, with something around it.
 
-    No `functools.partial`: one around another drops the one inside, and calls what is in there.
+    Not a `functools.partial`: one made of another absorbs it, so the wrapper inside would be lost.
 
     Args:
         func: The function of the call, or another wrapper of it.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from retrying_executor._calls.call import Call, Outcome
     from retrying_executor._calls.stats import Stats
     from retrying_executor._calls.terms import Terms
-    from retrying_executor._common.lifecycle import ExitTimeout
+    from retrying_executor._common.exits import ExitTimeout
     from retrying_executor._common.values import Clock
     from retrying_executor._core import seam
     from retrying_executor._upstream.places import Listener, Places

@@ -1,1 +1,1 @@
-"""Who looks on: listeners and the watchdog."""
+"""Observation: the listener of an executor, and its watchdog."""

@@ -1,12 +1,14 @@
-"""Who looks on: a listener is told what happens to calls, and a watchdog notices those that run for long.
+"""Tells a listener what happens to calls, and has a watchdog notice attempts that run for long.
 
-An executor that nobody looks on has no monitor, and pays for looking whether there is one.
+An executor without either has no monitor, and only pays for checking that.
 
-Listeners are called in a thread of their own, so none holds up a call: a pool with a single worker, which
-starts when there is something to tell and leaves when there is not. What is to be told is queued in
-``_untold``, without a lock: publish first, then look whether somebody is telling. An attempt may start
-before ``submit()`` returns and its call is accepted for good. So it is who tells that puts that in order, and
-says of every call first that it was accepted.
+The listener is called in a thread of its own, so that it holds up no call. The thread belongs to a pool with
+a single worker, so it starts when there is an event and leaves when there is none. Events are queued in
+``_untold`` without a lock. A thread that has an event appends it first, then looks at ``_is_telling``. The
+listener's thread resets ``_is_telling`` first, then looks at ``_untold``. So no event is left behind.
+
+An attempt may start before ``submit()`` has returned, and so before its call is accepted for good. The
+listener's thread puts that in order: of each call, the first event is that it was accepted.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from itertools import count
 from retrying_executor._calls.call import RetryingFuture
 from retrying_executor._calls.current import current
 from retrying_executor._calls.terms import Terms
-from retrying_executor._common import lifecycle, log
-from retrying_executor._common.lifecycle import LISTENER_TIMEOUT
+from retrying_executor._common import exits, log
+from retrying_executor._common.exits import LISTENER_TIMEOUT
 from retrying_executor._common.values import Value
 from retrying_executor._observe.watchdog import Watchdog
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Protocol, TypeAlias
 
     from retrying_executor._calls.call import Call, Owner, Work
-    from retrying_executor._common.lifecycle import ExitTimeout
+    from retrying_executor._common.exits import ExitTimeout
 
     class Teller(Owner, Protocol):
         """A pool with a single thread that leaves when it has nothing to do."""
@@ -66,19 +68,19 @@ class Event(Value):
             ``"done"``, ``"upstream_held"`` or ``"upstream_back"``.
         time: When, in seconds since the epoch, as `time.time` has it.
         call: The name of the call; empty for an upstream.
-        key: That of its future, and of `current_call`; empty for an upstream.
-        label: That of its view, or ``None``.
+        key: The key of its future, and of `current_call`; empty for an upstream.
+        label: The label of its view, or ``None``.
         executor: The ``thread_name_prefix`` of its executor; empty for an upstream.
-        attempt: Which attempt it is about, the latest one; 0 before the first, or for an upstream.
-        duration: How long that attempt took, in seconds; with ``"done"``, how long it is since the call was
+        attempt: The number of the latest attempt; 0 before the first, or for an upstream.
+        duration: How long that attempt took, in seconds; with ``"done"``, the time since the call was
             accepted; ``None`` before an attempt has ended, or for an upstream.
         delay: How long until the next attempt, or how long the upstream is held, in seconds; infinite for
             a hold until ``resume()``; else ``None``.
         outcome: With ``"done"``: ``"succeeded"``, ``"failed"`` or ``"cancelled"``; else ``None``.
         exception: What the attempt raised, or the call failed with; ``None`` if nothing. Its traceback refers
-            to frames of the call, and so to arguments: whoever keeps events keeps these.
-        reason: In words: what the attempt ended with, and why the delay is what it is; often empty.
-        upstream: The name of the upstream, or of that of the call; ``None`` if it has none.
+            to frames of the call, and so to its arguments: keeping the event keeps them alive.
+        reason: In words: how the attempt ended, and why the delay is what it is; often empty.
+        upstream: The name of the upstream, or of the upstream of the call; ``None`` if it has none.
     """
 
     kind: str  # a Kind
@@ -97,7 +99,7 @@ class Event(Value):
 
 
 class Story:
-    """What has been told of a call, and what is to be told: nothing that the call must let go of."""
+    """What events say of a call, and what was told already. It keeps nothing that a done call lets go of."""
 
     __slots__ = ("accepted_at", "began_at", "ending", "is_announced", "is_over", "time", "took", "who")
 
@@ -107,24 +109,24 @@ class Story:
             **call._subject(work).fields(),
             "upstream": None if upstream is None else upstream.name,
         }
-        self.time = time  # at which it was accepted, on the clock of events
-        self.accepted_at = accepted_at  # and on that of durations
+        self.time = time  # when it was accepted, on the clock of events
+        self.accepted_at = accepted_at  # the same, on the clock of durations
         self.is_announced = False
-        self.is_over = False  # it has been told that it is done
-        self.ending: Event | None = None  # it is done before it was announced
-        self.began_at = 0.0  # the latest attempt
+        self.is_over = False  # the listener was told that it is done
+        self.ending: Event | None = None  # it was done before it was announced
+        self.began_at = 0.0  # when the latest attempt began
         self.took: float | None = None
 
 
 class Monitor:
-    """Looks on for one pool.
+    """Observes the calls of one executor.
 
     Args:
         on_event: Called with each `Event`, or ``None``.
         warn_after: For how many seconds an attempt may run before that is logged; ``None``: for ever.
-        thread_name: What the names of the listener's thread and of the watchdog's begin with.
+        thread_name: What the names of its threads begin with.
         exit_timeout: How long the end of the interpreter waits.
-        new_teller: Makes, given a name, what runs the listener: a pool with a single thread.
+        new_teller: Makes the pool with a single thread that calls the listener, given its name.
     """
 
     def __init__(
@@ -138,11 +140,11 @@ class Monitor:
         self._new_teller = new_teller
         self._on_event = on_event
         self.exit_timeout = exit_timeout
-        self._is_over = False  # no call will have anything to tell
+        self._is_over = False  # all calls are done
         self._thread_name = thread_name
         self._watchdog = None if warn_after is None else Watchdog(warn_after, thread_name)
         self.restart()
-        lifecycle.register_monitor(self)
+        exits.register_monitor(self)
 
     def restart(self) -> None:
         """Start with nothing, as in a forked child."""
@@ -190,14 +192,14 @@ class Monitor:
             self._watchdog.began(call, work)
 
     def ended(self, call: Call) -> None:
-        """The attempt is over, whatever it ended with."""
+        """The attempt is over, however it ended."""
         if self._watchdog is not None:
             self._watchdog.ended(call)
         if call._story is not None:
             call._story.took = self._monotonic() - call._story.began_at
 
     def followed_up(self, call: Call, news: log.FollowUp) -> None:
-        """The attempt failed, and another follows or not."""
+        """The attempt failed; *news* says whether another follows."""
         if call._story is not None:
             reason = news.what + news.why
             self._add(news.kind, call, delay=news.delay, exception=news.exception, reason=reason)
@@ -255,7 +257,7 @@ class Monitor:
                 raise
 
     def _tell_all(self) -> None:
-        current.holder = None  # what this thread runs is no call of anybody
+        current.holder = None  # to the listener, no call is running here
         while self._untold:
             self._untold.popleft()()
         with self._lock:
@@ -271,7 +273,7 @@ class Monitor:
             self._call_listener(ending)
 
     def _tell(self, story: Story, at: float, about: dict[str, Any]) -> None:
-        if story.is_over:  # set_result() may come between a verdict and its announcement
+        if story.is_over:  # set_result() may have come before the event of a verdict
             return
         event = Event(time=at, **about, **story.who)
         story.is_over = event.outcome is not None
@@ -289,7 +291,7 @@ class Monitor:
             log.listener_failed(event.kind, error)
 
     def finish(self, timeout: float) -> None:
-        """No call is left: wait until the listener has been told everything, and the threads have left.
+        """Wait until the listener has been told everything, and the threads have left. No call is left.
 
         Args:
             timeout: For how many seconds; no more than `LISTENER_TIMEOUT` in any case.
@@ -306,4 +308,4 @@ class Monitor:
             if not self._pool.retire(left) and not self._is_late:
                 self._is_late = True
                 log.listener_is_late(timeout)
-        self._patience -= time.monotonic() - began_at  # the interpreter's end does not begin anew
+        self._patience -= time.monotonic() - began_at  # several ends share it

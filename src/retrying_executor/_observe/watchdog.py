@@ -1,4 +1,4 @@
-"""Who notices attempts that run for long."""
+"""The watchdog, which logs attempts that run for long."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _GRACE = 1.0  # seconds
 
 
 class Watchdog:
-    """Logs attempts that have been running for long: each after *warn_after*, after twice that, and so on.
+    """Logs attempts that run for long: each after *warn_after* seconds, after twice that, and so on.
 
     Its thread starts with an attempt, and leaves when none has been running for a while. ``_lock`` guards
-    all but the events.
+    everything but ``_look``, which wakes the thread.
 
     Args:
         warn_after: After how many seconds; more than 0.
@@ -55,7 +55,7 @@ class Watchdog:
                 thread = threading.Thread(
                     target=self._watch, name=f"{self._thread_name}-watchdog", daemon=HAS_DAEMONS
                 )
-                with suppress(RuntimeError):  # there is no thread to be had: the next attempt tries again
+                with suppress(RuntimeError):  # no thread can be started: the next attempt tries again
                     thread.start()
                     self._thread = thread
             if self._is_idle:
@@ -69,13 +69,13 @@ class Watchdog:
                 self._look.set()
 
     def finish(self, timeout: float) -> None:
-        """Nothing runs any more: wait until the thread has left, for so many seconds: it may be logging."""
+        """Nothing runs any more: wait until the thread has left, for *timeout* seconds at most."""
         with self._lock:
             thread = self._thread
             self._grace = 0.0
             self._look.set()
         if thread not in (None, threading.current_thread()) and not self._running:
-            thread.join(timeout)
+            thread.join(timeout)  # it may be logging
 
     def _watch(self) -> None:
         patience: float | None = 0.0
@@ -85,7 +85,7 @@ class Watchdog:
             patience = self._warn(is_called=is_called)
 
     def _warn(self, *, is_called: bool) -> float | None:
-        """Log what is due; return for how many seconds nothing will be, or ``None`` to leave."""
+        """Log what is due; return for how many seconds to sleep, or ``None`` to leave."""
         due = []
         frames: dict[int, FrameType] = {}
         try:
@@ -104,17 +104,18 @@ class Watchdog:
                         run.warns_at = now + (now - run.began_at)
                 warns_at = min(run.warns_at for run in self._running.values())
         finally:
-            # Not under the lock: what has returned meanwhile goes away here, and its locals with it.
-            frames.clear()  # and this frame is among them
+            # Not under the lock: frames that have returned meanwhile go away here, and so do their locals,
+            # whose destructors may do anything. And this frame is among them: a reference cycle.
+            frames.clear()
         for call, run, duration, stack in due:
             subject = log.Subject(run.name, key=call.key, label=run.label, executor=call._pool.name)
             log.runs_for_long(subject, run.attempt, duration, run.thread.name, "".join(stack.format()))
-        # An attempt that begins meanwhile wakes nobody, and is not due before that.
+        # An attempt that begins meanwhile does not wake this thread: its warning is not due before that.
         return min(max(0.0, warns_at - now), self._warn_after, threading.TIMEOUT_MAX)
 
 
 class Run:
-    """An attempt that runs in this thread."""
+    """An attempt that this thread runs."""
 
     __slots__ = ("attempt", "began_at", "label", "name", "thread", "warns_at")
 
@@ -127,7 +128,7 @@ class Run:
         self.warns_at = self.began_at + warn_after
 
     def stack(self, frames: dict[int, FrameType]) -> traceback.StackSummary:
-        """Return where it is, given what all threads do: from the call on."""
+        """Return where the attempt is, from the frame of the call on, given the frames of all threads."""
         assert self.thread.ident is not None
         frame = frames.get(self.thread.ident)
         if frame is None:  # an asynchronous exception has ended the thread
@@ -135,5 +136,5 @@ class Run:
         stack = traceback.StackSummary.extract(traceback.walk_stack(frame), lookup_lines=False)
         stack.reverse()
         while any(frame.filename == attempt.__file__ for frame in stack):
-            del stack[0]  # how it got there is the same for all
+            del stack[0]  # frames of this library: they are the same for all
         return stack

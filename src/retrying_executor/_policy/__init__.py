@@ -1,1 +1,1 @@
-"""Whether and when a failed attempt is followed by another: pure, and read off exceptions alone."""
+"""Whether and when a failed attempt is followed by another: pure decisions, no threads, no clock."""

@@ -1,8 +1,8 @@
-"""What an exception says of the answer that it tells of: status, code, and how long it asks to wait.
+"""Reads the answer of a service off an exception: status, code, and how long it asks to wait.
 
 Exceptions are read by their shape, so no client library is needed: an HTTP status and headers
 (requests, httpx, urllib, urllib3, aiohttp, and SDKs built on them), an AWS error code (botocore), a gRPC
-status (grpc, google-api-core). What each means is said elsewhere: in `codes` and `transient`.
+status (grpc, google-api-core). What each of these means is decided in `codes` and `transient`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from retrying_executor._common.exceptions import led_to
-from retrying_executor._common.lifecycle import before_fork
+from retrying_executor._common.forks import before_fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _MOST_EXCEPTIONS = 100  # of one chain
 
 
 def check_exception(exception: object) -> None:
-    """Raise `TypeError` for what is no exception."""
+    """Raise `TypeError` if *exception* is not an exception."""
     if not isinstance(exception, BaseException):
         raise TypeError(f"exception must be an exception, not {exception!r}")
 
@@ -35,7 +35,7 @@ def check_exception(exception: object) -> None:
 
 
 def get(obj: object, name: str) -> object:
-    """Return an attribute, or ``None`` if there is none, or if it cannot be had."""
+    """Return an attribute; ``None`` if there is none, or if reading it raises."""
     try:
         return getattr(obj, name, None)
     except BaseException:
@@ -43,14 +43,14 @@ def get(obj: object, name: str) -> object:
 
 
 def _item(mapping: object, name: str) -> object:
-    """Return an item of a dictionary, or ``None`` if there is none, or if it is no dictionary."""
+    """Return an item of a dictionary; ``None`` if there is none, or if *mapping* is no dictionary."""
     return mapping.get(name) if isinstance(mapping, dict) else None
 
 
 def aws_code_of(exception: BaseException) -> str | None:
     """Return the error code of an exception of botocore: ``response["Error"]["Code"]``."""
     code = _item(_item(get(exception, "response"), "Error"), "Code")
-    # In the middle of an event stream they are written with a small letter.
+    # Within an event stream, codes begin with a small letter.
     return code[:1].upper() + code[1:] if isinstance(code, str) else None
 
 
@@ -65,7 +65,7 @@ def grpc_status_of(exception: BaseException) -> str | None:
 
 
 def http_status_of(exception: BaseException) -> int | None:
-    """Return the status of the HTTP answer that an exception tells of."""
+    """Return the status of the HTTP answer behind an exception; ``None`` if there is none."""
     response = get(exception, "response")
     places = (
         (_item(response, "ResponseMetadata"), "HTTPStatusCode"),  # botocore
@@ -78,7 +78,7 @@ def http_status_of(exception: BaseException) -> int | None:
     )
     for place, name in places:
         if name == "code" and response is get(exception, "headers") is get(exception, "errors") is None:
-            continue  # it tells of no answer: it may be any code
+            continue  # there is no HTTP answer: this may be a code of any kind
         status = _item(place, name) if isinstance(place, dict) else get(place, name)
         if isinstance(status, int) and not isinstance(status, bool) and 100 <= status < 600:
             return int(status)
@@ -86,7 +86,7 @@ def http_status_of(exception: BaseException) -> int | None:
 
 
 def _exhausted_status(exception: BaseException) -> int | None:
-    """Return the status that urllib3 has retried in vain; requests wraps that once more."""
+    """Return the status that urllib3 retried in vain; requests wraps its exception once more."""
     for wrapper in (exception, *exception.args[:1]):
         words = str(get(wrapper, "reason")).split()
         if words[:2] == ["too", "many"] and words[3:] == ["error", "responses"]:
@@ -102,11 +102,13 @@ def retry_after(exception: BaseException) -> float | None:
 
     Never raises for an exception, whatever its attributes do.
 
-    Read are, in this order: the header ``retry-after-ms`` or ``x-ms-retry-after-ms``; the header
-    ``Retry-After`` in seconds, or as a date, of which the header ``Date`` is subtracted, so that the two
-    clocks need not agree; gRPC's ``grpc-retry-pushback-ms`` and the detail ``google.rpc.RetryInfo``.
-    What is malformed or negative is ignored. The detail is read with googleapis-common-protos, which
-    google-api-core and grpcio-status bring along; without it, the detail is not read.
+    It looks for these, in this order, and ignores values that are malformed or negative:
+
+    - the header ``retry-after-ms`` or ``x-ms-retry-after-ms``;
+    - the header ``Retry-After``, in seconds or as a date. The header ``Date`` is subtracted from a date, so
+      that the clocks of service and client need not agree;
+    - gRPC's ``grpc-retry-pushback-ms``, then the detail ``google.rpc.RetryInfo``. Reading the detail takes
+      googleapis-common-protos, which google-api-core and grpcio-status bring along.
 
     References:
         RFC 9110, section 10.2.3 (Retry-After). gRFC A6 (pushback).
@@ -119,7 +121,7 @@ def retry_after(exception: BaseException) -> float | None:
     for read in (_asked_by_headers, _asked_by_metadata, _asked_by_details):
         try:
             seconds = read(exception)
-        except BaseException:  # of a hostile attribute, or what is malformed
+        except BaseException:  # a hostile attribute, or a malformed value
             continue
         if seconds is not None and 0.0 <= seconds < math.inf:
             return seconds
@@ -142,7 +144,7 @@ def _asked_by_headers(exception: BaseException) -> float | None:
 
 
 def _headers(exception: BaseException) -> dict[str, str]:
-    """Return the headers of the HTTP answer that an exception tells of, by lower-case name."""
+    """Return the headers of the HTTP answer behind an exception, by lower-case name."""
     response = get(exception, "response")
     candidates = (
         _item(_item(response, "ResponseMetadata"), "HTTPHeaders"),  # botocore
@@ -169,7 +171,7 @@ def _number(text: str) -> float | None:
 
 
 def _timestamp_of(text: str) -> float | None:
-    """Return the date of a header in seconds since the epoch; ``None`` if it is none."""
+    """Return the date in a header, in seconds since the epoch; ``None`` if it is no date."""
     if not text:
         return None
     from datetime import datetime  # slow to import, and few answers have a date
@@ -186,7 +188,7 @@ def _timestamp_of(text: str) -> float | None:
 
 
 def _asked_by_metadata(exception: BaseException) -> float | None:
-    """Read what trails the answer of a gRPC call: the pushback, or the details of its status."""
+    """Read the trailing metadata of a gRPC call: the pushback, or the details of its status."""
     trailing = get(exception, "trailing_metadata")
     pairs: Any = trailing() if callable(trailing) else ()
     metadata: dict[str, object] = dict(pairs)
@@ -198,7 +200,7 @@ def _asked_by_metadata(exception: BaseException) -> float | None:
 
 
 def _asked_by_details(exception: BaseException) -> float | None:
-    """Read the details that google-api-core has parsed, or the exception of grpc that it keeps."""
+    """Read the details that google-api-core has parsed, or else the grpc exception that it refers to."""
     details = get(exception, "details")
     response = get(exception, "response")
     delay = _delay_in(details) if isinstance(details, (list, tuple)) else None
@@ -209,11 +211,13 @@ def _retry_infos(status: bytes) -> Iterator[object]:
     """Yield each ``google.rpc.RetryInfo`` of an encoded ``google.rpc.Status``.
 
     Raises:
-        Exception: Any, if it is malformed, or if what reads it is not installed or does not work.
+        Exception: Any, if *status* is malformed, or if the library that reads it is missing or broken.
     """
-    if "grpc" not in sys.modules:  # no client here gets such an answer, and before a fork nothing is imported
+    if "grpc" not in sys.modules:  # no client can have such an answer, and a fork needs no import
         return
-    error_details = import_module("google.rpc.error_details_pb2")  # slow, and few answers have details
+    error_details = import_module(
+        "google.rpc.error_details_pb2"
+    )  # slow to import, and few answers have details
     for detail in import_module("google.rpc.status_pb2").Status.FromString(status).details:
         info = error_details.RetryInfo()
         if detail.Unpack(info):
@@ -225,17 +229,17 @@ def _delay_in(details: Iterable[object]) -> float | None:
     for detail in details:
         delay: Any = get(detail, "retry_delay")
         if delay is not None and detail.HasField("retry_delay"):  # type: ignore[attr-defined]  # it is one
-            return float(delay.ToJsonString()[:-1])  # "3.5s"; it raises what is malformed
+            return float(delay.ToJsonString()[:-1])  # such as "3.5s"; raises if malformed
     return None
 
 
-# -- to be done with it ----------------------------------------------------------------------------
+# -- closing it -----------------------------------------------------------------------------------
 
 
 def close_answers(exception: BaseException) -> None:
-    """Close the HTTP answers that an exception refers to, or one that led to it. Never raises.
+    """Close the HTTP answers of an exception and of those that led to it. Never raises.
 
-    With urllib, the exception is the answer; others have a ``response``. Each may be an open connection.
+    With urllib, the exception is the answer; others have a ``response``. Each may hold an open connection.
     """
     seen: set[int] = set()
     found = [exception]
@@ -249,12 +253,12 @@ def close_answers(exception: BaseException) -> None:
             try:
                 if _is_answer(answer):
                     answer.close()  # type: ignore[attr-defined]  # it has that
-            except BaseException:  # of a hostile one; or its connection is broken
+            except BaseException:  # a hostile attribute, or a broken connection
                 continue
 
 
 def _is_answer(obj: object) -> bool:
-    """Return whether something has what an HTTP answer has that can be closed."""
+    """Return whether an object looks like an HTTP answer that can be closed."""
     has_status = any(isinstance(get(obj, name), int) for name in ("status_code", "status", "code"))
     return has_status and get(obj, "headers") is not None and callable(get(obj, "close"))
 
@@ -264,7 +268,7 @@ def _is_answer(obj: object) -> bool:
 
 def _prepare_for_fork() -> None:
     _timestamp_of("Thu, 01 Jan 1970 00:00:00 GMT")
-    with suppress(Exception):  # of what is not installed, or does not work
+    with suppress(Exception):  # the library is missing or broken
         list(_retry_infos(b""))
 
 

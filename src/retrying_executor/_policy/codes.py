@@ -1,6 +1,6 @@
 """What services answer, as data: which answers are final, and which mean "not now".
 
-Each table names its source. Codes that are in none of them stand for an ordinary failure.
+Each table names its source. A code that is in none of them means an ordinary failure.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ HTTP_NOT_NOW = frozenset({429})
 """Too Many Requests: the service works, and asks to be asked later (RFC 6585, section 4)."""
 
 HTTP_CLIENT_ERRORS = range(400, 500)
-"""The request is at fault, and would be tomorrow (RFC 9110, section 15.5)."""
+"""The request is at fault, and would be again (RFC 9110, section 15.5)."""
 
 HTTP_TRANSIENT_CLIENT_ERRORS = frozenset({408, 425})
-"""But for these two: Request Timeout (RFC 9110, section 15.5.9) and Too Early (RFC 8470, section 5.2)."""
+"""Exceptions to that: Request Timeout (RFC 9110, section 15.5.9) and Too Early (RFC 8470, section 5.2)."""
 
 HTTP_FAILED = frozenset({408})
-"""Besides all 5xx: the service gave up waiting, which says that it is in trouble."""
+"""Like all 5xx, it says that the service is in trouble: it gave up waiting."""
 
 # -- AWS -------------------------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ AWS_FINAL = frozenset(
         "ValidationException",
     }
 )
-"""The request is at fault; in the middle of an event stream no HTTP status says so.
+"""The request is at fault, and within an event stream no HTTP status says so.
 
 https://docs.aws.amazon.com/bedrock/latest/APIReference/CommonErrors.html
 """
@@ -82,7 +82,7 @@ https://docs.aws.amazon.com/bedrock/latest/APIReference/CommonErrors.html
 # -- gRPC ------------------------------------------------------------------------------------------
 
 GRPC_NOT_NOW = frozenset({"RESOURCE_EXHAUSTED"})
-"""What stands for 429: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto"""
+"""Corresponds to HTTP 429: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto"""
 
 GRPC_FINAL = frozenset(
     {
@@ -99,7 +99,7 @@ GRPC_FINAL = frozenset(
 """The request is at fault: https://grpc.io/docs/guides/status-codes/, and the comments of code.proto."""
 
 GRPC_FAILED = frozenset({"DATA_LOSS", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNKNOWN"})
-"""What stands for 5xx: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto"""
+"""Correspond to HTTP 5xx: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto"""
 
 # -- mail, and the network ------------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ BEFORE_THE_SERVICE = (
     "PoolTimeout",  # httpx: all connections are in use here
     "UnsupportedProtocol",  # httpx
 )
-"""Parts of the names of classes for what goes wrong before the service has a say, or at its certificate."""
+"""Parts of the names of classes for failures before the service is reached, or at its certificate."""
 
 LOCAL_ERRORS = (
     ValueError,  # of requests, many are an OSError too
@@ -158,9 +158,9 @@ LOCAL_ERRORS = (
     PermissionError,
     ProcessLookupError,
 )
-"""What tells of this machine, or of the program, though most are an `OSError`."""
+"""They are about this machine or the program, not about a service, though most are an `OSError`."""
 
 # -- Python ----------------------------------------------------------------------------------------
 
 PROGRAMMING_ERRORS = (NameError, ImportError, SyntaxError, NotImplementedError)
-"""What no other try will mend."""
+"""Errors that another attempt would only repeat."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from retrying_executor._common.callables import checked_callable
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import is_a
-from retrying_executor._common.misuse import checked_callable, says_where
+from retrying_executor._common.misuse import says_where
 from retrying_executor._common.values import (
     Value,
     as_float,
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 MAX_RETRY_AFTER = 300.0
 _DEFAULT_MAX_ATTEMPTS = 5
 _DEFAULT_CURVE = {"initial_delay": 0.5, "multiplier": 2.0, "max_delay": 60.0}
-_SPREAD = 0.25  # of what is asked for, at least; docs/explanation/fleet.py shows what it does for the load
+_SPREAD = 0.25  # least jitter, relative to what is asked for; docs/explanation/fleet.py shows its effect
 
 
 class RetryPolicy(Value):
@@ -78,32 +79,31 @@ class RetryPolicy(Value):
         multiplier: Factor from each upper bound to the next; 1 or more.
         max_delay: Upper bound of every delay, in seconds; *initial_delay* or more.
         jitter: ``True``: draw each delay uniformly from zero to its bound, so that callers that
-            failed together do not come back together. ``False``: the bound is the delay. The
+            failed together do not come back together. ``False``: each delay is its bound. The
             default is ``True``, or ``False`` with *delays*.
         max_elapsed: No attempt starts later than this many seconds after the first one began; 0 or more, or
-            ``None`` for no limit. For a call that was never tried it counts while its upstream is held or
-            has yet to get a probe through: from when that began, or from when the turn of the call came if
-            that was later. Then it fails with a ``TimeoutError``. Other waiting before the first attempt, as
-            for a thread, or for the limits of an upstream that works, counts for *max_age* only.
+            ``None`` for no limit. Before the first attempt, the time counts once it is the turn of the call,
+            while its upstream is held or has yet to get a probe through. If that takes too long, the call
+            fails with a ``TimeoutError``. Any other wait before the first attempt, such as for a thread or
+            for the limits of an upstream that works, counts for *max_age* only.
         max_age: No attempt starts later than this many seconds after ``submit()``, whatever the call waited
             for: a thread, its upstream, its next attempt. It fails with its last exception, or with a
-            ``TimeoutError`` if it was never tried. More than 0, or ``None`` for no limit. Calls that only a
-            busy executor holds up fail when their turn comes.
+            ``TimeoutError`` if it was never tried. More than 0, or ``None`` for no limit. A call that waits
+            for a free thread fails only when its turn comes.
         retry_on: Which failures are worth another attempt: a class of exceptions, a tuple of classes, or
             a callable from the exception to a ``bool``, to the seconds to wait before the next
-            attempt (exactly; the limits on attempts and time hold; 0 and 1 as floats), or to a `NotNow`.
-            The default is `transient`. Whatever the classes, an answer that `transient` takes for "not
-            now" is no failure, and the call comes back later; a callable decides about that itself. A
-            `NotNow` that a call raises is worth another attempt always, and exceptions that are not an
-            `Exception`, such as ``KeyboardInterrupt``, never.
+            attempt, or to a `NotNow`. Seconds are taken exactly, within the limits on attempts and time; 0
+            and 1 must be floats. The default is `transient`. With classes, an answer that `transient` takes
+            for "not now" is no failure, and the call comes back later; a callable decides about that itself.
+            A `NotNow` that a call raises is always worth another attempt. An exception that is not an
+            `Exception`, such as ``KeyboardInterrupt``, never is.
         give_up_on: Which failures are final, whatever *retry_on* says: a class of exceptions, or a tuple
             of classes; the default is none. "Not now" stays "not now" here too.
-        max_retry_after: Where an exception tells of an answer that asks to wait (``Retry-After`` and
-            its like, see `retry_after`), the next attempt comes no sooner, unless it asks for more
-            than this many seconds: 0 or more, or ``None`` for no such limit. With jitter, up to the
-            delay of the curve, or a quarter of what is asked for, comes on top. The default is five
-            minutes: longer than the windows of common rate limits, and short enough that a wrong
-            header does no harm.
+        max_retry_after: An answer may ask to wait (``Retry-After`` and the like, see `retry_after`). The next
+            attempt comes no sooner than it asks, but this is the most that is heeded, in seconds: 0 or more,
+            or ``None`` for no such limit. With jitter, up to the delay of the curve comes on top, or up to a
+            quarter of what is asked for if that is more. The default is five minutes: longer than the windows
+            of common rate limits, and short enough that a wrong header does no harm.
         retry_result: A predicate: the results for which it is true are failures too. When no
             attempt is left, the last result is the call's result.
         delays: The delays themselves, in seconds, instead of a curve; as many retries as delays.
@@ -164,7 +164,7 @@ class RetryPolicy(Value):
         if delays is not None:
             delays = _checked_delays(delays)
             if curve != _DEFAULT_CURVE:
-                raise TypeError(f"delays stands instead of {', '.join(curve)}: give either, not both")
+                raise TypeError(f"delays takes the place of {', '.join(curve)}: give either, not both")
         if max_attempts is ...:
             max_attempts = _DEFAULT_MAX_ATTEMPTS if delays is None else len(delays) + 1
         elif max_attempts is not None:
@@ -240,7 +240,7 @@ class RetryPolicy(Value):
             delay = answer
         else:
             number = max(used, 1) if counts else attempt.postponed + 1
-            delay = seconds("the delay", self._delay(number, asked))  # whatever the source of jitter returns
+            delay = seconds("the delay", self._delay(number, asked))  # a source of jitter may return anything
         if self.max_elapsed is not None and attempt.elapsed + delay > self.max_elapsed:
             return Verdict(None, reason=no_time_for(attempt.elapsed + delay, "max_elapsed", self.max_elapsed))
         reasons = [] if asked is None else [asked.words]
@@ -251,7 +251,7 @@ class RetryPolicy(Value):
         )
 
     def _read(self, exception: Exception) -> bool | float | NotNow | str:
-        """Return whether a failure is worth another attempt, and when; in words why, if it is not."""
+        """Return whether a failure is worth another attempt, and when; if it is not, the reason in words."""
         if is_a(exception, NotNow):
             return exception
         retry_on = self.retry_on
@@ -287,13 +287,13 @@ def after(not_now: NotNow) -> Asked | None:
     """Return how many seconds a call asks to wait; ``None`` if it does not, or if that cannot be read."""
     try:
         asked = optional_seconds("after", not_now.after)
-    except BaseException:  # somebody has set it to something else, or a subclass raises
+    except BaseException:  # it was set to something else, or a subclass raises
         return None
     return None if asked is None else Asked(asked)
 
 
 def no_time_for(start: float, name: str, limit: float) -> str:
-    """Return in words why no attempt follows *start* seconds after the time from which a *limit* counts."""
+    """Return in words that an attempt after *start* seconds exceeds a *limit*, which is called *name*."""
     return f"the next attempt would start after {in_words(start)}, and {name} is {in_words(limit)}"
 
 

@@ -1,7 +1,7 @@
 """Which failures are worth another attempt, read off the exception.
 
-What it says is read in `answers`; what each code means stands in `codes`. Nothing here ever raises, whatever
-an exception does when it is looked at.
+`answers` reads the status or code of an exception, and `codes` has what each means. Nothing here ever raises,
+even if reading an attribute of the exception does.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from retrying_executor._policy.answers import aws_code_of, check_exception, grpc
 def transient(exception: BaseException) -> bool | NotNow:
     """Return whether a failure may go away by itself; the default ``retry_on`` of `RetryPolicy`.
 
-    Every `Exception` may, except those that say that it does not:
+    Every `Exception` may, except these:
 
     - HTTP answers 4xx, other than 408 (Request Timeout), 425 (Too Early) and 429 (Too Many Requests);
-    - AWS client errors that are neither throttling nor capacity, and the gRPC statuses that
-      correspond;
-    - a call that could not even be made, since its arguments do not fit;
+    - AWS client errors that are neither throttling nor capacity, and the corresponding gRPC statuses;
+    - the `TypeError` of a call whose arguments do not fit, so that it could not be made at all;
     - `NameError`, `ImportError`, `SyntaxError` and `NotImplementedError`;
     - errors of this library that could only repeat: a ``drain()`` that would wait for itself, a ``submit()``
       after ``shutdown()``, a `ForkedFutureError`.
@@ -31,8 +30,8 @@ def transient(exception: BaseException) -> bool | NotNow:
 
     Returns:
         Whether another attempt is worth it; or a `NotNow` for an answer that is no failure, but asks to
-        come back later (HTTP 429, the throttling and capacity codes of AWS, gRPC's ``RESOURCE_EXHAUSTED``),
-        and for a `NotNow` that itself. Never raises for an exception, whatever its attributes do.
+        come back later (HTTP 429, the throttling and capacity codes of AWS, gRPC's ``RESOURCE_EXHAUSTED``).
+        A `NotNow` is returned as it is. Never raises for an exception, whatever its attributes do.
 
     Raises:
         TypeError: If *exception* is no exception.
@@ -40,7 +39,7 @@ def transient(exception: BaseException) -> bool | NotNow:
     check_exception(exception)
     try:
         return _judge(exception)
-    except BaseException:  # of a hostile attribute: it proves nothing about the call
+    except BaseException:  # a hostile attribute proves nothing about the call
         return is_a(exception, Exception)
 
 
@@ -70,7 +69,7 @@ def _judge(exception: BaseException) -> bool | NotNow:
 
 
 def _was_not_entered(exception: TypeError) -> bool:
-    """Return whether no frame below the one that caught it has seen it: the call itself was at fault."""
+    """Return whether the call raised it before its function began: its traceback has no frame of that."""
     traceback = traceback_of(exception)
     below = None if traceback is None else traceback.tb_next
     while below is not None and below.tb_frame.f_code in wrapper_codes:

@@ -42,10 +42,10 @@ class Attempt(Value):
 
 
 class Asked(float):
-    """How many seconds an answer asks to wait, as far as that is heeded.
+    """How many seconds an answer asks to wait, cut to what the policy allows.
 
     Args:
-        in_full: How many it asks for; 0 or more.
+        in_full: How many seconds it asks for; 0 or more.
         limit: The ``max_retry_after`` of the policy, or ``None``.
     """
 
@@ -67,7 +67,8 @@ class Verdict:
         delay: Seconds to wait before the next attempt; ``None``: the call gives up.
         counts: Whether the attempt is used up.
         asked: How many seconds the answer asked to wait, if it did.
-        reason: Why it is this delay, or why the call gives up, fit for a log line; often empty with a delay.
+        reason: Why the delay is what it is, or why the call gives up, fit for a log line; often empty with a
+            delay.
         concerns_call: Whether "not now" was said of this call only, not of its upstream.
     """
 
@@ -99,4 +100,4 @@ TOO_OLD = Verdict(None, reason="max_age has passed since submit()")
 """The call was too old for the attempt: it was not made."""
 
 CUT_SHORT = Verdict(None, reason="cancelled or shut down while it ran")
-"""The attempt was to be the last one, whatever the policy says."""
+"""The attempt had to be the last one, whatever the policy says."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from retrying_executor._calls.call import Call, Hand, Outcome
     from retrying_executor._calls.schedule import Schedule
     from retrying_executor._calls.terms import Terms
-    from retrying_executor._common.log import UnseenFailure
+    from retrying_executor._common.unseen import UnseenFailure
     from retrying_executor._common.values import Clock
     from retrying_executor._core.core import Core
     from retrying_executor._threads.roster import Worker

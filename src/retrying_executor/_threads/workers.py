@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 
 from retrying_executor._calls.current import current
-from retrying_executor._common import log
+from retrying_executor._common import log, unseen
 from retrying_executor._core.turns import end_permit
 from retrying_executor._threads.shortcut import next_fresh
 
@@ -81,8 +81,8 @@ class Shift:
                     core.settling.catch_up(worker)
                 if crew.roster.newborns:
                     crew.start_newborns(core)
-                if log.overdue:
-                    log.report_overdue()
+                if unseen.overdue:
+                    unseen.report_overdue()
                 if call is None:
                     return
                 worker.ending = core.settling.attempt(worker, call)

@@ -21,7 +21,7 @@ import threading
 import time
 import weakref
 
-from retrying_executor._common import lifecycle, log
+from retrying_executor._common import forks, log
 from retrying_executor._common.stdlib import is_held
 
 TYPE_CHECKING = False
@@ -97,7 +97,7 @@ class Places:
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
         self._is_stopped = False  # for a fork
         self._note_era()
-        lifecycle.register_upstream(self)
+        forks.register_upstream(self)
 
     def __repr__(self) -> str:
         return f"<Upstream {self}>"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from retrying_executor._common.misuse import checked_callable, refuse_to_copy, says_where
+from retrying_executor._common.callables import checked_callable
+from retrying_executor._common.misuse import refuse_to_copy, says_where
 from retrying_executor._common.values import optional_seconds, positive_int, seconds
 from retrying_executor._upstream.backlog import Backlog
 from retrying_executor._upstream.evidence import service_failed

@@ -1,4 +1,4 @@
-"""The bar on a terminal, drawn by rich; everything here needs it."""
+"""The bar on a terminal, drawn by rich, without which this module cannot be imported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _open: set[Bar] = set()
 
 class _Console(Console):
     def on_broken_pipe(self) -> NoReturn:
-        """Raise it: the default closes standard output, and exits."""
+        """Raise `BrokenPipeError`: rich would close standard output, and exit."""
         raise BrokenPipeError
 
 
@@ -47,14 +47,14 @@ class _Display(Progress):
 class Bar:
     """Shows the progress as a bar with figures that move in place; `Display`.
 
-    What is printed meanwhile appears above it, and so does what is logged to standard output or error.
+    Text that is printed or logged to standard output or error meanwhile appears above it.
     """
 
     interval = 0.2
 
     def __init__(self, console: Console) -> None:
         self._streams = sys.stdout, sys.stderr
-        self._handlers: list[tuple[logging.StreamHandler[Any], Any]] = []  # and where they wrote
+        self._handlers: list[tuple[logging.StreamHandler[Any], Any]] = []  # with the stream that each had
         self._display = _Display(
             BarColumn(),
             TextColumn("{task.fields[done]}", style="progress.download"),
@@ -63,7 +63,7 @@ class Bar:
             TextColumn("{task.fields[time]}", style="progress.remaining"),
             console=console,
             auto_refresh=False,
-            redirect_stdout=_is_terminal(sys.stdout),  # else it goes to a file, and must stay there
+            redirect_stdout=_is_terminal(sys.stdout),  # if it is a file, it must stay one
             redirect_stderr=_is_terminal(sys.stderr),
         )
 
@@ -75,7 +75,7 @@ class Bar:
         self._redirect_logging()
 
     def show(self, progress: Seen) -> None:
-        if not self._display.console.is_terminal:  # else rich goes on redirecting what is printed
+        if not self._display.console.is_terminal:  # rich itself would not notice, and go on redirecting
             raise OSError("the terminal is closed")
         self._update(progress, eta(progress), _below(progress))
         self._display.refresh()
@@ -91,7 +91,7 @@ class Bar:
                 self._display.stop()
 
     def abandon(self) -> None:
-        """Leave the terminal to the parent process: rich's locks may be held, by a thread that is gone."""
+        """Leave the terminal to the parent process: threads that are gone may have held rich's locks."""
         self._restore_logging()
         sys.stdout, sys.stderr = self._streams
 
@@ -99,16 +99,16 @@ class Bar:
         self._display.update(
             self._task,
             completed=progress.done,
-            total=progress.total or None,  # none at all, and it would be full
+            total=progress.total or None,  # with a total of 0, the bar would be full
             description=below,
             done=f"{progress.done}/{progress.total}",
-            share=f"{100 * progress.done // (progress.total or 1)} %",  # 100 % is all of them
+            share=f"{100 * progress.done // (progress.total or 1)} %",  # rounded down: 100 % means all
             rate=per_second(progress.rate),
             time=time_text,
         )
 
     def _redirect_logging(self) -> None:
-        """Have handlers that write to a stream of ours write above the bar: rich only replaces the names."""
+        """Have log handlers write above the bar: rich only replaces ``sys.stdout`` and ``sys.stderr``."""
         replaced = list(zip(self._streams, (sys.stdout, sys.stderr), strict=True))
         for handler in _handlers():
             for old, new in replaced:

@@ -1,4 +1,4 @@
-"""How far an executor has got, and that in words: worked out from two snapshots and the time alone."""
+"""How far an executor has got, as numbers and as text: pure functions of two snapshots and the time."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from retrying_executor._calls.stats import Stats
 
-_WINDOW = 30.0  # seconds that the rate is taken over ...
-_FEW = 10  # ... or as long as it took to carry out so many calls, if that is longer
+# The rate is taken over so many seconds, or over so many calls if they took longer.
+_WINDOW = 30.0
+_FEW = 10
 _DAY = 86400.0  # seconds
 
 
 class Progress(Value):
     """How far an executor has got since a first snapshot; times are in seconds.
 
-    Calls that were pending then count, and so does whatever was submitted later.
+    Calls that were pending at that time count, and so do those that were submitted later.
 
     Attributes:
         elapsed: The time since the first snapshot.
         done: Calls that succeeded, failed or were cancelled.
         total: Calls that are done or pending.
         held_for: How long it takes until an upstream opens; ``None`` if that is not known.
-        rate: Calls that succeeded or failed, per second, of late; ``None`` if no time has passed.
+        rate: Calls that recently succeeded or failed, per second; ``None`` if no time has passed.
         eta: How long the rest will take at this rate; ``None`` if that is not known.
     """
 
@@ -47,7 +48,7 @@ class Progress(Value):
     eta: float | None
 
     def is_news(self, before: Progress) -> bool:
-        """Return whether anything but the time is different from what was the case *before*."""
+        """Return whether anything but the time has changed since *before*."""
         counts = ("done", "total", "failed", "retried", "ready", "running", "in_backoff", "held")
         return any(getattr(self, name) != getattr(before, name) for name in counts)
 
@@ -60,7 +61,7 @@ class Pace:
     """
 
     def __init__(self, now: float) -> None:
-        self._marks = deque([(now, 0)])  # when more calls than before were seen to be finished
+        self._marks = deque([(now, 0)])  # (time, calls finished by then)
 
     def rate(self, now: float, finished: int) -> float | None:
         """Return the rate, given how many calls are finished by now; ``None`` if no time has passed."""
@@ -72,13 +73,13 @@ class Pace:
             marks.popleft()
         since, before = marks[0]
         is_last_before = len(marks) == 1 or marks[1][0] > begins_at
-        if is_last_before and finished - before >= _FEW:  # so many within the window: a lull before is over
+        if is_last_before and finished - before >= _FEW:  # enough within the window: forget a lull before it
             since = max(since, begins_at)
         return (finished - before) / (now - since) if now > since else None
 
 
 def progress(first: Stats, last: Stats, *, elapsed: float, now: float, rate: float | None) -> Progress:
-    """Return what has become of an executor from the *first* snapshot to the *last*.
+    """Return how far an executor has got from the *first* snapshot to the *last*.
 
     Args:
         first: What it was doing when the block began.
@@ -94,7 +95,7 @@ def progress(first: Stats, last: Stats, *, elapsed: float, now: float, rate: flo
     rest_takes = None
     if done and not waiting:
         rest_takes = 0.0
-    elif rate and (last.ready or last.running):  # nobody knows how long others wait
+    elif rate and (last.ready or last.running):  # how long others wait is unknown
         rest_takes = waiting / rate
     held_for = None
     if last.opens_at is not None:
@@ -118,18 +119,18 @@ def progress(first: Stats, last: Stats, *, elapsed: float, now: float, rate: flo
 
 
 def clock(duration: float) -> str:
-    """Return a number of seconds as full hours, minutes and seconds: ``0:00:07``."""
+    """Return a duration in seconds as hours, minutes and seconds, rounded down: ``0:00:07``."""
     minutes, rest = divmod(int(duration), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def eta(now: Progress) -> str:
-    """Return when it will be over: ``ETA 0:00:07``, or ``ETA -``."""
+    """Return how long the rest will take: ``ETA 0:00:07``, or ``ETA -``."""
     return f"ETA {'-' if now.eta is None else clock(math.ceil(now.eta))}"
 
 
 def per_second(rate: float | None) -> str:
-    """Return a rate for a reader; or ``-``."""
+    """Return a rate as text; ``-`` for none."""
     return "-" if rate is None else f"{in_digits(rate)}/s"
 
 
@@ -152,12 +153,12 @@ def line(now: Progress, time_of_day: float) -> str:
 
 
 def last_line(now: Progress) -> str:
-    """Return what has become of the calls."""
+    """Return the last line that is shown."""
     return f"[{clock(now.elapsed)}] ended: done {now.done}/{now.total}, {outcome(now)}"
 
 
 def outcome(now: Progress) -> str:
-    """Return what has become of the calls that are done, and how long it took."""
+    """Return how the calls ended, and how long they took."""
     return (
         f"succeeded {now.succeeded}, failed {now.failed}, cancelled {now.cancelled}, "
         f"retried {now.retried}, took {now.elapsed:.1f} s"

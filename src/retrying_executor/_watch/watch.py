@@ -12,7 +12,7 @@ import threading
 import time
 from contextlib import nullcontext, suppress
 
-from retrying_executor._common import lifecycle
+from retrying_executor._common import exits
 from retrying_executor._common.errors import final
 from retrying_executor._common.stdlib import HAS_DAEMONS
 from retrying_executor._common.values import checked_bool, seconds
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
         def show(self, progress: Progress) -> None: ...
         def end(self, progress: Progress) -> None: ...
         def close(self) -> None:
-            """Leave everything as it was; may be called at any time, and more than once."""
+            """Restore everything; may be called at any time, and more than once."""
 
 
 BROKEN = (OSError, ValueError)
-"""What writing raises when nobody reads any more, or the file is closed."""
+"""What writing raises when the reader is gone, or the file is closed."""
 
-_LONGEST_WAIT = 0.5  # seconds, in which nobody looks whether the last call is done
-_MOMENT = 0.1  # seconds that the last line is given in any case: most often it takes less than one thousandth
+_LONGEST_WAIT = 0.5  # seconds between two looks whether the last call is done
+_MOMENT = 0.1  # seconds that the last line may take in any case; a thousandth of that is usual
 
 
 class Lines:
-    """Shows the progress as lines in a file, if there is news; `Display`."""
+    """Shows the progress as lines in a file, whenever it has changed; a `Display`."""
 
     def __init__(self, file: TextIO, interval: float) -> None:
         self.interval = interval
@@ -66,21 +66,21 @@ class Lines:
         self._write(last_line(progress))
 
     def close(self) -> None:
-        """Do nothing: the file is not ours."""
+        """Do nothing: the file is the caller's."""
 
     def _write(self, text: str) -> None:
-        self._file.write(f"{text}\n")  # in one piece, lest something else gets in between
+        self._file.write(f"{text}\n")  # in one piece, so that nothing gets in between
         self._file.flush()
 
 
 class _Watcher:
-    """Looks at an executor now and then, in a thread of its own, and has it shown; a block for ``with``.
+    """Shows the progress of an executor, from a thread of its own; a context manager.
 
     The view outlives its block while calls are pending, since the end of the executor may come after it.
     """
 
     def __init__(self, executor: RetryingExecutor | View, display: Display) -> None:
-        self._pool = executor._pool  # not the executor: that may be dropped
+        self._pool = executor._pool  # not the executor, which may be dropped
         self.exit_timeout = self._pool.exit_timeout
         self._display = display
         self._is_left = False
@@ -100,17 +100,17 @@ class _Watcher:
             with suppress(*BROKEN):
                 self._display.begin(self._look())
                 self._thread.start()
-                if not lifecycle.register_view(self):
+                if not exits.register_view(self):
                     self.end(self.exit_timeout.left())
         except BaseException:
-            self._over.set()  # if it has been started
+            self._over.set()  # if the thread was started
             self._display.close()
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if os.getpid() == self._pid:  # else the thread is the parent's, and may have had any lock at the fork
+        if os.getpid() == self._pid:  # in a forked child, the thread is gone, and may have held any lock
             self._is_left = True
             self.settle(self._pool, None)
 
@@ -120,7 +120,7 @@ class _Watcher:
             self.end(timeout)
 
     def end(self, timeout: float | None) -> None:
-        """Show how it is now, as the last; whatever is pending.
+        """Show the progress for the last time, whatever is pending.
 
         Wait for that, for *timeout* seconds at most; ``None``: as long as an end of the executor may take.
         """
@@ -128,11 +128,11 @@ class _Watcher:
         self._over.set()
         thread = self._thread
         assert thread is not None
-        if thread is threading.current_thread():  # what it writes to has called this
+        if thread is threading.current_thread():  # called by what it writes to
             return
         if thread.is_alive():  # else it was not started, or has ended
             thread.join(None if timeout is None else min(max(timeout, _MOMENT), threading.TIMEOUT_MAX))
-        if not thread.is_alive():  # else it may hold what closing would wait for, and does so itself
+        if not thread.is_alive():  # otherwise it closes it itself; it may hold a lock that closing needs
             self._display.close()
 
     def _run(self) -> None:
@@ -142,12 +142,12 @@ class _Watcher:
                 display.show(self._look())
             display.end(self._look())
         except BROKEN:
-            pass  # it is not to be shown to anybody
+            pass  # there is nothing to show it on
         finally:
             display.close()
 
     def _goes_on(self, interval: float) -> bool:
-        """Wait until the next look is due; return ``False`` if there is none."""
+        """Wait until the next look is due; return ``False`` if it is time to end."""
         due_at = time.monotonic() + interval
         while True:
             left = due_at - time.monotonic()
@@ -165,13 +165,13 @@ class _Watcher:
     def _look(self) -> Progress:
         first, last, now = self._first, self._pool.stats(), time.monotonic()
         rate = self._pace.rate(now, last.succeeded + last.failed - first.succeeded - first.failed)
-        its_now = self._pool.clock.monotonic()  # for those in virtual time
+        its_now = self._pool.clock.monotonic()  # which may be virtual
         return progress(first, last, elapsed=now - self._began_at, now=its_now, rate=rate)
 
 
 def _display_on(file: TextIO, interval: float) -> Display:
-    """Return the best that *file* allows for."""
-    if file.isatty() and not hasattr(file, "rich_proxied_file"):  # else rich shows something there already
+    """Return the best display that *file* allows."""
+    if file.isatty() and not hasattr(file, "rich_proxied_file"):  # with that, rich is already drawing there
         try:
             from retrying_executor._watch.bar import Bar, console_on
         except ImportError:
@@ -192,24 +192,24 @@ def watch(
 ) -> AbstractContextManager[None]:
     """Show what *executor* is doing while a ``with`` block runs, and until its calls are done.
 
-    On a terminal that is a progress bar, if `rich <https://rich.readthedocs.io>`_ is installed (the extra
-    ``rich``). Anywhere else it is a line now and then, if anything has changed. What is shown in the end
-    stays: how many calls succeeded, failed and were cancelled, and how long it took.
+    On a terminal, that is a progress bar if `rich <https://rich.readthedocs.io>`_ is installed (the extra
+    ``rich``). Anywhere else it is a line every *interval* seconds, if anything has changed. What it shows
+    last stays: how many calls succeeded, failed and were cancelled, and how long it took.
 
-    Calls count that were pending when the block began, and those submitted since, through all views. The
-    end of the block does not wait for them. If some are pending then, the view goes on until none is: so
-    ``with executor, watch(executor):`` and ``with watch(executor), executor:`` both show how it ends, after
-    an exception or Ctrl-C too. When ``shutdown()`` has waited for the last call, the last line has been
-    written; at the end of the interpreter it comes when that waits no longer. Where nothing can be written
-    for now, neither waits for longer than its *timeout*, or *exit_timeout*. The rate is that of the last half
-    a minute, or of the last ten calls if they took longer.
+    It counts the calls that were pending when the block began, and those submitted since, through all views.
+    The end of the block does not wait for them. If some are still pending, the view goes on until none is: so
+    ``with executor, watch(executor):`` and ``with watch(executor), executor:`` both show how it ends, also
+    after an exception or Ctrl-C. Once ``shutdown()`` has waited for the last call, the last line has been
+    written. At the end of the interpreter, it is written once the calls were waited for. If writing blocks,
+    neither waits for longer than its *timeout*, or *exit_timeout*. The rate is that of the last half minute,
+    or of the last ten calls if they took longer.
 
     Args:
         executor: The executor, or a view of it.
-        interval: How long it is from one line to the next, at least, in seconds; more than 0. A bar
+        interval: The least time from one line to the next, in seconds; more than 0. A bar
             moves several times a second.
-        file: The text file to write to; ``None``: standard error. If it cannot be written to, or
-            cannot any more, nothing else is affected. To have the last line, close it after the executor.
+        file: The text file to write to; ``None``: standard error. If writing to it fails, nothing else is
+            affected. To get the last line, close it after the executor.
         quiet: Whether to show nothing at all.
 
     Raises:

@@ -1,0 +1,166 @@
+"""The end of the interpreter: every accepted call gets its outcome, and every listener is told.
+
+`forks.guard` guards the sets and ``_exiting``, which only `_finish_all` sets.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+
+from retrying_executor._common import forks
+from retrying_executor._common.stdlib import register_atexit
+from retrying_executor._common.unseen import forget_unseen, report_in_time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from retrying_executor._common.values import Clock
+
+    class Pool(forks.Forkable, Protocol):
+        """The calls of one executor, and the threads that make them."""
+
+        exit_timeout: ExitTimeout
+
+        def close(self) -> None:
+            """Accept no more calls."""
+
+        def finish(self, timeout: float | None, *, granted: float | None = None) -> None:
+            """See that every call has its outcome."""
+
+    class Monitor(Protocol):
+        """Tells a listener of the events of one executor."""
+
+        exit_timeout: ExitTimeout
+
+        def restart(self) -> None:
+            """In a forked child: start with nothing."""
+
+        def finish(self, timeout: float) -> None:
+            """Wait until the listener is told everything, for *timeout* seconds at most."""
+
+    class Watcher(Protocol):
+        """A view that shows how its calls end. Timeouts are in seconds."""
+
+        exit_timeout: ExitTimeout
+
+        def settle(self, pool: object, timeout: float | None, /) -> None:
+            """End if all is done: *pool* was waited for."""
+
+        def end(self, timeout: float | None, /) -> None:
+            """End, whatever is pending."""
+
+
+LISTENER_TIMEOUT = 5.0
+"""How long an end waits for listeners, in seconds."""
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+_monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
+_views: weakref.WeakSet[Watcher] = weakref.WeakSet()
+_exiting = False
+
+
+class ExitTimeout:
+    """How long the ends of one executor may take together: its block, its listener, the interpreter.
+
+    Args:
+        duration: In seconds; ``None``: as long as it takes.
+        clock: What tells the time; see `time.monotonic`.
+    """
+
+    def __init__(self, duration: float | None, clock: Clock = time) -> None:
+        self.duration = duration
+        self._clock = clock
+        self._ends_at: float | None = None
+
+    def left(self) -> float | None:
+        """Return what is left of it, in seconds; the time begins with the first call."""
+        if self.duration is None:
+            return None
+        now = self._clock.monotonic()
+        if self._ends_at is None:
+            self._ends_at = now + self.duration
+            return self.duration
+        return max(0.0, self._ends_at - now)
+
+
+def register(pool: Pool) -> None:
+    """Finish the pool's calls when the interpreter ends, and see it through forks."""
+    with forks.guard:
+        forks.register_pool(pool)
+        _pools.add(pool)
+        if _exiting:
+            pool.close()
+
+
+def pools() -> list[Pool]:
+    """Return the pools that exist."""
+    with forks.guard:
+        return list(_pools)
+
+
+def register_monitor(monitor: Monitor) -> None:
+    """See that its listener is told everything before the interpreter ends, and see it through forks."""
+    with forks.guard:
+        _monitors.add(monitor)
+
+
+def register_view(view: Watcher) -> bool:
+    """See that the view ends with its pool and with the interpreter; ``False``: that is ending already."""
+    with forks.guard:
+        _views.add(view)
+        return not _exiting
+
+
+def settle_views(pool: Pool, timeout: float | None) -> None:
+    """Have the views of a pool that was waited for show how it has ended, if all is done.
+
+    Wait for that, for *timeout* seconds at most; ``None``: as long as an end of the executor may take.
+    """
+    began_at = time.monotonic()
+    for view in _all_views():
+        view.settle(pool, None if timeout is None else began_at + timeout - time.monotonic())
+
+
+def _all_views() -> list[Watcher]:
+    with forks.guard:
+        return list(_views)
+
+
+def _finish_all() -> None:
+    """Give every accepted call its outcome before the interpreter ends."""
+    global _exiting
+    with forks.guard:
+        _exiting = True
+        pools, monitors = list(_pools), list(_monitors)
+    for limit in [*(pool.exit_timeout for pool in pools), *(monitor.exit_timeout for monitor in monitors)]:
+        limit.left()  # the time of each begins now
+    # Those that wait for ever come last: the others must stop in time.
+    pools.sort(key=lambda pool: math.inf if (left := pool.exit_timeout.left()) is None else left)
+    try:
+        for pool in pools:
+            pool.close()
+        for pool in pools:
+            pool.finish(pool.exit_timeout.left(), granted=pool.exit_timeout.duration)
+    finally:  # after Ctrl-C too
+        for view in _all_views():
+            view.end(view.exit_timeout.left())
+    ended_at = time.monotonic()
+    for monitor in list(_monitors):
+        left = ended_at + LISTENER_TIMEOUT - time.monotonic()  # for all of them together
+        limit_left = monitor.exit_timeout.left()
+        monitor.finish(max(0.0, left if limit_left is None else min(left, limit_left)))
+    report_in_time()
+
+
+def _restart_in_child() -> None:
+    for monitor in list(_monitors):
+        monitor.restart()
+    _views.clear()  # their threads are the parent's
+    forget_unseen()
+
+
+register_atexit(_finish_all)
+forks.after_fork_in_child(_restart_in_child)
