@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import Any
-
-from sphinx.application import Sphinx
 
 project = "retrying-executor"
 author = "The retrying-executor maintainers"
@@ -36,14 +33,3 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(concurrent|contextvars|random|time)(\..*)?"),
     (r"py:.*", r"ThreadPoolExecutor|[A-Za-z]*(Error|Exception)|BrokenThreadPool"),
 ]
-
-
-def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
-    app.connect("autodoc-process-signature", _spell_out_the_default_policy)
-
-
-def _spell_out_the_default_policy(*event: Any) -> tuple[str, str] | None:
-    """Show the default of ``retry`` by what makes it, not by the name of a private constant."""
-    *_, signature, returns = event
-    return signature and (signature.replace("_DEFAULT_POLICY", "RetryPolicy()"), returns)

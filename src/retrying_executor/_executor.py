@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-import itertools
 import weakref
-from collections import deque
 from concurrent.futures import Executor, ThreadPoolExecutor
 from types import FunctionType
 
@@ -14,19 +12,11 @@ from retrying_executor._calls.terms import Terms
 from retrying_executor._calls.work_queue import WorkQueue
 from retrying_executor._common import lifecycle
 from retrying_executor._common.errors import final
-from retrying_executor._common.misuse import ASYNC, check_call, checked_callable, refuse_to_copy, says_where
-from retrying_executor._common.values import (
-    checked_bool,
-    checked_timeout,
-    optional_name,
-    optional_seconds,
-    positive_int,
-    sequence,
-)
-from retrying_executor._core.core import Core
-from retrying_executor._policy.policy import RetryPolicy, checked_policy
-from retrying_executor._threads.threads import Threads
-from retrying_executor._upstream.upstream import Upstream, checked_upstream
+from retrying_executor._common.misuse import ASYNC, check_call, refuse_to_copy, says_where
+from retrying_executor._common.values import checked_bool, optional_seconds
+from retrying_executor._mapping import results
+from retrying_executor._options import Options, changed_terms, checked_max_workers, new_pool
+from retrying_executor._policy.policy import RetryPolicy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,8 +28,10 @@ if TYPE_CHECKING:
 
     from retrying_executor._calls.stats import Stats
     from retrying_executor._common.values import Duration
-    from retrying_executor._observe.monitor import Event, Monitor
+    from retrying_executor._core.core import Core
+    from retrying_executor._observe.monitor import Event
     from retrying_executor._policy.policy import Policy, PolicyOptions
+    from retrying_executor._upstream.upstream import Upstream
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -47,10 +39,7 @@ if TYPE_CHECKING:
     A2 = TypeVar("A2")
     A3 = TypeVar("A3")
 
-_DEFAULT_POLICY = RetryPolicy()
-_GRACE = 1.0  # seconds, for which the thread that calls a listener stays
 _NO_KEYWORDS: dict[str, Any] = {}  # shared by all calls without any; nobody changes it
-_executor_number = itertools.count().__next__
 
 
 class _Submitter(Executor):
@@ -181,20 +170,9 @@ class _Submitter(Executor):
         Whatever is raised, the calls whose results were not taken are cancelled, as they are when
         the iterator is closed early.
         """
-        if buffersize is not None and not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
-        limit = checked_timeout(timeout)
-        deadline = None if limit is None else self._pool.clock.monotonic() + limit
-        calls = _calls(self._reference(), fn, zip(*iterables, strict=False))
-        futures: deque[RetryingFuture[T]] = deque()
-        try:
-            futures.extend(itertools.islice(calls, buffersize))
-        except BaseException:
-            _cancel_all(futures)
-            raise
-        return _results(futures, calls, deadline)
+        return results(
+            self._reference(), fn, iterables, timeout=timeout, buffersize=buffersize, clock=self._pool.clock
+        )
 
     def _reference(self) -> Callable[[], _Submitter | None]:
         """Return how a lazy ``map()`` gets at its executor, with which it ends."""
@@ -229,17 +207,7 @@ class _Submitter(Executor):
             ValueError: If an option is out of its range, or does not go with the others; or if *label* or
                 *key* is blank, or is no text in one line.
         """
-        policy = self._terms.policy if retry is ... else checked_policy(retry)
-        if options:
-            if policy is None and retry is ...:
-                policy = _DEFAULT_POLICY
-            if not isinstance(policy, RetryPolicy):
-                raise TypeError(f"options {sorted(options)} need a RetryPolicy to apply to, not {policy!r}")
-            policy = policy.replace(**options)
-        service = self._terms.upstream if upstream is ... else checked_upstream(upstream)
-        label = self._terms.label if label is ... else optional_name("label", label)
-        key = self._terms.key if key is ... else optional_name("key", key)
-        return View(self, Terms(policy, service, label=label, key=key))
+        return View(self, changed_terms(self._terms, retry, upstream, label, key, options))
 
     def drain(self, timeout: Duration | None = None) -> bool:
         """Wait until every call accepted so far is done, retries included, without shutting down.
@@ -320,7 +288,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         *,
-        retry: Policy | None = _DEFAULT_POLICY,
+        retry: Policy | None = RetryPolicy(),  # noqa: B008  # immutable
         upstream: Upstream | None = None,
         idle_timeout: Duration | None = 5.0,
         exit_timeout: Duration | None = None,
@@ -332,42 +300,29 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
     ) -> None:
         # The standard executor is a base class for clients that ask for its type. Its constructor
         # checks the arguments and knows their defaults; nothing else of it is used.
-        if max_workers is not None and (
-            isinstance(max_workers, bool) or not hasattr(type(max_workers), "__index__")
-        ):
-            raise TypeError(f"max_workers must be an integer, 1 or more, or None, not {max_workers!r}")
-        super().__init__(max_workers, thread_name_prefix, initializer, initargs)
-        if not isinstance(thread_name_prefix, (str, type(None))):  # the standard executor takes None
-            raise TypeError(f"thread_name_prefix must be a string, not {thread_name_prefix!r}")
-        initargs = sequence("initargs", initargs, "a tuple")  # every thread needs them
-        checked_callable("initializer", initializer, takes=len(initargs))
-        is_inherited = checked_bool("inherit_context", inherit_context)
-        self._new_context = contextvars.copy_context if is_inherited else contextvars.Context
-        self._terms = Terms(checked_policy(retry), checked_upstream(upstream))
-        waits_when_full = check_when_full(when_full)
-        limit = lifecycle.ExitTimeout(optional_seconds("exit_timeout", exit_timeout))
-        thread_name_prefix = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
-        threads = Threads(
-            self._max_workers,
-            thread_name_prefix,
+        super().__init__(checked_max_workers(max_workers), thread_name_prefix, initializer, initargs)
+        options = Options(
+            thread_name_prefix=thread_name_prefix,
             initializer=initializer,
             initargs=initargs,
-            idle_timeout=optional_seconds("idle_timeout", idle_timeout),
-            are_daemons=limit.duration is not None,  # the end of the interpreter would join others for ever
-        )
-        self._pool = Core(
-            threads,
-            name=thread_name_prefix,
-            exit_timeout=limit,
-            max_pending=None if max_pending is None else positive_int("max_pending", max_pending),
-            waits_when_full=waits_when_full,
+            retry=retry,
             upstream=upstream,
-            monitor=_monitor(on_event, warn_after, thread_name_prefix, limit),
+            idle_timeout=idle_timeout,
+            exit_timeout=exit_timeout,
+            max_pending=max_pending,
+            when_full=when_full,
+            on_event=on_event,
+            warn_after=warn_after,
+            inherit_context=inherit_context,
         )
+        self._new_context = contextvars.copy_context if options.inherits_context else contextvars.Context
+        self._pool = self._new_pool(options)
+        self._terms = self._pool.adopt(Terms(options.policy, options.upstream))
         self._work_queue = WorkQueue(self._pool)  # type: ignore[assignment]  # some clients look into it
-        lifecycle.register(self._pool)
-        # Weakly: the pool may refer to this executor, by its initializer or its listener.
-        weakref.finalize(self, _abandon, weakref.ref(self._pool)).atexit = False
+
+    def _new_pool(self, options: Options) -> Core:
+        """Return what makes the calls: threads here, whoever waits in virtual time."""
+        return new_pool(self, self._max_workers, options)
 
     def shutdown(
         self, wait: bool = True, *, cancel_futures: bool = False, timeout: Duration | None = None
@@ -441,94 +396,3 @@ class View(_Submitter):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
         """Raise `RuntimeError`: only the executor itself can be shut down."""
         raise final(RuntimeError("a view cannot be shut down: shut down the executor that it is a view of"))
-
-
-def _abandon(reference: weakref.ref[Core]) -> None:
-    """An executor is gone; its pool is too, unless it has something to do."""
-    pool = reference()
-    if pool is not None:
-        pool.abandon()
-
-
-def _monitor(
-    on_event: Callable[[Event], object] | None,
-    warn_after: Duration | None,
-    thread_name: str,
-    exit_timeout: lifecycle.ExitTimeout,
-) -> Monitor | None:
-    """Return who looks on for an executor, if anybody is to; errors as in `check_monitoring`."""
-    patience = check_monitoring(on_event, warn_after)
-    if on_event is None and patience is None:
-        return None
-    from retrying_executor._observe.monitor import Monitor  # few programs have one
-
-    return Monitor(on_event, patience, thread_name, exit_timeout, _new_teller)
-
-
-def _new_teller(name: str) -> Core:
-    limit = lifecycle.ExitTimeout(lifecycle.LISTENER_TIMEOUT)
-    return Core(Threads(1, name, idle_timeout=_GRACE, are_daemons=True), name=name, exit_timeout=limit)
-
-
-def check_when_full(when_full: object) -> bool:
-    """Return whether ``submit()`` waits for room, at whichever limit: views may bring upstreams with theirs.
-
-    Raises:
-        ValueError: If *when_full* is neither ``"raise"`` nor ``"wait"``.
-    """
-    if not isinstance(when_full, str) or when_full not in ("raise", "wait"):
-        raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
-    return when_full == "wait"
-
-
-def check_monitoring(on_event: object, warn_after: Duration | None) -> float | None:
-    """Return *warn_after* in seconds.
-
-    Raises:
-        TypeError: If *on_event* is not callable, or a coroutine function; or if *warn_after* is neither a
-            number nor a ``timedelta``.
-        ValueError: If *warn_after* is 0, negative, infinite or not a number (NaN).
-    """
-    checked_callable("on_event", on_event, takes=1)
-    patience = optional_seconds("warn_after", warn_after)
-    if patience == 0.0:
-        raise ValueError(f"warn_after must be more than 0 seconds, or None, not {warn_after!r}")
-    return patience
-
-
-def _calls(
-    reference: Callable[[], _Submitter | None], fn: Callable[..., T], arguments: Iterable[tuple[Any, ...]]
-) -> Iterator[RetryingFuture[T]]:
-    """Submit a call whenever the next future is asked for."""
-    for args in arguments:
-        executor = reference()
-        if executor is None:
-            return
-        future = executor.submit(fn, *args)
-        del executor
-        yield future
-
-
-def _results(
-    futures: deque[RetryingFuture[T]], calls: Iterator[RetryingFuture[T]], deadline: float | None
-) -> Iterator[T]:
-    """Yield the futures' results in order; for each one taken, make the next of the *calls*."""
-    try:
-        while futures:
-            futures.extend(itertools.islice(calls, 1))
-            yield _result(futures.popleft(), deadline)
-    finally:
-        _cancel_all(futures)
-
-
-def _cancel_all(futures: Iterable[RetryingFuture[Any]]) -> None:
-    for future in futures:
-        future.cancel()
-
-
-def _result(future: RetryingFuture[T], deadline: float | None) -> T:
-    try:
-        return future.result(None if deadline is None else deadline - future._pool.clock.monotonic())
-    finally:
-        future.cancel()  # no more attempts for one that is late
-        del future  # its exception refers to this frame
