@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import metadata
+
+from retrying_executor import RetryingFuture, RetryPolicy, Upstream
 
 project = "retrying-executor"
 author = "The retrying-executor maintainers"
@@ -33,3 +36,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(concurrent|contextvars|random|time)(\..*)?"),
     (r"py:.*", r"ThreadPoolExecutor|[A-Za-z]*(Error|Exception)|BrokenThreadPool"),
 ]
+
+# They say that they are in the package. The order of their members is that of the source, which is elsewhere.
+for cls in (RetryPolicy, RetryingFuture, Upstream):
+    cls.__module__ = inspect.unwrap(cls.__init__).__globals__["__name__"]

@@ -13,6 +13,7 @@ from retrying_executor._calls.work_queue import WorkQueue
 from retrying_executor._common import lifecycle
 from retrying_executor._common.errors import final
 from retrying_executor._common.misuse import ASYNC, check_call, refuse_to_copy, says_where
+from retrying_executor._common.public import public
 from retrying_executor._common.values import checked_bool, optional_seconds
 from retrying_executor._mapping import results
 from retrying_executor._options import Options, changed_terms, checked_max_workers, new_pool
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 _NO_KEYWORDS: dict[str, Any] = {}  # shared by all calls without any; nobody changes it
 
 
-class _Submitter(Executor):
+@public
+class Submitter(Executor):
     """What an executor and its views have in common: calls go to one pool on certain terms."""
 
     _pool: Core
@@ -174,7 +176,7 @@ class _Submitter(Executor):
             self._reference(), fn, iterables, timeout=timeout, buffersize=buffersize, clock=self._pool.clock
         )
 
-    def _reference(self) -> Callable[[], _Submitter | None]:
+    def _reference(self) -> Callable[[], Submitter | None]:
         """Return how a lazy ``map()`` gets at its executor, with which it ends."""
         return weakref.ref(self)
 
@@ -233,10 +235,11 @@ class _Submitter(Executor):
 
 
 for _name in ("submit", "map", "with_options", "drain", "stats"):
-    getattr(_Submitter, _name).__qualname__ = f"RetryingExecutor.{_name}"  # what errors call it
+    getattr(Submitter, _name).__qualname__ = f"RetryingExecutor.{_name}"  # what errors call it
 
 
-class RetryingExecutor(_Submitter, ThreadPoolExecutor):
+@public
+class RetryingExecutor(Submitter, ThreadPoolExecutor):
     """A `ThreadPoolExecutor` whose calls are retried until they get through.
 
     A drop-in replacement: ``submit()`` returns a future that is done after the call's last
@@ -374,14 +377,15 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             raise
 
 
-class View(_Submitter):
+@public
+class View(Submitter):
     """An executor that submits to the queue and the threads of another, on other terms.
 
     Made by ``with_options()``. It keeps that executor alive, and cannot shut it down. It is an
     `concurrent.futures.Executor`, not a `ThreadPoolExecutor`.
     """
 
-    def __init__(self, origin: _Submitter, terms: Terms) -> None:
+    def __init__(self, origin: Submitter, terms: Terms) -> None:
         self._origin = origin
         self._pool = origin._pool
         self._new_context = origin._new_context
@@ -390,7 +394,7 @@ class View(_Submitter):
     def __enter__(self) -> NoReturn:
         self.shutdown()
 
-    def _reference(self) -> Callable[[], _Submitter]:
+    def _reference(self) -> Callable[[], Submitter]:
         return lambda: self  # a view is often made for one expression: it must not end with that
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:

@@ -6,6 +6,7 @@ import math
 import threading
 
 from retrying_executor._common.log import call_name
+from retrying_executor._common.public import public
 from retrying_executor._common.values import Value
 
 TYPE_CHECKING = False
@@ -21,6 +22,7 @@ current = _Current()
 """Of this thread. Who has the call is set once, not with every call: most never ask."""
 
 
+@public
 class CurrentCall(Value):
     """The call that this thread runs an attempt of.
 
@@ -41,6 +43,7 @@ class CurrentCall(Value):
     label: str | None = None
 
 
+@public
 def current_call() -> CurrentCall | None:
     """Return what is known of the call that runs in this thread; ``None`` if none does.
 

@@ -27,6 +27,7 @@ from functools import partial
 
 from retrying_executor._common import lifecycle, log
 from retrying_executor._common.misuse import checked_callable, refuse_to_copy, says_where
+from retrying_executor._common.public import public
 from retrying_executor._common.stdlib import is_held
 from retrying_executor._common.values import optional_seconds, positive_int, seconds
 from retrying_executor._upstream.evidence import service_failed
@@ -80,6 +81,7 @@ _A_MOMENT = 0.001  # seconds
 _MOST_STARTS = 1_000_000  # of which the times are kept
 
 
+@public
 class Upstream:
     """A service, and what is known of it: its limits, and whether it works.
 
