@@ -52,6 +52,12 @@ def test_public_names_are_those_that_users_import(name: str) -> None:
     assert thing is pickle.loads(pickle.dumps(thing))
 
 
+def test_what_tests_need_goes_by_the_name_of_its_module() -> None:
+    """The package does not import it: tests do."""
+    assert "retrying_executor.testing" == VirtualTimeExecutor.__module__
+    assert VirtualTimeExecutor is pickle.loads(pickle.dumps(VirtualTimeExecutor))
+
+
 @pytest.mark.parametrize(
     "thing",
     [
