@@ -8,7 +8,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from types import FunctionType
 
 from retrying_executor._calls.call import RetryingFuture
-from retrying_executor._calls.terms import Terms
 from retrying_executor._calls.work_queue import WorkQueue
 from retrying_executor._common import lifecycle
 from retrying_executor._common.errors import final
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import ParamSpec, Unpack
 
     from retrying_executor._calls.stats import Stats
+    from retrying_executor._calls.terms import Terms
     from retrying_executor._common.values import Duration
     from retrying_executor._core.core import Core
     from retrying_executor._observe.monitor import Event
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     A2 = TypeVar("A2")
     A3 = TypeVar("A3")
 
-_NO_KEYWORDS: dict[str, Any] = {}  # shared by all calls without any; nobody changes it
+_NO_KEYWORDS: dict[str, Any] = {}  # shared by all calls without any, and never changed
 
 
 @public
 class Submitter(Executor):
-    """What an executor and its views have in common: calls go to one pool on certain terms."""
+    """What an executor and its views have in common: each submits calls to the pool, on terms of its own."""
 
     _pool: Core
     _terms: Terms
@@ -60,7 +60,7 @@ class Submitter(Executor):
         in a copy of the current `contextvars` context, unless ``inherit_context`` is false.
 
         Raises:
-            TypeError: If *fn* is not callable, or a coroutine function, which nobody would await.
+            TypeError: If *fn* is not callable, or is a coroutine function, which would not be awaited.
             RuntimeError: After ``shutdown()``, at the end of the interpreter, or if no thread can
                 be started and there is none. The call never runs.
             BrokenThreadPool: If the initializer failed.
@@ -177,7 +177,7 @@ class Submitter(Executor):
         )
 
     def _reference(self) -> Callable[[], Submitter | None]:
-        """Return how a lazy ``map()`` gets at its executor, with which it ends."""
+        """Return what gives a lazy ``map()`` its executor, or ``None`` once that is gone: then it ends."""
         return weakref.ref(self)
 
     @says_where("with_options({}=...)")
@@ -257,19 +257,16 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
         retry: When to try again: a `RetryPolicy`, or any callable from the failed `Attempt` to the
             seconds to wait before the next one, or to ``None`` to give up. ``None``: never.
         upstream: The service that the calls go to: an `Upstream`, or ``None``.
-        idle_timeout: How long a thread with nothing to do stays, in seconds; 0 or more, or
-            ``None`` for ever.
+        idle_timeout: How long a thread with nothing to do stays, in seconds; 0 or more; ``None``: for ever.
         exit_timeout: How long the end of the interpreter waits for the calls, in seconds; 0 or
             more, or ``None`` for as long as it takes. Past it, calls that are not running are
             cancelled, and those that are running are cut off. A ``with`` block that is left by an exception
-            waits no longer either, and the end of the interpreter does not begin anew then; left by
-            Ctrl-C, it cancels what is not running at once.
-        max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no
-            limit.
-        when_full: What ``submit()`` does when there are as many, or as many of an upstream, that of a view
-            included, as its own ``max_pending`` allows: ``"raise"`` a `PendingLimitError`, or ``"wait"``
-            until there is room. Without any such limit it makes no difference. The executor's own threads
-            never wait: they might wait for themselves.
+            waits no longer either, and the end of the interpreter has only the rest of that time. Left by
+            Ctrl-C, the block cancels at once what is not running.
+        max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no limit.
+        when_full: What ``submit()`` does when there are as many, or as many of the call's upstream as the
+            ``max_pending`` of that allows: ``"raise"`` a `PendingLimitError`, or ``"wait"`` until there is
+            room. The executor's own threads never wait: they might wait for themselves.
         on_event: Called with each `Event`: what happens to calls, and to the upstreams that they go to. In
             a thread of its own and in order, so that it holds up no call; see `Event`. If it falls behind by
             10,000 events, further ones are dropped, which is logged.
@@ -320,11 +317,11 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
         )
         self._new_context = contextvars.copy_context if options.inherits_context else contextvars.Context
         self._pool = self._new_pool(options)
-        self._terms = self._pool.adopt(Terms(options.policy, options.upstream))
+        self._terms = self._pool.adopt(options.terms)
         self._work_queue = WorkQueue(self._pool)  # type: ignore[assignment]  # some clients look into it
 
     def _new_pool(self, options: Options) -> Core:
-        """Return what makes the calls: threads here, whoever waits in virtual time."""
+        """Return the pool for the calls of this executor; that of the one in virtual time has no threads."""
         return new_pool(self, self._max_workers, options)
 
     def shutdown(
@@ -363,7 +360,7 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Shut down; wait for *exit_timeout* after an exception, and after Ctrl-C for what is running."""
+        """Shut down; after an exception within *exit_timeout*, after Ctrl-C without the calls that wait."""
         pool = self._pool
         limit: dict[str, Any] = {}
         if kind is not None and pool.exit_timeout.duration is not None:
@@ -381,7 +378,7 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
 class View(Submitter):
     """An executor that submits to the queue and the threads of another, on other terms.
 
-    Made by ``with_options()``. It keeps that executor alive, and cannot shut it down. It is an
+    Made by ``with_options()``. It keeps that executor alive, and cannot shut it down. It is a
     `concurrent.futures.Executor`, not a `ThreadPoolExecutor`.
     """
 

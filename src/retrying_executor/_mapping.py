@@ -1,4 +1,4 @@
-"""``map()``: calls collected at once or as their results are taken, and these in the order of the calls."""
+"""What ``map()`` does: submit calls, at once or as results are taken, and yield the results in order."""
 
 from __future__ import annotations
 

@@ -77,8 +77,7 @@ class Options:
         self.initargs = sequence("initargs", initargs, "a tuple")  # every thread needs them
         self.initializer = checked_callable("initializer", initializer, takes=len(self.initargs))
         self.inherits_context = checked_bool("inherit_context", inherit_context)
-        self.policy = checked_policy(retry)
-        self.upstream = checked_upstream(upstream)
+        self.terms = Terms(checked_policy(retry), checked_upstream(upstream))
         if not isinstance(when_full, str) or when_full not in ("raise", "wait"):
             raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
         self.waits_when_full = when_full == "wait"
@@ -128,7 +127,7 @@ def new_pool(executor: object, max_workers: int, options: Options) -> Core:
         exit_timeout=limit,
         max_pending=options.max_pending,
         waits_when_full=options.waits_when_full,
-        upstream=options.upstream,
+        upstream=options.terms.upstream,
         monitor=_new_monitor(options, limit),
     )
     register(pool)

@@ -33,8 +33,8 @@ class VirtualTimeExecutor(RetryingExecutor):
     """An executor for tests, in virtual time: an hour of backoff takes milliseconds.
 
     It stands in for a `~retrying_executor.RetryingExecutor`, and is one, for code that asks. It makes the
-    same decisions as the real one, but has no threads. Attempts run when somebody waits for an outcome, in
-    the thread that waits: in ``result()`` and ``exception()``, `concurrent.futures.wait` and
+    same decisions as the real one, but has no threads. Attempts run while a thread waits for an outcome, in
+    that thread: in ``result()`` and ``exception()``, `concurrent.futures.wait` and
     `concurrent.futures.as_completed`, while iterating over ``map()``, in ``drain()`` and ``shutdown()``, at
     the end of a ``with`` block, and in `advance`. When none is ready, the clock jumps to the next time at
     which one is. Timeouts are in virtual time, too. A wait that would never end raises `RuntimeError`.
@@ -120,7 +120,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             exit_timeout=ExitTimeout(options.exit_timeout, crew),
             max_pending=options.max_pending,
             waits_when_full=options.waits_when_full,
-            upstream=options.upstream,
+            upstream=options.terms.upstream,
             monitor=None if options.on_event is None else VirtualMonitor(crew, options.on_event),
         )
 
