@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import metadata
-from typing import Any
 
-from sphinx.application import Sphinx
+from retrying_executor import RetryingFuture, RetryPolicy, Upstream
 
 project = "retrying-executor"
 author = "The retrying-executor maintainers"
@@ -37,13 +37,6 @@ nitpick_ignore_regex = [
     (r"py:.*", r"ThreadPoolExecutor|[A-Za-z]*(Error|Exception)|BrokenThreadPool"),
 ]
 
-
-def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
-    app.connect("autodoc-process-signature", _spell_out_the_default_policy)
-
-
-def _spell_out_the_default_policy(*event: Any) -> tuple[str, str] | None:
-    """Show the default of ``retry`` by what makes it, not by the name of a private constant."""
-    *_, signature, returns = event
-    return signature and (signature.replace("_DEFAULT_POLICY", "RetryPolicy()"), returns)
+# They say that they are in the package. The order of their members is that of the source, which is elsewhere.
+for cls in (RetryPolicy, RetryingFuture, Upstream):
+    cls.__module__ = inspect.unwrap(cls.__init__).__globals__["__name__"]

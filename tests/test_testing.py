@@ -35,8 +35,9 @@ from retrying_executor import (
     View,
     current_call,
 )
-from retrying_executor._common import log
+from retrying_executor._common import exits, log
 from retrying_executor._observe import monitor
+from retrying_executor._threads.threads import Threads
 from retrying_executor.testing import VirtualTimeExecutor
 
 ROOT = Path(__file__).parents[1]
@@ -1125,3 +1126,20 @@ def test_public_class_has_documented_parameters() -> None:
     assert [] == [name for name in names if f"    {name}: " not in documentation]
     real = inspect.signature(RetryingExecutor).parameters
     assert {"seed"} == names.keys() ^ real.keys()
+
+
+def test_options_are_those_of_the_real_one() -> None:
+    """In the same order, with the same defaults: all that it has besides is the seed."""
+    signature = inspect.signature(VirtualTimeExecutor)
+    assert 0 == signature.parameters["seed"].default
+    others = [parameter for name, parameter in signature.parameters.items() if name != "seed"]
+    assert [*inspect.signature(RetryingExecutor).parameters.values()] == others
+
+
+def test_it_makes_nothing_that_could_start_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for calls nor for a listener, nor for what looks for slow attempts."""
+    monkeypatch.delattr(Threads, "__init__")
+    before = {*exits.pools()}
+    with VirtualTimeExecutor(on_event=lambda _: None, warn_after=1) as executor:
+        assert 42 == executor.submit(lambda: 42).result()
+        assert set() == {*exits.pools()} - before

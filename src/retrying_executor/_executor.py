@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import contextvars
-import itertools
 import weakref
-from collections import deque
 from concurrent.futures import Executor, ThreadPoolExecutor
 from types import FunctionType
 
 from retrying_executor._calls.call import RetryingFuture
-from retrying_executor._calls.terms import Terms
 from retrying_executor._calls.work_queue import WorkQueue
 from retrying_executor._common import exits
-from retrying_executor._common.callables import ASYNC, check_call, checked_callable
+from retrying_executor._common.callables import ASYNC, check_call
 from retrying_executor._common.errors import final
 from retrying_executor._common.misuse import refuse_to_copy, says_where
-from retrying_executor._common.values import (
-    checked_bool,
-    checked_timeout,
-    optional_name,
-    optional_seconds,
-    positive_int,
-    sequence,
-)
-from retrying_executor._core.core import Core
-from retrying_executor._policy.policy import RetryPolicy, checked_policy
-from retrying_executor._threads.threads import Threads
-from retrying_executor._upstream.upstream import Upstream, checked_upstream
+from retrying_executor._common.public import public
+from retrying_executor._common.values import checked_bool, optional_seconds
+from retrying_executor._mapping import results
+from retrying_executor._options import Options, changed_terms, checked_max_workers, new_pool
+from retrying_executor._policy.policy import RetryPolicy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,9 +28,12 @@ if TYPE_CHECKING:
     from typing_extensions import ParamSpec, Unpack
 
     from retrying_executor._calls.stats import Stats
+    from retrying_executor._calls.terms import Terms
     from retrying_executor._common.values import Duration
-    from retrying_executor._observe.monitor import Event, Monitor
+    from retrying_executor._core.core import Core
+    from retrying_executor._observe.monitor import Event
     from retrying_executor._policy.policy import Policy, PolicyOptions
+    from retrying_executor._upstream.upstream import Upstream
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -48,14 +41,12 @@ if TYPE_CHECKING:
     A2 = TypeVar("A2")
     A3 = TypeVar("A3")
 
-_DEFAULT_POLICY = RetryPolicy()
-_GRACE = 1.0  # seconds, for which the thread that calls a listener stays
-_NO_KEYWORDS: dict[str, Any] = {}  # shared by all calls without any; nobody changes it
-_executor_number = itertools.count().__next__
+_NO_KEYWORDS: dict[str, Any] = {}  # shared by all calls without any, and never changed
 
 
-class _Submitter(Executor):
-    """What an executor and its views have in common: calls go to one pool on certain terms."""
+@public
+class Submitter(Executor):
+    """What an executor and its views have in common: each submits calls to the pool, on terms of its own."""
 
     _pool: Core
     _terms: Terms
@@ -70,7 +61,7 @@ class _Submitter(Executor):
         in a copy of the current `contextvars` context, unless ``inherit_context`` is false.
 
         Raises:
-            TypeError: If *fn* is not callable, or a coroutine function, which nobody would await.
+            TypeError: If *fn* is not callable, or is a coroutine function, which would not be awaited.
             RuntimeError: After ``shutdown()``, at the end of the interpreter, or if no thread can
                 be started and there is none. The call never runs.
             BrokenThreadPool: If the initializer failed.
@@ -182,23 +173,12 @@ class _Submitter(Executor):
         Whatever is raised, the calls whose results were not taken are cancelled, as they are when
         the iterator is closed early.
         """
-        if buffersize is not None and not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
-        limit = checked_timeout(timeout)
-        deadline = None if limit is None else self._pool.clock.monotonic() + limit
-        calls = _calls(self._reference(), fn, zip(*iterables, strict=False))
-        futures: deque[RetryingFuture[T]] = deque()
-        try:
-            futures.extend(itertools.islice(calls, buffersize))
-        except BaseException:
-            _cancel_all(futures)
-            raise
-        return _results(futures, calls, deadline)
+        return results(
+            self._reference(), fn, iterables, timeout=timeout, buffersize=buffersize, clock=self._pool.clock
+        )
 
-    def _reference(self) -> Callable[[], _Submitter | None]:
-        """Return how a lazy ``map()`` gets at its executor, with which it ends."""
+    def _reference(self) -> Callable[[], Submitter | None]:
+        """Return what gives a lazy ``map()`` its executor, or ``None`` once that is gone: then it ends."""
         return weakref.ref(self)
 
     @says_where("with_options({}=...)")
@@ -230,17 +210,7 @@ class _Submitter(Executor):
             ValueError: If an option is out of its range, or does not go with the others; or if *label* or
                 *key* is blank, or is no text in one line.
         """
-        policy = self._terms.policy if retry is ... else checked_policy(retry)
-        if options:
-            if policy is None and retry is ...:
-                policy = _DEFAULT_POLICY
-            if not isinstance(policy, RetryPolicy):
-                raise TypeError(f"options {sorted(options)} need a RetryPolicy to apply to, not {policy!r}")
-            policy = policy.replace(**options)
-        service = self._terms.upstream if upstream is ... else checked_upstream(upstream)
-        label = self._terms.label if label is ... else optional_name("label", label)
-        key = self._terms.key if key is ... else optional_name("key", key)
-        return View(self, Terms(policy, service, label=label, key=key))
+        return View(self, changed_terms(self._terms, retry, upstream, label, key, options))
 
     def drain(self, timeout: Duration | None = None) -> bool:
         """Wait until every call accepted so far is done, retries included, without shutting down.
@@ -266,10 +236,11 @@ class _Submitter(Executor):
 
 
 for _name in ("submit", "map", "with_options", "drain", "stats"):
-    getattr(_Submitter, _name).__qualname__ = f"RetryingExecutor.{_name}"  # what errors call it
+    getattr(Submitter, _name).__qualname__ = f"RetryingExecutor.{_name}"  # what errors call it
 
 
-class RetryingExecutor(_Submitter, ThreadPoolExecutor):
+@public
+class RetryingExecutor(Submitter, ThreadPoolExecutor):
     """A `ThreadPoolExecutor` whose calls are retried until they get through.
 
     A drop-in replacement: ``submit()`` returns a future that is done after the call's last
@@ -287,19 +258,16 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         retry: When to try again: a `RetryPolicy`, or any callable from the failed `Attempt` to the
             seconds to wait before the next one, or to ``None`` to give up. ``None``: never.
         upstream: The service that the calls go to: an `Upstream`, or ``None``.
-        idle_timeout: How long a thread with nothing to do stays, in seconds; 0 or more, or
-            ``None`` for ever.
+        idle_timeout: How long a thread with nothing to do stays, in seconds; 0 or more; ``None``: for ever.
         exit_timeout: How long the end of the interpreter waits for the calls, in seconds; 0 or
             more, or ``None`` for as long as it takes. Past it, calls that are not running are
             cancelled, and those that are running are cut off. A ``with`` block that is left by an exception
-            waits no longer either, and the end of the interpreter does not begin anew then; left by
-            Ctrl-C, it cancels what is not running at once.
-        max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no
-            limit.
-        when_full: What ``submit()`` does when there are as many, or as many of an upstream, that of a view
-            included, as its own ``max_pending`` allows: ``"raise"`` a `PendingLimitError`, or ``"wait"``
-            until there is room. Without any such limit it makes no difference. The executor's own threads
-            never wait: they might wait for themselves.
+            waits no longer either, and the end of the interpreter has only the rest of that time. Left by
+            Ctrl-C, the block cancels at once what is not running.
+        max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no limit.
+        when_full: What ``submit()`` does when there are as many, or as many of the call's upstream as the
+            ``max_pending`` of that allows: ``"raise"`` a `PendingLimitError`, or ``"wait"`` until there is
+            room. The executor's own threads never wait: they might wait for themselves.
         on_event: Called with each `Event`: what happens to calls, and to the upstreams that they go to. In
             a thread of its own and in order, so that it holds up no call; see `Event`. If it falls behind by
             10,000 events, further ones are dropped, which is logged.
@@ -321,7 +289,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         *,
-        retry: Policy | None = _DEFAULT_POLICY,
+        retry: Policy | None = RetryPolicy(),  # noqa: B008  # immutable
         upstream: Upstream | None = None,
         idle_timeout: Duration | None = 5.0,
         exit_timeout: Duration | None = None,
@@ -333,42 +301,29 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
     ) -> None:
         # The standard executor is a base class for clients that ask for its type. Its constructor
         # checks the arguments and knows their defaults; nothing else of it is used.
-        if max_workers is not None and (
-            isinstance(max_workers, bool) or not hasattr(type(max_workers), "__index__")
-        ):
-            raise TypeError(f"max_workers must be an integer, 1 or more, or None, not {max_workers!r}")
-        super().__init__(max_workers, thread_name_prefix, initializer, initargs)
-        if not isinstance(thread_name_prefix, (str, type(None))):  # the standard executor takes None
-            raise TypeError(f"thread_name_prefix must be a string, not {thread_name_prefix!r}")
-        initargs = sequence("initargs", initargs, "a tuple")  # every thread needs them
-        checked_callable("initializer", initializer, takes=len(initargs))
-        is_inherited = checked_bool("inherit_context", inherit_context)
-        self._new_context = contextvars.copy_context if is_inherited else contextvars.Context
-        self._terms = Terms(checked_policy(retry), checked_upstream(upstream))
-        waits_when_full = check_when_full(when_full)
-        limit = exits.ExitTimeout(optional_seconds("exit_timeout", exit_timeout))
-        thread_name_prefix = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
-        threads = Threads(
-            self._max_workers,
-            thread_name_prefix,
+        super().__init__(checked_max_workers(max_workers), thread_name_prefix, initializer, initargs)
+        options = Options(
+            thread_name_prefix=thread_name_prefix,
             initializer=initializer,
             initargs=initargs,
-            idle_timeout=optional_seconds("idle_timeout", idle_timeout),
-            are_daemons=limit.duration is not None,  # the end of the interpreter would join others for ever
+            retry=retry,
+            upstream=upstream,
+            idle_timeout=idle_timeout,
+            exit_timeout=exit_timeout,
+            max_pending=max_pending,
+            when_full=when_full,
+            on_event=on_event,
+            warn_after=warn_after,
+            inherit_context=inherit_context,
         )
-        self._pool = Core(
-            threads,
-            name=thread_name_prefix,
-            exit_timeout=limit,
-            max_pending=None if max_pending is None else positive_int("max_pending", max_pending),
-            waits_when_full=waits_when_full,
-            places=self._terms.places,
-            monitor=_monitor(on_event, warn_after, thread_name_prefix, limit),
-        )
+        self._new_context = contextvars.copy_context if options.inherits_context else contextvars.Context
+        self._pool = self._new_pool(options)
+        self._terms = self._pool.adopt(options.terms)
         self._work_queue = WorkQueue(self._pool)  # type: ignore[assignment]  # some clients look into it
-        exits.register(self._pool)
-        # Weakly: the pool may refer to this executor, by its initializer or its listener.
-        weakref.finalize(self, _abandon, weakref.ref(self._pool)).atexit = False
+
+    def _new_pool(self, options: Options) -> Core:
+        """Return the pool for the calls of this executor; that of the one in virtual time has no threads."""
+        return new_pool(self, self._max_workers, options)
 
     def shutdown(
         self, wait: bool = True, *, cancel_futures: bool = False, timeout: Duration | None = None
@@ -406,7 +361,7 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Shut down; wait for *exit_timeout* after an exception, and after Ctrl-C for what is running."""
+        """Shut down; after an exception within *exit_timeout*, after Ctrl-C without the calls that wait."""
         pool = self._pool
         limit: dict[str, Any] = {}
         if kind is not None and pool.exit_timeout.duration is not None:
@@ -420,14 +375,15 @@ class RetryingExecutor(_Submitter, ThreadPoolExecutor):
             raise
 
 
-class View(_Submitter):
+@public
+class View(Submitter):
     """An executor that submits to the queue and the threads of another, on other terms.
 
-    Made by ``with_options()``. It keeps that executor alive, and cannot shut it down. It is an
+    Made by ``with_options()``. It keeps that executor alive, and cannot shut it down. It is a
     `concurrent.futures.Executor`, not a `ThreadPoolExecutor`.
     """
 
-    def __init__(self, origin: _Submitter, terms: Terms) -> None:
+    def __init__(self, origin: Submitter, terms: Terms) -> None:
         self._origin = origin
         self._pool = origin._pool
         self._new_context = origin._new_context
@@ -436,100 +392,9 @@ class View(_Submitter):
     def __enter__(self) -> NoReturn:
         self.shutdown()
 
-    def _reference(self) -> Callable[[], _Submitter]:
+    def _reference(self) -> Callable[[], Submitter]:
         return lambda: self  # a view is often made for one expression: it must not end with that
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
         """Raise `RuntimeError`: only the executor itself can be shut down."""
         raise final(RuntimeError("a view cannot be shut down: shut down the executor that it is a view of"))
-
-
-def _abandon(reference: weakref.ref[Core]) -> None:
-    """An executor is gone; its pool is too, unless it has something to do."""
-    pool = reference()
-    if pool is not None:
-        pool.abandon()
-
-
-def _monitor(
-    on_event: Callable[[Event], object] | None,
-    warn_after: Duration | None,
-    thread_name: str,
-    exit_timeout: exits.ExitTimeout,
-) -> Monitor | None:
-    """Return who looks on for an executor, if anybody is to; errors as in `check_monitoring`."""
-    patience = check_monitoring(on_event, warn_after)
-    if on_event is None and patience is None:
-        return None
-    from retrying_executor._observe.monitor import Monitor  # few programs have one
-
-    return Monitor(on_event, patience, thread_name, exit_timeout, _new_teller)
-
-
-def _new_teller(name: str) -> Core:
-    limit = exits.ExitTimeout(exits.LISTENER_TIMEOUT)
-    return Core(Threads(1, name, idle_timeout=_GRACE, are_daemons=True), name=name, exit_timeout=limit)
-
-
-def check_when_full(when_full: object) -> bool:
-    """Return whether ``submit()`` waits for room, at whichever limit: views may bring upstreams with theirs.
-
-    Raises:
-        ValueError: If *when_full* is neither ``"raise"`` nor ``"wait"``.
-    """
-    if not isinstance(when_full, str) or when_full not in ("raise", "wait"):
-        raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
-    return when_full == "wait"
-
-
-def check_monitoring(on_event: object, warn_after: Duration | None) -> float | None:
-    """Return *warn_after* in seconds.
-
-    Raises:
-        TypeError: If *on_event* is not callable, or a coroutine function; or if *warn_after* is neither a
-            number nor a ``timedelta``.
-        ValueError: If *warn_after* is 0, negative, infinite or not a number (NaN).
-    """
-    checked_callable("on_event", on_event, takes=1)
-    patience = optional_seconds("warn_after", warn_after)
-    if patience == 0.0:
-        raise ValueError(f"warn_after must be more than 0 seconds, or None, not {warn_after!r}")
-    return patience
-
-
-def _calls(
-    reference: Callable[[], _Submitter | None], fn: Callable[..., T], arguments: Iterable[tuple[Any, ...]]
-) -> Iterator[RetryingFuture[T]]:
-    """Submit a call whenever the next future is asked for."""
-    for args in arguments:
-        executor = reference()
-        if executor is None:
-            return
-        future = executor.submit(fn, *args)
-        del executor
-        yield future
-
-
-def _results(
-    futures: deque[RetryingFuture[T]], calls: Iterator[RetryingFuture[T]], deadline: float | None
-) -> Iterator[T]:
-    """Yield the futures' results in order; for each one taken, make the next of the *calls*."""
-    try:
-        while futures:
-            futures.extend(itertools.islice(calls, 1))
-            yield _result(futures.popleft(), deadline)
-    finally:
-        _cancel_all(futures)
-
-
-def _cancel_all(futures: Iterable[RetryingFuture[Any]]) -> None:
-    for future in futures:
-        future.cancel()
-
-
-def _result(future: RetryingFuture[T], deadline: float | None) -> T:
-    try:
-        return future.result(None if deadline is None else deadline - future._pool.clock.monotonic())
-    finally:
-        future.cancel()  # no more attempts for one that is late
-        del future  # its exception refers to this frame

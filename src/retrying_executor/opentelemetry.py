@@ -23,7 +23,7 @@ from retrying_executor._common import exits
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.log import describe
 from retrying_executor._common.wrapper import Wrapper
-from retrying_executor._executor import _Submitter
+from retrying_executor._executor import Submitter
 from retrying_executor._policy.transient import transient
 
 try:
@@ -94,7 +94,7 @@ class RetryingExecutorInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # u
         self._metrics.is_on = False
         self._submission.telemetry = None
         if self._submission.is_outermost:
-            unwrap(_Submitter, "submit")
+            unwrap(Submitter, "submit")
             self._submission = None
 
 
@@ -169,17 +169,17 @@ class _Submission:
 
     def __init__(self) -> None:
         self.telemetry: _Telemetry | None = None
-        self._wrapper = wrap_function_wrapper(_Submitter, "submit", self._submit)
+        self._wrapper = wrap_function_wrapper(Submitter, "submit", self._submit)
 
     @property
     def is_outermost(self) -> bool:
         """Whether nobody has put something else around it: then it can be taken away."""
-        return vars(_Submitter)["submit"] is self._wrapper
+        return vars(Submitter)["submit"] is self._wrapper
 
     def _submit(
         self,
         wrapped: Callable[..., Any],
-        instance: _Submitter,
+        instance: Submitter,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from functools import wraps
 
 from retrying_executor._common.wrapper import Wrapper
-from retrying_executor._executor import _Submitter
+from retrying_executor._executor import Submitter
 
 try:
     import sentry_sdk
@@ -45,10 +45,10 @@ class RetryingExecutorIntegration(Integration):
     @staticmethod
     def setup_once() -> None:
         """Called by ``sentry_sdk.init()``, once in a process."""
-        submit: Callable[..., Any] = _Submitter.submit
+        submit: Callable[..., Any] = Submitter.submit
 
         @wraps(submit)
-        def submit_isolated(self: _Submitter, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        def submit_isolated(self: Submitter, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
             # Integrations stay for good: whether this one is wanted is up to the client of the moment.
             if sentry_sdk.get_client().get_integration(RetryingExecutorIntegration) is None:
                 return submit(self, fn, *args, **kwargs)
@@ -59,7 +59,7 @@ class RetryingExecutorIntegration(Integration):
                 _set_tags(scope, tags)  # for what is logged about the call
                 return submit(self, _Isolated(fn, tags) if callable(fn) else fn, *args, **kwargs)
 
-        _Submitter.submit = submit_isolated  # type: ignore[method-assign]  # as integrations do
+        Submitter.submit = submit_isolated  # type: ignore[method-assign]  # as integrations do
 
 
 def _set_tags(scope: sentry_sdk.Scope, tags: dict[str, str]) -> None:

@@ -6,15 +6,12 @@ Nothing here starts a thread, and nothing waits. In pytest, the fixture ``virtua
 from __future__ import annotations
 
 from retrying_executor._calls.call import names_of
-from retrying_executor._calls.terms import Terms
-from retrying_executor._calls.work_queue import WorkQueue
 from retrying_executor._common.exits import ExitTimeout
 from retrying_executor._common.misuse import says_where
-from retrying_executor._common.values import optional_seconds, seconds
+from retrying_executor._common.values import seconds
 from retrying_executor._core.core import Core
-from retrying_executor._executor import RetryingExecutor, check_monitoring, check_when_full
+from retrying_executor._executor import RetryingExecutor
 from retrying_executor._policy.policy import RetryPolicy
-from retrying_executor._upstream.upstream import checked_upstream
 from retrying_executor._virtual.crew import VirtualCrew
 from retrying_executor._virtual.monitor import VirtualMonitor
 
@@ -25,20 +22,19 @@ if TYPE_CHECKING:
 
     from retrying_executor._common.values import Duration
     from retrying_executor._observe.monitor import Event
+    from retrying_executor._options import Options
     from retrying_executor._policy.policy import Policy
     from retrying_executor._upstream.upstream import Upstream
 
 __all__ = ["VirtualTimeExecutor"]
-
-_DEFAULT_POLICY = RetryPolicy()
 
 
 class VirtualTimeExecutor(RetryingExecutor):
     """An executor for tests, in virtual time: an hour of backoff takes milliseconds.
 
     It stands in for a `~retrying_executor.RetryingExecutor`, and is one, for code that asks. It makes the
-    same decisions as the real one, but has no threads. Attempts run when somebody waits for an outcome, in
-    the thread that waits: in ``result()`` and ``exception()``, `concurrent.futures.wait` and
+    same decisions as the real one, but has no threads. Attempts run while a thread waits for an outcome, in
+    that thread: in ``result()`` and ``exception()``, `concurrent.futures.wait` and
     `concurrent.futures.as_completed`, while iterating over ``map()``, in ``drain()`` and ``shutdown()``, at
     the end of a ``with`` block, and in `advance`. When none is ready, the clock jumps to the next time at
     which one is. Timeouts are in virtual time, too. A wait that would never end raises `RuntimeError`.
@@ -86,7 +82,7 @@ class VirtualTimeExecutor(RetryingExecutor):
         initargs: tuple[Any, ...] = (),
         *,
         seed: int = 0,
-        retry: Policy | None = _DEFAULT_POLICY,
+        retry: Policy | None = RetryPolicy(),  # noqa: B008  # immutable
         upstream: Upstream | None = None,
         idle_timeout: Duration | None = 5.0,
         exit_timeout: Duration | None = None,
@@ -98,34 +94,35 @@ class VirtualTimeExecutor(RetryingExecutor):
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed must be an integer, not {seed!r}")
-        check_monitoring(on_event, warn_after)
-        checked_upstream(upstream)
-        waits_when_full = check_when_full(when_full)
-        # This checks the arguments. The pool that it makes has no thread before its first call: it gets none.
+        self._seed = seed
         super().__init__(
             max_workers,
             thread_name_prefix,
             initializer,
             initargs,
             retry=retry,
+            upstream=upstream,
             idle_timeout=idle_timeout,
             exit_timeout=exit_timeout,
             max_pending=max_pending,
+            when_full=when_full,
+            on_event=on_event,
+            warn_after=warn_after,
             inherit_context=inherit_context,
         )
-        terms = Terms(self._terms.policy, upstream)
-        crew = self._virtual = VirtualCrew(seed, initializer, tuple(initargs))
-        self._pool = Core(
+
+    def _new_pool(self, options: Options) -> Core:
+        # The end of the interpreter does not wait for it, nor does a fork empty it: it has no thread.
+        crew = self._virtual = VirtualCrew(self._seed, options.initializer, options.initargs)
+        return Core(
             crew,
-            name=self._pool.name,
-            exit_timeout=ExitTimeout(optional_seconds("exit_timeout", exit_timeout), crew),
-            max_pending=max_pending,
-            waits_when_full=waits_when_full,
-            places=terms.places,
-            monitor=None if on_event is None else VirtualMonitor(crew, on_event),
+            name=options.name,
+            exit_timeout=ExitTimeout(options.exit_timeout, crew),
+            max_pending=options.max_pending,
+            waits_when_full=options.waits_when_full,
+            places=options.terms.places,
+            monitor=None if options.on_event is None else VirtualMonitor(crew, options.on_event),
         )
-        self._terms = self._pool.adopt(terms)
-        self._work_queue = WorkQueue(self._pool)  # type: ignore[assignment]  # some clients look into it
 
     def _pending(self) -> list[str]:
         """Return the names of the calls that are accepted and not done."""

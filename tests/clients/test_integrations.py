@@ -81,3 +81,12 @@ def test_opentelemetry_and_sentry_do_not_get_in_each_others_way(order: tuple[str
     found: Any = json.loads(done.stdout)
     nothing: list[object] = [{}, {}]
     assert [[["attempt", "attempt"], nothing], [[], nothing], [["attempt", "attempt"], nothing]] == found
+
+
+@pytest.mark.parametrize("name", ["opentelemetry", "prometheus", "sentry"])
+def test_integrations_go_by_the_names_of_their_modules(name: str) -> None:
+    """The package does not import them: users do."""
+    module = pytest.importorskip(f"retrying_executor.{name}")
+    things = [getattr(module, public) for public in module.__all__]
+    assert things
+    assert {module.__name__} == {thing.__module__ for thing in things}

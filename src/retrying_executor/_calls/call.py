@@ -61,6 +61,7 @@ from contextlib import suppress
 
 from retrying_executor._common.errors import final
 from retrying_executor._common.log import Subject, call_name
+from retrying_executor._common.public import public
 from retrying_executor._common.stdlib import (
     CANCELLED_AND_NOTIFIED,
     DONE_STATES,
@@ -146,6 +147,7 @@ class Hand:
         self.failed = 0
 
 
+@public
 class RetryingFuture(Future["T"]):
     """The future of one call; done after the call's last attempt.
 

@@ -6,6 +6,7 @@ import math
 import threading
 
 from retrying_executor._calls.call import name_of
+from retrying_executor._common.public import public
 from retrying_executor._common.stdlib import is_held
 from retrying_executor._common.values import Value
 
@@ -33,6 +34,7 @@ def amid() -> Hand | None:
     return holder if holder is not None and is_held(holder.lock) else None
 
 
+@public
 class CurrentCall(Value):
     """The call that this thread runs an attempt of.
 
@@ -53,6 +55,7 @@ class CurrentCall(Value):
     label: str | None = None
 
 
+@public
 def current_call() -> CurrentCall | None:
     """Return what is known of the call that runs in this thread; ``None`` if none does.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from retrying_executor._common.public import public
 from retrying_executor._common.values import Value
 
 
+@public
 class Stats(Value):
     """A consistent snapshot of an executor: ``submitted`` is always the sum of what became of it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import BrokenExecutor
 
+from retrying_executor._common.public import public
 from retrying_executor._common.values import as_float, in_words, optional_seconds, to_seconds
 
 TYPE_CHECKING = False
@@ -38,6 +39,7 @@ def is_final(exception: BaseException) -> bool:
     return issubclass(type(exception), ForkedFutureError) or _FINAL in exception.__dict__
 
 
+@public
 class PendingLimitError(RuntimeError):
     """Raised by ``submit()`` when as many calls are pending as ``max_pending`` allows.
 
@@ -48,6 +50,7 @@ class PendingLimitError(RuntimeError):
     """
 
 
+@public
 class ForkedFutureError(RuntimeError):
     """Raised by a future in a forked child when its call belongs to the parent process.
 
@@ -55,6 +58,7 @@ class ForkedFutureError(RuntimeError):
     """
 
 
+@public
 class NotNow(Exception):  # noqa: N818  # an answer rather than an error
     """Raised by a call to say that it is to be made again later: no failure, and no attempt used up.
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from functools import wraps
+from types import FunctionType
+
+from retrying_executor._common.public import public
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +72,44 @@ def _checked(function: F, names: frozenset[str]) -> F:
             )
         return function(*args, **options)
 
+    checked.__wrapped__ = _as_shown(function)
     return checked  # type: ignore[return-value]  # of the same signature
+
+
+class _Named:
+    """Stands for a function that is the default of an option, where that is shown: without its address."""
+
+    def __init__(self, function: FunctionType) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __eq__(self, other: object) -> bool:
+        return self._function == getattr(other, "_function", other)
+
+    def __hash__(self) -> int:
+        return hash(self._function)
+
+    def __repr__(self) -> str:
+        return self._function.__name__
+
+
+def _as_shown(function: Any) -> Any:
+    """Return a copy of *function* from which `inspect` may read the signature that users see."""
+    copy = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__annotations__ = function.__annotations__
+    defaults = (function.__kwdefaults__ or {}).items()
+    copy.__kwdefaults__ = {
+        name: _Named(value) if type(value) is FunctionType else value for name, value in defaults
+    }
+    return copy
 
 
 def _refuse_option(function: Callable[..., Any], names: Iterable[str], options: Iterable[str]) -> NoReturn:
@@ -85,3 +125,7 @@ def _refuse_option(function: Callable[..., Any], names: Iterable[str], options: 
         hints = [f"{meant}="]
     advice = f": did you mean {' or '.join(hints)}?" if hints else ""
     raise TypeError(f"{function.__qualname__}() got an unexpected keyword argument {name!r}{advice}")
+
+
+public(refuse_to_copy)
+refuse_to_copy.__name__ = refuse_to_copy.__qualname__ = "__reduce__"  # as help() calls it

@@ -10,6 +10,8 @@ from _thread import TIMEOUT_MAX
 from collections.abc import Mapping, Set
 from itertools import islice
 
+from retrying_executor._common.public import public
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -32,6 +34,7 @@ else:
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
+@public
 class Value:
     """An immutable value with the fields that a subclass annotates, all given by keyword.
 

@@ -25,6 +25,7 @@ from retrying_executor._calls.current import current
 from retrying_executor._calls.terms import Terms
 from retrying_executor._common import exits, log
 from retrying_executor._common.exits import LISTENER_TIMEOUT
+from retrying_executor._common.public import public
 from retrying_executor._common.values import Value
 from retrying_executor._observe.watchdog import Watchdog
 
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 _MOST_WAITING = 10_000
 
 
+@public
 class Event(Value):
     """What has happened to a call, or to an upstream.
 

@@ -15,6 +15,7 @@ from importlib import import_module
 
 from retrying_executor._common.exceptions import led_to
 from retrying_executor._common.forks import before_fork
+from retrying_executor._common.public import public
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def _exhausted_status(exception: BaseException) -> int | None:
 # -- how long it asks to wait ----------------------------------------------------------------------
 
 
+@public
 def retry_after(exception: BaseException) -> float | None:
     """Return how many seconds an answer asks to wait: 0 or more; ``None`` if it does not.
 

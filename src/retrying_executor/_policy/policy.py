@@ -8,6 +8,7 @@ from retrying_executor._common.callables import checked_callable
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import is_a
 from retrying_executor._common.misuse import says_where
+from retrying_executor._common.public import public
 from retrying_executor._common.values import (
     Value,
     as_float,
@@ -64,6 +65,7 @@ _DEFAULT_CURVE = {"initial_delay": 0.5, "multiplier": 2.0, "max_delay": 60.0}
 _SPREAD = 0.25  # least jitter, relative to what is asked for; docs/explanation/fleet.py shows its effect
 
 
+@public
 class RetryPolicy(Value):
     """When to try again, and when to give up: exponential backoff with full jitter.
 
@@ -206,6 +208,13 @@ class RetryPolicy(Value):
         return type(self)(**{**options, **changes})
 
     __replace__ = replace  # for copy.replace()
+
+    def __repr__(self) -> str:
+        usual = {**RetryPolicy(delays=self.delays).__dict__, "delays": None}
+        given = [
+            f"{name}={value!r}" for name, value in self.__dict__.items() if value != usual.get(name, ...)
+        ]
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def __call__(self, attempt: Attempt) -> float | None:
         """Return the seconds to wait before the next attempt, or ``None`` to give up.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from retrying_executor._common.public import public
 from retrying_executor._common.values import Value, as_float, in_words, positive_int
 
 
+@public
 class Attempt(Value):
     """A failed attempt, as a policy sees it.
 

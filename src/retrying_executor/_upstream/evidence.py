@@ -11,6 +11,7 @@ import errno
 import re
 
 from retrying_executor._common.errors import NotNow
+from retrying_executor._common.public import public
 from retrying_executor._policy import codes
 from retrying_executor._policy.answers import (
     aws_code_of,
@@ -32,6 +33,7 @@ _BEFORE_THE_SERVICE = re.compile("|".join(codes.BEFORE_THE_SERVICE))
 _NETWORK_FAILURES = re.compile("|".join(codes.NETWORK_FAILURES))
 
 
+@public
 def service_failed(exception: BaseException) -> bool:
     """Return whether an exception tells that the service failed.
 

@@ -7,6 +7,7 @@ from functools import partial
 
 from retrying_executor._common.callables import checked_callable
 from retrying_executor._common.misuse import refuse_to_copy, says_where
+from retrying_executor._common.public import public
 from retrying_executor._common.values import optional_seconds, positive_int, seconds
 from retrying_executor._upstream.backlog import Backlog
 from retrying_executor._upstream.evidence import service_failed
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _MOST_STARTS = 1_000_000  # of which the times are kept
 
 
+@public
 class Upstream:
     """A service, and what is known of it: its limits, and whether it works.
 

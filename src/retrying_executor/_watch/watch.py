@@ -14,6 +14,7 @@ from contextlib import nullcontext, suppress
 
 from retrying_executor._common import exits
 from retrying_executor._common.errors import final
+from retrying_executor._common.public import public
 from retrying_executor._common.stdlib import HAS_DAEMONS
 from retrying_executor._common.values import checked_bool, seconds
 from retrying_executor._executor import RetryingExecutor, View
@@ -73,7 +74,7 @@ class Lines:
         self._file.flush()
 
 
-class _Watcher:
+class Watcher:
     """Shows the progress of an executor, from a thread of its own; a context manager.
 
     The view outlives its block while calls are pending, since the end of the executor may come after it.
@@ -86,6 +87,9 @@ class _Watcher:
         self._is_left = False
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        return f"<watch of {self._pool.name!r}>"
 
     def __enter__(self) -> None:
         if self._thread is not None:
@@ -183,6 +187,7 @@ def _display_on(file: TextIO, interval: float) -> Display:
     return Lines(file, interval)
 
 
+@public
 def watch(
     executor: RetryingExecutor | View,
     *,
@@ -226,7 +231,7 @@ def watch(
         return nullcontext()
     try:
         file.write("")
-        return _Watcher(executor, _display_on(file, length))
+        return Watcher(executor, _display_on(file, length))
     except BROKEN:
         return nullcontext()
     except (AttributeError, TypeError):

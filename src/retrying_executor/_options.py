@@ -1,0 +1,158 @@
+"""The options of executors and views: each is checked here, once, whether time is real or virtual.
+
+And what is made of those of an executor where time is real: a pool with threads, and a monitor if a
+listener is to be called.
+"""
+
+from __future__ import annotations
+
+import itertools
+from weakref import finalize, ref
+
+from retrying_executor._calls.terms import Terms
+from retrying_executor._common.callables import checked_callable
+from retrying_executor._common.exits import LISTENER_TIMEOUT, ExitTimeout, register
+from retrying_executor._common.values import (
+    checked_bool,
+    optional_name,
+    optional_seconds,
+    positive_int,
+    sequence,
+)
+from retrying_executor._core.core import Core
+from retrying_executor._policy.policy import RetryPolicy, checked_policy
+from retrying_executor._threads.threads import Threads
+from retrying_executor._upstream.upstream import checked_upstream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from retrying_executor._observe.monitor import Event, Monitor
+    from retrying_executor._policy.policy import PolicyOptions
+
+_GRACE = 1.0  # seconds, for which the thread that calls a listener stays
+_executor_number = itertools.count().__next__
+
+
+def checked_max_workers(max_workers: Any) -> Any:
+    """Return *max_workers* if the standard executor can compare it with 0, and count up to it.
+
+    Raises:
+        TypeError: If it is neither ``None`` nor an integer.
+    """
+    if max_workers is not None and (
+        isinstance(max_workers, bool) or not hasattr(type(max_workers), "__index__")
+    ):
+        raise TypeError(f"max_workers must be an integer, 1 or more, or None, not {max_workers!r}")
+    return max_workers
+
+
+class Options:
+    """The options of one executor, checked, with durations in seconds.
+
+    All but *max_workers*, of which the standard executor knows the default. What they mean, and what is
+    raised for bad values, is said at `RetryingExecutor`.
+    """
+
+    def __init__(
+        self,
+        *,
+        thread_name_prefix: object,
+        initializer: Callable[..., object] | None,
+        initargs: object,
+        retry: object,
+        upstream: object,
+        idle_timeout: object,
+        exit_timeout: object,
+        max_pending: object,
+        when_full: object,
+        on_event: Callable[[Event], object] | None,
+        warn_after: object,
+        inherit_context: object,
+    ) -> None:
+        if not isinstance(thread_name_prefix, (str, type(None))):  # the standard executor takes None
+            raise TypeError(f"thread_name_prefix must be a string, not {thread_name_prefix!r}")
+        self.initargs = sequence("initargs", initargs, "a tuple")  # every thread needs them
+        self.initializer = checked_callable("initializer", initializer, takes=len(self.initargs))
+        self.inherits_context = checked_bool("inherit_context", inherit_context)
+        self.terms = Terms(checked_policy(retry), checked_upstream(upstream))
+        if not isinstance(when_full, str) or when_full not in ("raise", "wait"):
+            raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
+        self.waits_when_full = when_full == "wait"
+        self.idle_timeout = optional_seconds("idle_timeout", idle_timeout)
+        self.exit_timeout = optional_seconds("exit_timeout", exit_timeout)
+        self.max_pending = None if max_pending is None else positive_int("max_pending", max_pending)
+        self.on_event = checked_callable("on_event", on_event, takes=1)
+        self.warn_after = optional_seconds("warn_after", warn_after)
+        if self.warn_after == 0.0:
+            raise ValueError(f"warn_after must be more than 0 seconds, or None, not {warn_after!r}")
+        self.name = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
+
+
+def changed_terms(
+    terms: Terms, retry: object, upstream: object, label: object, key: object, changes: PolicyOptions
+) -> Terms:
+    """Return *terms* with what was given to ``with_options()`` changed: all but ``...``, with its errors."""
+    policy = terms.policy if retry is ... else checked_policy(retry)
+    if changes:
+        if policy is None and retry is ...:
+            policy = RetryPolicy()
+        if not isinstance(policy, RetryPolicy):
+            raise TypeError(f"options {sorted(changes)} need a RetryPolicy to apply to, not {policy!r}")
+        policy = policy.replace(**changes)
+    return Terms(
+        policy,
+        terms.upstream if upstream is ... else checked_upstream(upstream),
+        label=terms.label if label is ... else optional_name("label", label),
+        key=terms.key if key is ... else optional_name("key", key),
+    )
+
+
+def new_pool(executor: object, max_workers: int, options: Options) -> Core:
+    """Return the pool of an executor: with threads, none of which has been started."""
+    limit = ExitTimeout(options.exit_timeout)
+    threads = Threads(
+        max_workers,
+        options.name,
+        initializer=options.initializer,
+        initargs=options.initargs,
+        idle_timeout=options.idle_timeout,
+        are_daemons=limit.duration is not None,  # the end of the interpreter would join others for ever
+    )
+    pool = Core(
+        threads,
+        name=options.name,
+        exit_timeout=limit,
+        max_pending=options.max_pending,
+        waits_when_full=options.waits_when_full,
+        places=options.terms.places,
+        monitor=_new_monitor(options, limit),
+    )
+    register(pool)
+    # Weakly: the pool may refer to the executor, by its initializer or its listener.
+    finalize(executor, _abandon, ref(pool)).atexit = False
+    return pool
+
+
+def _abandon(reference: ref[Core]) -> None:
+    """An executor is gone; its pool is too, unless it has something to do."""
+    pool = reference()
+    if pool is not None:
+        pool.abandon()
+
+
+def _new_monitor(options: Options, limit: ExitTimeout) -> Monitor | None:
+    """Return what calls the listener and logs slow attempts, or ``None`` if neither is asked for."""
+    if options.on_event is None and options.warn_after is None:
+        return None
+    from retrying_executor._observe.monitor import Monitor  # few programs have one
+
+    return Monitor(options.on_event, options.warn_after, options.name, limit, _new_teller)
+
+
+def _new_teller(name: str) -> Core:
+    """Return a pool with a single thread, which calls a listener."""
+    threads = Threads(1, name, idle_timeout=_GRACE, are_daemons=True)
+    return Core(threads, name=name, exit_timeout=ExitTimeout(LISTENER_TIMEOUT))
