@@ -42,6 +42,8 @@ MODULES = [
         "_upstream.gate",
         "_calls.ledger",
         "_observe.monitor",
+        "_calls.lanes",
+        "_calls.retries",
         "_calls.schedule",
         "_upstream.backlog",
         "_upstream.places",
@@ -128,11 +130,13 @@ def replacements() -> list[tuple[FunctionType, CodeType, CodeType]]:
         code = compile(ast.fix_missing_locations(tree), file, "exec", dont_inherit=True)
         codes.update({identity(one): one for one in codes_in(code)})
     functions = [one for one in gc.get_objects() if isinstance(one, FunctionType)]
-    return [
+    found = [
         (one, one.__code__, codes[identity(one.__code__)])
         for one in functions
         if identity(one.__code__) in codes
     ]
+    assert len(found) > len(codes) / 2, "these functions were not found: nothing would take a step"
+    return found
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from itertools import groupby, repeat
 from unittest import mock
 
 import scenarios
-from accesses import every_access
+from accesses import every_access, replacements
 from announced import announcements
 from controlled import Run, RunError
 from programs import Program
@@ -144,6 +144,8 @@ def prepared(*, fine: bool = False) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(gc.enable)
         gc.disable()
+        if fine:
+            replacements()  # now: of what is frozen the collector says nothing
         stack.callback(gc.unfreeze)
         gc.freeze()  # so that a collection in between looks at what the runs have left, and at nothing else
         stack.callback(logging.disable, level)

@@ -520,7 +520,7 @@ MUTANTS = [
     ),
     mutant(
         "a worker does not claim the call that it takes",
-        "counts a call twice, or not at all",
+        "(G4)",
         "cancel_against_a_worker_that_takes_the_call",
         (
             "_threads/shortcut.py",

@@ -37,8 +37,8 @@ class Retries:
         self.is_busy = False
 
     def __len__(self) -> int:
-        """Return the number of live calls."""
-        return len(self._entries) - len(self.gone)
+        """Return the number of live calls, or one less while a gone one is being dropped."""
+        return max(0, len(self._entries) - len(self.gone))
 
     def add(self, call: Call, due_at: float) -> bool:
         """Put a call in; return whether it is the first now."""
