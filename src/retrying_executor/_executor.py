@@ -15,7 +15,6 @@ from retrying_executor._common.errors import final
 from retrying_executor._common.misuse import refuse_to_copy, says_where
 from retrying_executor._common.public import public
 from retrying_executor._common.values import checked_bool, optional_seconds
-from retrying_executor._mapping import results
 from retrying_executor._options import Options, changed_terms, checked_max_workers, new_pool
 from retrying_executor._policy.policy import RetryPolicy
 
@@ -173,6 +172,8 @@ class Submitter(Executor):
         Whatever is raised, the calls whose results were not taken are cancelled, as they are when
         the iterator is closed early.
         """
+        from retrying_executor._mapping import results  # most programs do not map
+
         return results(
             self._reference(), fn, iterables, timeout=timeout, buffersize=buffersize, clock=self._pool.clock
         )

@@ -180,7 +180,7 @@ MUTANTS = [
         ),
         (
             "_threads/threads.py",
-            "                        return refusal\n",
+            "                        return core.entrance.what_to_raise()\n",
             "                        return None\n",
         ),
     ),

@@ -13,7 +13,6 @@ import sys
 import threading
 import weakref
 from contextlib import suppress
-from importlib import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,6 +88,7 @@ def register_pool(pool: Forkable) -> None:
 def _before_fork() -> None:
     # Modules that threads import only when they need them, and those that these import at their first use.
     import difflib  # noqa: F401
+    import importlib
     import random  # noqa: F401
     import uuid  # noqa: F401
 
@@ -98,7 +98,7 @@ def _before_fork() -> None:
     # Modules of this library that a thread is importing right now: the child may need them too.
     for name in [name for name in list(sys.modules) if name.startswith("retrying_executor.")]:
         with suppress(Exception):  # one that cannot be imported
-            import_module(name)
+            importlib.import_module(name)
 
     # A signal handler may raise in here. Then the fork goes on, and the hook after it undoes what was done.
     while (late := _lock_all()) is not None:

@@ -36,7 +36,6 @@ from concurrent.futures._base import (
     _AsCompletedWaiter as AsCompletedWaiter,
 )
 from contextlib import suppress
-from importlib import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,6 +72,8 @@ def is_main_interpreter() -> bool:
     """Return whether this is no subinterpreter; ``True`` where that cannot be known."""
     if hasattr(_thread, "_is_main_interpreter"):
         return _thread._is_main_interpreter()  # type: ignore[no-any-return]  # private
+    from importlib import import_module  # takes time, and is not needed from Python 3.13 on
+
     with suppress(ImportError):  # Python may be built without it
         interpreters = import_module("_xxsubinterpreters")
         return bool(interpreters.get_current() == interpreters.get_main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from contextlib import suppress
@@ -165,7 +166,7 @@ class Settling:
             What the call becomes done with; ``None`` if it has another attempt, or is done already.
         """
         work, permit, outcome = call._work, hand.permit, None
-        sits_out_until = float("-inf")
+        sits_out_until = -math.inf
         try:
             if work is None:  # somebody else set the outcome
                 return None

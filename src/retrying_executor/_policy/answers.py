@@ -11,7 +11,6 @@ import math
 import sys
 import time
 from contextlib import suppress
-from importlib import import_module
 
 from retrying_executor._common.exceptions import led_to
 from retrying_executor._common.forks import before_fork
@@ -217,9 +216,9 @@ def _retry_infos(status: bytes) -> Iterator[object]:
     """
     if "grpc" not in sys.modules:  # no client can have such an answer, and a fork needs no import
         return
-    error_details = import_module(
-        "google.rpc.error_details_pb2"
-    )  # slow to import, and few answers have details
+    from importlib import import_module  # as what it imports: slow, and few answers have details
+
+    error_details = import_module("google.rpc.error_details_pb2")
     for detail in import_module("google.rpc.status_pb2").Status.FromString(status).details:
         info = error_details.RetryInfo()
         if detail.Unpack(info):

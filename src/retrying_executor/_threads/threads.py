@@ -121,9 +121,8 @@ class Threads:
         try:
             while True:
                 with core.lock:
-                    refusal = core.entrance.what_to_raise()
-                    if refusal is not None:
-                        return refusal
+                    if core.entrance.refusal is not None:
+                        return core.entrance.what_to_raise()
                     if roster.can_summon and error is None:
                         error = self.summon(core, time.monotonic())
                     if not roster.members:
@@ -134,7 +133,8 @@ class Threads:
                         # have left by the time that they go on.
                         self._on_credit.extend([call] * (helper in roster.newborns))
                         break
-                error = self.start_newborns(core) or error
+                if roster.newborns:
+                    error = self.start_newborns(core) or error
                 if helper is None or helper.arrival is None or self._has_come(core, helper, call):
                     break
         finally:

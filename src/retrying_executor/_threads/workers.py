@@ -178,7 +178,8 @@ class Shift:
         """
         core, worker = self._core, self._worker
         timed_out = False
-        end_permit(worker)
+        if worker.permit is not None:
+            end_permit(worker)
         while True:
             if worker.ending is not None:  # pragma: no cover  # a race: tests/schedules
                 core.settling.finish(worker)
@@ -214,7 +215,12 @@ class Shift:
                         roster.leads_until = due_at
                 if due_at is not None:
                     patience = -1.0 if due_at == math.inf else min(due_at - now, threading.TIMEOUT_MAX)
-                elif not (timed_out or self._is_to_leave()):
+                elif not (
+                    timed_out
+                    or self._crew.idle_timeout == 0
+                    or core.ending.is_abandoned
+                    or core.entrance.refusal is not None
+                ):
                     patience = self._crew.idle_timeout
                 elif roster.leave(worker):
                     core.ledger.take_over(worker)
@@ -224,11 +230,6 @@ class Shift:
             if turns.invitations or turns.unused:
                 turns.decline_unused(core)
             timed_out = not worker.gate.acquire(True, patience)
-
-    def _is_to_leave(self) -> bool:
-        """Return whether a worker without anything to do leaves at once."""
-        core = self._core
-        return self._crew.idle_timeout == 0 or core.ending.is_abandoned or core.entrance.refusal is not None
 
     def _take(self, now: float) -> bool:
         """Put the next call, if one is ready, in the worker's hands, and call for help with the rest."""

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from retrying_executor._upstream.gate import Evidence
 
 _MOST_CAUSES = 10
-_BEFORE_THE_SERVICE = re.compile("|".join(codes.BEFORE_THE_SERVICE))
-_NETWORK_FAILURES = re.compile("|".join(codes.NETWORK_FAILURES))
+_BEFORE_THE_SERVICE = "|".join(codes.BEFORE_THE_SERVICE)  # compiled when an exception is judged
+_NETWORK_FAILURES = "|".join(codes.NETWORK_FAILURES)
 
 
 @public
@@ -126,9 +126,9 @@ def _is_network_class(exception: OSError) -> bool:
     return isinstance(exception, (ConnectionError, TimeoutError)) or _has_name(exception, _NETWORK_FAILURES)
 
 
-def _has_name(exception: BaseException, words: re.Pattern[str]) -> bool:
+def _has_name(exception: BaseException, words: str) -> bool:
     """Return whether the name of the exception's class, or of a base, has one of these in it."""
-    return words.search(" ".join([cls.__name__ for cls in type(exception).__mro__])) is not None
+    return re.search(words, " ".join([cls.__name__ for cls in type(exception).__mro__])) is not None
 
 
 def _was_answered(exception: Exception) -> bool:
