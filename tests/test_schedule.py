@@ -69,7 +69,7 @@ def discard(schedule: Any, item: Item, *, retried: bool) -> None:
     gone, retries = schedule.place_of(item, retried=retried)
     item.gone = True
     gone.add(item)
-    schedule.leave(item)
+    schedule.lane_of.pop(item, None)
     retries.drop_gone()
     if schedule.is_littered:
         schedule.tidy()
@@ -204,7 +204,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             item = self.items[data.draw(st.integers(0, len(self.items) - 1))]
             self.forget(item)
             discard(self.schedule, item, retried=item.retried)
-            assert item not in self.schedule._lane_of
+            assert item not in self.schedule.lane_of
             assert len(self.schedule.fresh) <= 2 * len(self.fresh) or item.retried or item.held
 
     def forget(self, item: Item) -> None:

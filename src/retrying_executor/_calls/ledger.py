@@ -19,6 +19,7 @@ import math
 
 from retrying_executor._calls.schedule import Schedule
 from retrying_executor._calls.stats import Stats
+from retrying_executor._common.stdlib import DONE_STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,9 +64,11 @@ class Ledger:
         try:
             return call._withdraw(gone)
         finally:
-            if call.done() and not was_done:
+            if (
+                call._state in DONE_STATES and not was_done
+            ):  # a method may be interrupted as it begins
                 self._cancelled += counts
-                self.schedule.leave(call)
+                self.schedule.lane_of.pop(call, None)
                 retries.drop_gone()
 
     def back_off(self, call: Call, due_at: float) -> bool:
@@ -81,10 +84,10 @@ class Ledger:
         try:
             return call._finish_anywhere(outcome, unseen, gone)
         finally:
-            if call.done() and not was_done:
+            if call._state in DONE_STATES and not was_done:
                 self._succeeded += outcome[1] is None
                 self._failed += outcome[1] is not None
-                self.schedule.leave(call)
+                self.schedule.lane_of.pop(call, None)
                 retries.drop_gone()
 
     def take_over(self, worker: Hand) -> None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class Schedule:
     """The calls that wait."""
 
-    __slots__ = ("_gone_fresh", "_lane_of", "_lanes", "_retries", "_ticket", "fresh")
+    __slots__ = ("_gone_fresh", "_lanes", "_retries", "_ticket", "fresh", "lane_of")
 
     def __init__(self) -> None:
         self.fresh: deque[Call] = deque()
@@ -45,7 +45,8 @@ class Schedule:
         self._retries = Retries(self._ticket)
         self._gone_fresh: set[Call] = set()
         self._lanes: dict[Places, Lane] = {}
-        self._lane_of: dict[Call, Lane] = {}  # of those that wait in one
+        self.lane_of: dict[Call, Lane] = {}
+        """The lane of each call that waits in one, or has just become done there."""
 
     # -- how many there are ----------------------------------------------------------------------
 
@@ -133,7 +134,7 @@ class Schedule:
                 if lane is not None:
                     taken = lane.take(now, claim)
                     if taken is not None:
-                        self._lane_of.pop(taken, None)
+                        self.lane_of.pop(taken, None)
                         return lane.calls.pop()
                 elif front is not None and front[0] <= now:
                     due_at, _, call = front
@@ -174,15 +175,11 @@ class Schedule:
             retried: Whether it came by `add_retry`.
 
         Returns:
-            The set; and the heap whose `Retries.drop_gone` is to be called after `leave`.
+            The set; and the heap whose `Retries.drop_gone` is to be called when it has left its lane.
         """
-        lane = self._lane_of.get(call)
+        lane = self.lane_of.get(call)
         retries = self._retries if lane is None else lane.calls
         return (retries.gone if retried or lane is not None else self._gone_fresh), retries
-
-    def leave(self, call: Call) -> None:
-        """A call that was noted as gone is in no lane any more."""
-        self._lane_of.pop(call, None)
 
     def drop(self, call: Call) -> None:
         """A call that was taken from the front of ``fresh`` turned out to be done."""
@@ -194,7 +191,7 @@ class Schedule:
 
     def has_untried(self, call: Call) -> bool:
         """Return whether a call waits for its first attempt: in time proportional to the queue."""
-        return call._attempts == 0 and (call in self._lane_of or call in self.fresh)
+        return call._attempts == 0 and (call in self.lane_of or call in self.fresh)
 
     @property
     def is_littered(self) -> bool:
@@ -241,7 +238,7 @@ class Schedule:
         Others of the same upstream, in a lane that is closed, come before it.
         """
         lane = self.lane(places)
-        opens_at = -math.inf if lane is None or self._lane_of.get(call) is lane else lane.opens_at
+        opens_at = -math.inf if lane is None or self.lane_of.get(call) is lane else lane.opens_at
         if call._attempts:
             until = max(call._began_at + max_elapsed, now)  # sums may be rounded
         else:
@@ -256,9 +253,9 @@ class Schedule:
             lane = self._lanes[places] = Lane(places, self._ticket)
         lane.opens_at = opens_at
         call._wait_until(until)
-        self._lane_of[call] = lane  # if it is done from now on, that is noted there
-        if call.done() and self._lane_of.get(call) is lane:  # it was before: that was noted here
-            self.leave(call)
+        self.lane_of[call] = lane  # if it is done from now on, that is noted there
+        if call.done() and self.lane_of.get(call) is lane:  # it was before: that was noted here
+            self.lane_of.pop(call, None)
             self._gone_fresh.discard(call)
             self._retries.gone.discard(call)
             return
@@ -269,7 +266,7 @@ class Schedule:
         for lane in self._lanes.values():
             if lane.gives_up_at <= now:
                 for call in lane.give_up(now):  # they need no more than to be told
-                    self.leave(call)
+                    self.lane_of.pop(call, None)
                     self._retries.add(call, call._waits_until)
         front = self._retries.front()
         best = (math.inf, math.inf) if front is None or front[0] > now else front[:2]
