@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from conftest import TIMEOUT
+from conftest import TIMEOUT, both
 from observe import eventually, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
 
@@ -315,6 +315,7 @@ def _threads_switch_often() -> Iterator[None]:
     sys.setswitchinterval(interval)
 
 
+@both
 @settings(max_examples=150, deadline=None)
 @given(programs)
 def test_no_program_breaks_a_promise(program: Program) -> None:
@@ -332,6 +333,7 @@ def test_no_program_breaks_a_promise(program: Program) -> None:
     check_stats(run)
 
 
+@both
 @settings(max_examples=80, deadline=None)
 @given(programs_in_order)
 def test_one_worker_keeps_the_order(program: Program) -> None:

@@ -68,6 +68,7 @@ class VirtualCrew:
         self._turn = threading.RLock()
         self._now = 0.0
         self._hands: list[Hand] = []  # in which the calls are that run, the outermost first
+        self._thread = 0  # which had the turn last: as long as there are hands, they are its own
         self._seeded: dict[Terms, Terms] = {}
         self._upstreams: dict[Upstream, Core] = {}  # that go by this clock
         self.tell: Callable[[], object] = bool  # a listener, if there is one, what has not been told yet
@@ -155,6 +156,7 @@ class VirtualCrew:
         hand, call = Hand(core.lock), None
         outer = current.holder
         try:
+            self._thread = threading.get_ident()
             self._hands.append(hand)
             current.holder = hand
             with core.lock:
@@ -250,8 +252,11 @@ class VirtualCrew:
         return look(True)
 
     def includes_current_thread(self) -> bool:
-        """Return whether an attempt runs: to wait for others in there would be to wait for itself."""
-        return bool(self._hands)
+        """Return whether this thread makes an attempt: there, to wait for others might be to wait for itself.
+
+        While another thread makes one, this one can wait: it gets its turn afterwards.
+        """
+        return bool(self._hands) and self._thread == threading.get_ident()
 
     def make_latch(self, core: Core, call: Call) -> Latch:
         """Return what stands in for a lock at which somebody waits."""
