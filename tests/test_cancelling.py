@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from conftest import TIMEOUT
+from conftest import TIMEOUT, both
 from observe import eventually
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, Upstream
 from retrying_executor._common.stdlib import HAS_GIL
@@ -116,6 +116,7 @@ def test_cancel_releases_function_and_arguments(
     assert reference() is None
 
 
+@both
 def test_cancel_in_backoff_releases_the_exception(lone: RetryingExecutor, release: Event) -> None:
     """What the last attempt raised was kept for those who ask; now it goes, too (E1, G2)."""
     future = backing_off(lone, release)
