@@ -121,10 +121,8 @@ def run_to_the_end(
     executor: RetryingExecutor, fn: Callable[..., object], *args: object
 ) -> RetryingFuture[Any]:
     """Return the future of a call that is done, without having looked at its outcome."""
-    done = Event()
     future = executor.submit(fn, *args)
-    future.add_done_callback(lambda _: done.set())
-    assert done.wait(TIMEOUT)
+    assert {future} == wait([future], TIMEOUT).done
     executor.shutdown()  # a worker may hold a call for a moment after it is done
     return future
 
@@ -245,6 +243,7 @@ def test_messages_tell_calls_of_one_function_apart(
     assert ["retry_scheduled", "gave_up", "unseen_failure"] == [vars(one)["kind"] for one in caplog.records]
 
 
+@both
 def test_many_messages_of_one_kind_do_not_flood(executor: RetryingExecutor, logged: Logged) -> None:
     """Three are errors, and the tenth and so on, which say how many there were; no call is left out."""
     view = executor.with_options(retry=None)
@@ -316,6 +315,7 @@ def test_a_call_that_succeeds_at_once_logs_nothing(executor: RetryingExecutor, l
 # -- failures that nobody looked at --------------------------------------------------------------
 
 
+@both
 def test_an_unseen_failure_is_logged_when_its_future_goes_away(
     executor: RetryingExecutor, logged: Logged, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -394,6 +394,7 @@ def test_a_failure_that_run_in_executor_delivers_is_seen(executor: RetryingExecu
     assert [] == logged(logging.ERROR)
 
 
+@both
 @pytest.mark.parametrize(
     "glance",
     [
@@ -483,6 +484,7 @@ def test_an_exception_set_from_outside_is_logged_too(
     assert count == len(logged(logging.ERROR))
 
 
+@both
 @pytest.mark.parametrize("exception", [HostileError, FalsyError, Interrupt], ids=lambda cls: cls.__name__)
 def test_an_unseen_failure_may_be_hostile(
     executor: RetryingExecutor,

@@ -42,6 +42,7 @@ class VirtualTimeExecutor(RetryingExecutor):
     `concurrent.futures.as_completed`, while iterating over ``map()``, in ``drain()`` and ``shutdown()``, at
     the end of a ``with`` block, and in `advance`. When none is ready, the clock jumps to the next time at
     which one is. Timeouts are in virtual time, too. A wait that would never end raises `RuntimeError`.
+    An ``await`` in asyncio makes no attempts: call ``drain()`` before it.
 
     The clock starts at 0 and is read by `monotonic`. The ``due_at`` of a future, the ``held_until`` of an
     upstream and the ``next_due_at`` of the statistics are on it. Attempts run one after the other and take
