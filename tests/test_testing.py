@@ -341,6 +341,16 @@ def test_other_threads_wait_for_an_attempt_that_runs(executor: VirtualTimeExecut
         assert None is result.result(TIMEOUT)
 
 
+def test_a_wait_ends_though_the_thread_that_cancels_is_late(executor: VirtualTimeExecutor) -> None:
+    """Between cancelling a call and telling so, the clock does not jump to the end of the wait (E1)."""
+    future = executor.submit(int)
+    late = executor._virtual.make_latch(executor._pool, future)
+    assert future.cancel()
+    assert late.acquire(timeout=60)
+    assert 0 == executor.monotonic()
+    assert executor._virtual.wait(executor._pool, bool, None, ())  # for room
+
+
 # -- the same decisions ----------------------------------------------------------------------------
 
 

@@ -121,6 +121,8 @@ class VirtualCrew:
                 return True
             if timeout is None:
                 pending = self.pending(core)
+                if not pending:  # another thread cancelled the last one, and is about to tell of the room
+                    return True
                 stuck = next((call for call in pending if call in calls), pending[0])  # or it waits for room
                 more = f" (and {len(pending) - 1} more)" if len(pending) > 1 else ""
                 raise RuntimeError(f"this wait would never end: {_why_it_waits(stuck)}{more}")
