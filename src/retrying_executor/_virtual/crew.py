@@ -145,9 +145,11 @@ class VirtualCrew:
             with core.lock:
                 acts_at = core.ledger.schedule.first_due_at()
             if acts_at is None or acts_at == math.inf or acts_at > deadline:
+                if is_met():  # by the initializer, or as another thread cancelled meanwhile
+                    return True
                 if deadline < math.inf:
                     self._now = deadline
-                return is_met()  # by the initializer
+                return False
             self._now = acts_at  # later than now: what there is to do by now has been done
         return False
 
