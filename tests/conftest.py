@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from importlib import metadata
@@ -14,6 +15,7 @@ import pytest
 from retrying_executor import RetryingExecutor, RetryPolicy
 from retrying_executor._common import log
 from retrying_executor._common.repeats import Repeats
+from retrying_executor.testing import VirtualTimeExecutor
 
 pytest.register_assert_rewrite("forks")
 
@@ -53,6 +55,26 @@ def _no_thread_is_left() -> Iterator[None]:
 def _nothing_was_logged_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """No message is held back since the like of it was logged by other tests."""
     monkeypatch.setattr(log, "_repeats", Repeats())
+
+
+both = pytest.mark.parametrize("_kind", ["threads", "virtual"], indirect=True)
+"""Marks a test that is run twice: with threads, and in virtual time.
+
+There, the attempts are made in the middle of the test, where it waits for an outcome. So tests in which a
+call waits for an event that the test sets afterwards, or which look at threads, are not marked.
+"""
+
+
+@pytest.fixture(autouse=True)
+def _kind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What the module of the test, and the fixtures here, call ``RetryingExecutor``."""
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # not that of the test, which has to end before other fixtures
+        if getattr(request, "param", "threads") == "virtual":
+            for module in (request.module, sys.modules[__name__]):
+                patch.setattr(module, "RetryingExecutor", VirtualTimeExecutor, raising=False)
+        yield
 
 
 @pytest.fixture

@@ -19,12 +19,13 @@ from typing import Any, NoReturn
 
 import pytest
 
-from conftest import TIMEOUT
+from conftest import TIMEOUT, both
 from observe import eventually
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, Upstream
 from retrying_executor._common.stdlib import HAS_GIL
 from retrying_executor._threads import threads
 from retrying_executor._threads.roster import Worker
+from retrying_executor.testing import VirtualTimeExecutor
 
 AnyFuture = RetryingFuture[Any]
 AN_HOUR = RetryPolicy(initial_delay=3600, max_delay=3600, max_elapsed=None, jitter=False)
@@ -69,7 +70,7 @@ def ready(lone: RetryingExecutor, release: Event) -> AnyFuture:
     """Return the future of a call that would start, were the only worker free."""
     busy = Event()
     lone.submit(lambda: (busy.set(), release.wait(TIMEOUT)))
-    assert busy.wait(TIMEOUT)
+    assert RetryingExecutor is VirtualTimeExecutor or busy.wait(TIMEOUT)  # there, nothing starts by itself
     return lone.submit(Resource())
 
 
@@ -80,6 +81,7 @@ Waiting = Callable[[RetryingExecutor, Event], AnyFuture]
 # -- a call that waits ---------------------------------------------------------------------------
 
 
+@both
 @WAITING
 def test_cancel_succeeds_while_a_call_waits(lone: RetryingExecutor, release: Event, waiting: Waiting) -> None:
     """Before the first attempt and in backoff the future is cancelled at once, for good (E1)."""
@@ -97,6 +99,7 @@ def test_cancel_succeeds_while_a_call_waits(lone: RetryingExecutor, release: Eve
     assert attempts == future.attempts
 
 
+@both
 @WAITING
 @pytest.mark.parametrize("watched", ["fn", "argument", "keyword"])
 def test_cancel_releases_function_and_arguments(
@@ -116,6 +119,7 @@ def test_cancel_releases_function_and_arguments(
     assert reference() is None
 
 
+@both
 def test_cancel_in_backoff_releases_the_exception(lone: RetryingExecutor, release: Event) -> None:
     """What the last attempt raised was kept for those who ask; now it goes, too (E1, G2)."""
     future = backing_off(lone, release)
@@ -183,6 +187,7 @@ def test_as_completed_yields_a_call_that_is_cancelled(
     assert [future] == yielded
 
 
+@both
 @WAITING
 def test_cancel_runs_the_callbacks(lone: RetryingExecutor, release: Event, waiting: Waiting) -> None:
     """In the thread that cancels, before cancel() returns, and once (E1)."""
@@ -194,6 +199,7 @@ def test_cancel_runs_the_callbacks(lone: RetryingExecutor, release: Event, waiti
     assert [(future, True, threading.current_thread())] == told
 
 
+@both
 @WAITING
 def test_a_callback_may_cancel(lone: RetryingExecutor, release: Event, waiting: Waiting) -> None:
     """Its own call, which is done already, and others, without deadlock (E1, F7)."""
@@ -227,6 +233,7 @@ def test_a_callback_in_a_worker_may_cancel(lone: RetryingExecutor, release: Even
     assert busy.result()
 
 
+@both
 @WAITING
 def test_a_cancelled_call_cannot_begin(lone: RetryingExecutor, release: Event, waiting: Waiting) -> None:
     """A worker that finds it in the queue all the same, an instant after cancel(), leaves it alone (E1)."""
@@ -305,6 +312,7 @@ def test_many_threads_cancel_one_call(lone: RetryingExecutor, release: Event) ->
     assert 1 == lone.stats().cancelled
 
 
+@both
 def test_the_calls_around_a_cancelled_one_run(lone: RetryingExecutor, release: Event) -> None:
     """Cancelling takes one call out of the queue and leaves the order of the others alone (D1, E1)."""
     assert ready(lone, release).cancel()
@@ -362,6 +370,7 @@ def test_cancel_lets_a_rejected_result_stand(executor: RetryingExecutor) -> None
     assert 1 == future.attempts
 
 
+@both
 def test_a_call_may_cancel_itself(executor: RetryingExecutor) -> None:
     """From inside, cancel() returns False and says: this attempt is the last (E2, F7)."""
     futures: list[AnyFuture] = []
@@ -381,6 +390,7 @@ def test_a_call_may_cancel_itself(executor: RetryingExecutor) -> None:
     assert 2 == futures[0].attempts
 
 
+@both
 def test_a_policy_may_cancel_its_call(lone: RetryingExecutor) -> None:
     """While the policy decides the attempt still runs: cancel() is refused, no other follows (E2, F7)."""
     futures: list[AnyFuture] = []
@@ -399,6 +409,7 @@ def test_a_policy_may_cancel_its_call(lone: RetryingExecutor) -> None:
     assert 1 == futures[0].attempts
 
 
+@both
 @pytest.mark.parametrize("fn", [int, Resource()], ids=["succeeds", "fails"])
 def test_cancel_does_not_change_what_is_done(executor: RetryingExecutor, fn: Callable[[], object]) -> None:
     """When the call is done cancel() returns False, and its outcome stays (E2)."""

@@ -1,4 +1,4 @@
-"""One suite over the standard executor and this one: what holds for that must hold for this."""
+"""One suite over the standard executor and this one, with threads and in virtual time: the same must hold."""
 
 from __future__ import annotations
 
@@ -36,11 +36,18 @@ Create = Callable[..., ThreadPoolExecutor]
 AFTER_SHUTDOWN = r"^cannot schedule new futures after shutdown$"
 BROKEN = r"^A thread initializer failed, the thread pool is not usable anymore$"
 
-CREATE: dict[str, Create] = {
+WITH_THREADS: dict[str, Create] = {
     "standard": ThreadPoolExecutor,
     "retrying": partial(RetryingExecutor, retry=RetryPolicy(delays=(0, 0, 0, 0))),
     "without_retries": partial(RetryingExecutor, retry=None),
 }
+CREATE: dict[str, Create] = {
+    **WITH_THREADS,
+    "virtual": partial(VirtualTimeExecutor, retry=RetryPolicy(delays=(0, 0, 0, 0))),
+}
+with_threads = pytest.mark.parametrize("create", WITH_THREADS.values(), ids=WITH_THREADS, indirect=True)
+"""Marks a test whose calls run while the test does something else: not so in virtual time."""
+
 UP_TO_DATE = {
     name: create for name, create in CREATE.items() if name != "standard" or sys.version_info >= (3, 14)
 }
@@ -182,6 +189,7 @@ def test_max_workers_is_readable_and_has_the_standard_default(create: Create) ->
         assert 3 == three._max_workers
 
 
+@with_threads
 def test_falsy_prefix_means_the_default(create: Create) -> None:
     """``thread_name_prefix=None`` is as good as leaving it out (A1)."""
     with create(1, None) as executor:
@@ -191,6 +199,7 @@ def test_falsy_prefix_means_the_default(create: Create) -> None:
         )
 
 
+@with_threads
 def test_threads_are_named_by_prefix_and_number(create: Create) -> None:
     """Threads are called ``prefix_0`` and so on, as many as there are workers (A1, C1)."""
     barrier = Barrier(3)
@@ -204,6 +213,7 @@ def test_threads_are_named_by_prefix_and_number(create: Create) -> None:
     assert eventually(lambda: not threads_named("special_"))
 
 
+@with_threads
 def test_threads_start_lazily_and_are_no_daemons(create: Create) -> None:
     """No thread before the first call, one for one call, and the interpreter waits for it (C1, F4)."""
     with create(4, "lazily") as executor:
@@ -212,6 +222,7 @@ def test_threads_start_lazily_and_are_no_daemons(create: Create) -> None:
             assert [thread.daemon for thread in threads_named("lazily_")] == [False]
 
 
+@with_threads
 def test_shutdown_ends_every_thread(create: Create) -> None:
     """As many threads as calls, at most max_workers, and none after shutdown() (A4, C1, F1)."""
     with create(2, "ending") as executor, Busy(executor), Busy(executor):
@@ -220,6 +231,7 @@ def test_shutdown_ends_every_thread(create: Create) -> None:
     assert [] == threads_named("ending_")
 
 
+@with_threads
 def test_initializer_runs_in_each_thread(create: Create) -> None:
     """Every thread calls the initializer once, with initargs, before its first call (A1)."""
     local = threading.local()
@@ -418,6 +430,7 @@ def test_the_same_exception_may_come_from_many_calls(executor: ThreadPoolExecuto
     assert all(error is future.exception(TIMEOUT) for future in futures)
 
 
+@with_threads
 def test_result_times_out_with_the_standard_error(one_worker: ThreadPoolExecutor) -> None:
     """result() and exception() raise TimeoutError while the call is not done (A3)."""
     with Busy(one_worker) as busy:
@@ -430,6 +443,7 @@ def test_result_times_out_with_the_standard_error(one_worker: ThreadPoolExecutor
                     method(timeout=timeout)
 
 
+@with_threads
 def test_states_are_seen_from_outside(one_worker: ThreadPoolExecutor) -> None:
     """running(), done() and cancelled() follow the call (A3)."""
 
@@ -447,6 +461,7 @@ def test_states_are_seen_from_outside(one_worker: ThreadPoolExecutor) -> None:
     assert (False, True, True) == state(cancelled)
 
 
+@with_threads
 def test_cancel_stops_what_has_not_begun(one_worker: ThreadPoolExecutor) -> None:
     """A cancelled call never runs; a running or a done one cannot be cancelled (E1, E2)."""
     ran = Event()
@@ -464,6 +479,7 @@ def test_cancel_stops_what_has_not_begun(one_worker: ThreadPoolExecutor) -> None
     assert not ran.is_set()
 
 
+@with_threads
 def test_repr_is_the_standard_one(one_worker: ThreadPoolExecutor) -> None:
     """repr() gives class, address and state as the standard future does (A3)."""
 
@@ -506,6 +522,7 @@ def test_outcome_is_set_once(executor: ThreadPoolExecutor) -> None:
 # -- done callbacks ----------------------------------------------------------------------------------
 
 
+@with_threads
 def test_callbacks_run_in_order_with_the_future(one_worker: ThreadPoolExecutor) -> None:
     """Callbacks get the future, in the order they were added, once it is done (A3)."""
     seen: list[tuple[str, Future[Any], bool]] = []
@@ -518,6 +535,7 @@ def test_callbacks_run_in_order_with_the_future(one_worker: ThreadPoolExecutor) 
     assert [("a", future, True), ("b", future, True), ("c", future, True)] == seen
 
 
+@with_threads
 def test_callback_of_a_cancelled_call_runs_at_once(one_worker: ThreadPoolExecutor) -> None:
     """cancel() runs the callbacks in the thread that cancels (A3, E1)."""
     seen: list[tuple[bool, int]] = []
@@ -528,6 +546,7 @@ def test_callback_of_a_cancelled_call_runs_at_once(one_worker: ThreadPoolExecuto
         assert [(True, threading.get_ident())] == seen
 
 
+@with_threads
 def test_failing_callback_is_logged_and_the_others_run(
     one_worker: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -548,6 +567,7 @@ def test_failing_callback_is_logged_and_the_others_run(
 # -- wait() and as_completed() -----------------------------------------------------------------------
 
 
+@with_threads
 def test_wait_for_all_first_and_failure(executor: ThreadPoolExecutor) -> None:
     """wait() returns when it is asked to, with futures of both executors alike (A3)."""
     with ThreadPoolExecutor(1) as other, Busy(executor) as slow, Busy(other) as foreign:
@@ -564,6 +584,7 @@ def test_wait_for_all_first_and_failure(executor: ThreadPoolExecutor) -> None:
         assert (set(both), set()) == wait(both, TIMEOUT)
 
 
+@with_threads
 def test_as_completed_yields_each_future_once(executor: ThreadPoolExecutor) -> None:
     """as_completed() yields what is done first, each future once (A3)."""
     with Busy(executor) as one, Busy(executor) as two:
@@ -578,6 +599,7 @@ def test_as_completed_yields_each_future_once(executor: ThreadPoolExecutor) -> N
         assert [] == list(done)
 
 
+@with_threads
 def test_as_completed_times_out(one_worker: ThreadPoolExecutor) -> None:
     """as_completed() says how many futures are not done (A3)."""
     with Busy(one_worker) as busy, pytest.raises(concurrent.futures.TimeoutError, match=r"1 \(of 1\)"):
@@ -587,6 +609,7 @@ def test_as_completed_times_out(one_worker: ThreadPoolExecutor) -> None:
 # -- map() -------------------------------------------------------------------------------------------
 
 
+@with_threads
 def test_map_keeps_the_order_of_the_input(executor: ThreadPoolExecutor) -> None:
     """Results come in the order of the arguments, not in that of their ends (A2)."""
     done = [Event(), Event(), Event()]
@@ -649,6 +672,7 @@ def test_map_raises_in_place_and_cancels_the_rest(one_worker: ThreadPoolExecutor
     assert ran in ([0, 1], [0, 1, 3])
 
 
+@with_threads
 def test_map_times_out_from_the_call_of_map(one_worker: ThreadPoolExecutor) -> None:
     """A result that is late is a TimeoutError; it and the rest are cancelled (A2)."""
     ran: list[int] = []
@@ -684,6 +708,7 @@ def test_map_goes_on_without_its_executor(create: Create) -> None:
     assert eventually(lambda: not threads_named("dropped_"))
 
 
+@with_threads
 def test_map_fails_where_the_input_fails(executor: ThreadPoolExecutor) -> None:
     """What an iterable raises comes out of map() itself; the calls before it run (A2)."""
     ran: list[int] = []
@@ -809,6 +834,7 @@ def test_leaving_the_with_block_waits(create: Create) -> None:
     assert [True, 0] == [future.result(0) for future in futures]
 
 
+@with_threads
 @pytest.mark.parametrize("arguments", [(False,), ()], ids=["positional", "keyword"])
 def test_shutdown_without_waiting_goes_on(create: Create, arguments: tuple[bool, ...]) -> None:
     """shutdown(wait=False) returns at once, and the calls are finished (F1)."""
@@ -820,6 +846,7 @@ def test_shutdown_without_waiting_goes_on(create: Create, arguments: tuple[bool,
     assert 0 == waiting.result(TIMEOUT)
 
 
+@with_threads
 def test_shutdown_cancels_what_does_not_run(create: Create) -> None:
     """cancel_futures=True cancels calls that wait; one that runs keeps its outcome (F2)."""
     executor = create(1)
@@ -834,6 +861,7 @@ def test_shutdown_cancels_what_does_not_run(create: Create) -> None:
 # -- nothing is kept ---------------------------------------------------------------------------------
 
 
+@with_threads
 @pytest.mark.parametrize("error", [None, ValueError()], ids=["result", "exception"])
 def test_future_goes_away_without_the_collector(
     one_worker: ThreadPoolExecutor, error: BaseException | None
@@ -854,6 +882,7 @@ def test_future_goes_away_without_the_collector(
 # -- asyncio: more in tests/clients/ -----------------------------------------------------------------
 
 
+@with_threads
 def test_wrap_future_hands_on_every_outcome(executor: ThreadPoolExecutor) -> None:
     """asyncio.wrap_future() gives the result or the exception itself (A3)."""
     error = KeyError("wrapped")
@@ -867,6 +896,7 @@ def test_wrap_future_hands_on_every_outcome(executor: ThreadPoolExecutor) -> Non
     asyncio.run(main())
 
 
+@with_threads
 def test_cancelling_in_asyncio_cancels_the_call(one_worker: ThreadPoolExecutor) -> None:
     """Cancelling the wrapped future cancels a call that waits, and the other way round (A3, E1)."""
 
@@ -883,6 +913,7 @@ def test_cancelling_in_asyncio_cancels_the_call(one_worker: ThreadPoolExecutor) 
     asyncio.run(main())
 
 
+@with_threads
 def test_executor_runs_in_a_loop(create: Create) -> None:
     """run_in_executor() takes it, set_default_executor() too, and asyncio.run() shuts that down (A5)."""
     default = create(1)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from calls import Flaky
-from conftest import TIMEOUT
+from conftest import TIMEOUT, both
 from observe import eventually, resting, threads_named
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
 from retrying_executor._core.core import Core
@@ -50,9 +50,9 @@ class Load:
 
         self.flaky = Flaky()
         self.in_backoff = self.executor.submit(self.flaky)
-        assert eventually(lambda: self.in_backoff.due_at or self.in_backoff.done())
+        assert eventually(lambda: wait([self.in_backoff], 0).done or self.in_backoff.due_at)
         self.running = self.executor.submit(run)
-        assert running.wait(TIMEOUT)
+        assert RetryingExecutor is VirtualTimeExecutor or running.wait(TIMEOUT)  # there, it is ready
         self.ready = self.executor.submit(self.ran.append, "ready")
         self.futures: list[RetryingFuture[Any]] = [self.in_backoff, self.running, self.ready]
 
@@ -86,6 +86,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 # -- shutdown (F1, F2) -----------------------------------------------------------------------------
 
 
+@both
 def test_shutdown_waits_for_every_outcome_and_every_thread() -> None:
     """When shutdown() returns, calls that were running, ready and in backoff are done, threads ended (F1)."""
     load = Load(delay=0.05)
@@ -155,6 +156,7 @@ def test_shutdown_cancels_in_time(log: pytest.LogCaptureFixture) -> None:
     assert eventually(lambda: not threads_named("load"))
 
 
+@both
 def test_shutdown_in_time_waits_no_longer_than_needed(log: pytest.LogCaptureFixture) -> None:
     """If everything is done before, nothing is cancelled and nothing reported (F3)."""
     load = Load(delay=0.02)
@@ -221,6 +223,7 @@ def test_shutdown_may_come_from_several_threads_at_once() -> None:
     assert [] == threads_named("load")
 
 
+@both
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("where", ["call", "callback", "policy"])
 def test_shutdown_may_come_from_inside(where: str, way: str) -> None:
@@ -254,6 +257,7 @@ def test_shutdown_may_come_from_inside(where: str, way: str) -> None:
         executor.submit(int)
 
 
+@both
 def test_a_timeout_needs_a_wait() -> None:
     """wait=False with a timeout is a contradiction, and a negative timeout makes no sense (F3)."""
     executor = RetryingExecutor()
@@ -314,6 +318,7 @@ def test_submit_racing_with_shutdown_is_accepted_or_refused_and_never_both() -> 
 # -- drain (F3) ------------------------------------------------------------------------------------
 
 
+@both
 def test_drain_waits_for_everything_submitted_so_far() -> None:
     """It returns True once every call is done, retries included, and the executor goes on (F3)."""
     load = Load(delay=0.02)
@@ -377,6 +382,7 @@ def test_drain_counts_cancelled_calls_as_done() -> None:
         assert future.cancelled()
 
 
+@both
 def test_drain_works_after_shutdown() -> None:
     """After shutdown(wait=False) it waits for what is left (F3)."""
     load = Load(delay=0.02)
@@ -389,6 +395,7 @@ def test_drain_works_after_shutdown() -> None:
 # -- dropped without shutdown (F5) -----------------------------------------------------------------
 
 
+@both
 @pytest.mark.parametrize("idle_timeout", [0, None, NEVER_DUE])
 def test_a_dropped_executor_finishes_its_calls_and_then_its_threads_go(idle_timeout: float | None) -> None:
     """Calls running, ready and in backoff get their outcome, and no thread stays on after that (F5)."""
@@ -530,6 +537,7 @@ def test_a_worker_leaves_no_call_behind_that_another_thread_is_about_to_cancel(
     assert waiting.cancelled()
 
 
+@both
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
 def test_a_block_left_by_an_exception_waits_for_exit_timeout_at_most(
     error: type[BaseException], caplog: pytest.LogCaptureFixture
@@ -566,6 +574,7 @@ def test_a_block_left_by_an_interrupt_cancels_what_waits(
     assert message.startswith("interrupted: 1 waiting call cancelled, still running: ")
 
 
+@both
 @pytest.mark.parametrize("first", [None, KeyboardInterrupt])
 def test_an_interrupt_at_the_end_of_a_block_gets_out(
     first: type[BaseException] | None, monkeypatch: pytest.MonkeyPatch

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from conftest import TIMEOUT
+from conftest import TIMEOUT, both
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
 from retrying_executor._calls.call import Hand
 
@@ -146,6 +146,7 @@ def test_repr_is_that_of_the_standard_future(
     assert re.fullmatch(rf"<RetryingFuture at {id(future):#x} state=.*>", repr(future))
 
 
+@both
 @OBSERVED
 def test_a_future_in_backoff_is_pending(lone: RetryingExecutor, look: Look) -> None:
     """Neither running nor done; attempts, last error and due time can be read (A3, B10)."""
@@ -166,6 +167,7 @@ def test_a_future_without_attempts_has_nothing_to_tell(lone: RetryingExecutor, r
         assert future.due_at is None
 
 
+@both
 @pytest.mark.parametrize("outcome", ["text", KeyError("key")], ids=["returned", "raised"])
 def test_a_done_future_tells_of_its_last_attempt(executor: RetryingExecutor, outcome: object) -> None:
     """Attempts and the last error stay readable; nothing is due any more (B10)."""
@@ -191,6 +193,7 @@ def test_repr_takes_no_lock(lone: RetryingExecutor, look: Look) -> None:
         assert [repr(future)] == seen
 
 
+@both
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_future_cannot_be_pickled(executor: RetryingExecutor, protocol: int) -> None:
     """As the standard future, pending or done (A3)."""
@@ -202,6 +205,7 @@ def test_a_future_cannot_be_pickled(executor: RetryingExecutor, protocol: int) -
         pickle.dumps(future, protocol)
 
 
+@both
 def test_a_future_has_no_other_attributes(executor: RetryingExecutor) -> None:
     """What does not exist is an AttributeError that names it (A3)."""
     future = executor.submit(int)
@@ -212,6 +216,7 @@ def test_a_future_has_no_other_attributes(executor: RetryingExecutor) -> None:
 # -- waiting for the outcome ---------------------------------------------------------------------
 
 
+@both
 @pytest.mark.parametrize(
     "timeout", [0, 0.0, -1, -0.5, 0.01, timedelta(0), timedelta(milliseconds=10)], ids=repr
 )
@@ -225,6 +230,7 @@ def test_what_is_not_done_in_time_is_a_timeout(lone: RetryingExecutor, method: s
     assert not future.done()
 
 
+@both
 @pytest.mark.parametrize("timeout", [None, 0, -1, TIMEOUT, timedelta(minutes=1)], ids=repr)
 def test_what_is_done_needs_no_time(executor: RetryingExecutor, timeout: Any) -> None:
     """Once done, any timeout will do (A3)."""
@@ -254,6 +260,7 @@ def test_waiting_ends_when_the_call_does(
     assert [future.result() if method == "result" else None] * 3 == outcomes
 
 
+@both
 @OBSERVED
 def test_a_cancelled_call_raises_cancelled_error(lone: RetryingExecutor, look: Look) -> None:
     """result() and exception() raise CancelledError (A3, E1)."""
@@ -344,6 +351,7 @@ def test_as_completed_times_out_in_backoff(lone: RetryingExecutor) -> None:
         next(as_completed([backing_off(lone)], timeout=0.01))
 
 
+@both
 def test_standard_futures_may_be_mixed_in(executor: RetryingExecutor) -> None:
     """wait() and as_completed() take futures of both kinds at once (A3)."""
     theirs: Future[int] = Future()
@@ -399,6 +407,7 @@ def test_an_outcome_is_set_once(lone: RetryingExecutor, release: Event, ending: 
     assert before == repr(future)
 
 
+@both
 def test_no_exception_is_a_result(lone: RetryingExecutor) -> None:
     """set_exception(None) makes the result None, as with the standard future (A3)."""
     theirs: Future[object] = Future()
@@ -426,6 +435,7 @@ def test_callbacks_run_once_in_their_order(lone: RetryingExecutor, release: Even
     assert [*((number, future) for number in range(5)), "0"] == told
 
 
+@both
 def test_a_callback_added_to_a_done_future_runs_at_once(executor: RetryingExecutor) -> None:
     """It runs in the thread that adds it, and before add_done_callback() returns (A3)."""
     future = executor.submit(int)
@@ -435,6 +445,7 @@ def test_a_callback_added_to_a_done_future_runs_at_once(executor: RetryingExecut
     assert [(future, threading.current_thread())] == told
 
 
+@both
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_callback_that_raises_is_logged_as_the_standard_one(
     lone: RetryingExecutor, caplog: pytest.LogCaptureFixture, when: str
@@ -455,6 +466,7 @@ def test_a_callback_that_raises_is_logged_as_the_standard_one(
     assert f"exception calling callback for {future!r}" == record.getMessage()
 
 
+@both
 def test_a_callback_that_interrupts_lets_the_others_run_first(lone: RetryingExecutor) -> None:
     """What is no Exception goes to whoever made the call done, after all callbacks have run (A3, G1)."""
     future = backing_off(lone)
@@ -502,6 +514,7 @@ def test_a_callback_may_look_at_everything(lone: RetryingExecutor, release: Even
     assert ["text", repr(future), 1, False] == seen
 
 
+@both
 def test_an_outcome_set_as_a_worker_takes_the_call_stands(executor: RetryingExecutor) -> None:
     """The worker has the call in hand, and makes no attempt of it (A3, G1)."""
     future = executor.submit(int)
@@ -583,6 +596,7 @@ def test_all_who_observe_a_call_as_its_worker_ends_are_told(
     assert 1 == lone.stats().submitted
 
 
+@both
 def test_only_the_executor_starts_a_call(executor: RetryingExecutor) -> None:
     """What executors of one's own do to a future would lose this one's call (G1)."""
     future = executor.submit(int)
@@ -591,6 +605,7 @@ def test_only_the_executor_starts_a_call(executor: RetryingExecutor) -> None:
     assert 0 == future.result(TIMEOUT)
 
 
+@both
 def test_a_timeout_that_is_not_a_number_does_not_wait_for_ever(executor: RetryingExecutor) -> None:
     """As with the standard executor, the lock that is waited for decides what it makes of it (A3)."""
     release = Event()
@@ -601,6 +616,7 @@ def test_a_timeout_that_is_not_a_number_does_not_wait_for_ever(executor: Retryin
     assert future.result(TIMEOUT)
 
 
+@both
 def test_a_call_may_be_opened_again(executor: RetryingExecutor) -> None:
     """A lock at which a thread waits for it is released once; the second time is no error (F9)."""
     future, latch = executor.submit(int), threading.Lock()

@@ -19,7 +19,7 @@ from uuid import uuid4
 import pytest
 
 from calls import Flaky
-from conftest import TIMEOUT
+from conftest import TIMEOUT, both
 from observe import eventually, needs_gil, see_to_reports
 from retrying_executor import (
     Attempt,
@@ -123,10 +123,8 @@ def run_to_the_end(
     executor: RetryingExecutor, fn: Callable[..., object], *args: object
 ) -> RetryingFuture[Any]:
     """Return the future of a call that is done, without having looked at its outcome."""
-    done = Event()
     future = executor.submit(fn, *args)
-    future.add_done_callback(lambda _: done.set())
-    assert done.wait(TIMEOUT)
+    assert {future} == wait([future], TIMEOUT).done
     executor.shutdown()  # a worker may hold a call for a moment after it is done
     return future
 
@@ -172,6 +170,7 @@ def test_an_outcome_is_described_in_a_line(outcome: Any, expected: str) -> None:
 # -- retries -------------------------------------------------------------------------------------
 
 
+@both
 def test_every_retry_is_logged(executor: RetryingExecutor, logged: Logged) -> None:
     """Each is one line at INFO: which call, which attempt, what happened, what follows; the end too (G3)."""
     assert isinstance(executor.submit(fail).exception(TIMEOUT), ValueError)
@@ -184,6 +183,7 @@ def test_every_retry_is_logged(executor: RetryingExecutor, logged: Logged) -> No
     ] == logged(logging.INFO)
 
 
+@both
 def test_what_a_message_names_is_in_fields_of_its_own(
     executor: RetryingExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -245,6 +245,7 @@ def test_messages_tell_calls_of_one_function_apart(
     assert ["retry_scheduled", "gave_up", "unseen_failure"] == [vars(one)["kind"] for one in caplog.records]
 
 
+@both
 def test_many_messages_of_one_kind_do_not_flood(executor: RetryingExecutor, logged: Logged) -> None:
     """Three are errors, and the tenth and so on, which say how many there were; no call is left out."""
     view = executor.with_options(retry=None)
@@ -285,6 +286,7 @@ def test_messages_are_counted_although_threads_interrupt_each_other() -> None:
     assert 7 == levels.count(logging.ERROR)  # 1, 2, 3, 10, 100, 1,000, 10,000
 
 
+@both
 def test_the_logging_of_retries_can_be_turned_off(
     executor: RetryingExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -294,6 +296,7 @@ def test_the_logging_of_retries_can_be_turned_off(
     assert [] == caplog.records
 
 
+@both
 def test_a_rejected_result_is_logged_by_its_type(executor: RetryingExecutor, logged: Logged) -> None:
     """Results may be confidential: the log tells their type alone (G3)."""
     view = executor.with_options(retry_result=lambda _: True, max_attempts=2)
@@ -304,6 +307,7 @@ def test_a_rejected_result_is_logged_by_its_type(executor: RetryingExecutor, log
     assert "secret" not in line + end
 
 
+@both
 def test_a_call_that_succeeds_at_once_logs_nothing(executor: RetryingExecutor, logged: Logged) -> None:
     """No news is good news (G3)."""
     assert 1 == executor.submit(int, 1).result(TIMEOUT)
@@ -313,6 +317,7 @@ def test_a_call_that_succeeds_at_once_logs_nothing(executor: RetryingExecutor, l
 # -- failures that nobody looked at --------------------------------------------------------------
 
 
+@both
 def test_an_unseen_failure_is_logged_when_its_future_goes_away(
     executor: RetryingExecutor, logged: Logged, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -391,6 +396,7 @@ def test_a_failure_that_run_in_executor_delivers_is_seen(executor: RetryingExecu
     assert [] == logged(logging.ERROR)
 
 
+@both
 @pytest.mark.parametrize(
     "glance",
     [
@@ -480,6 +486,7 @@ def test_an_exception_set_from_outside_is_logged_too(
     assert count == len(logged(logging.ERROR))
 
 
+@both
 @pytest.mark.parametrize("exception", [HostileError, FalsyError, Interrupt], ids=lambda cls: cls.__name__)
 def test_an_unseen_failure_may_be_hostile(
     executor: RetryingExecutor,
@@ -674,6 +681,7 @@ def test_a_handler_that_waits_for_another_call_gets_its_result(logged: Logged) -
 # -- what goes wrong in the executor's own threads -----------------------------------------------
 
 
+@both
 def test_an_initializer_that_fails_is_logged(logged: Logged) -> None:
     """It is critical: no call will run (C6, G3)."""
     with RetryingExecutor(1, initializer=fail) as executor:
@@ -775,6 +783,7 @@ def _raising_filter(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     LOGGER.removeFilter(bug)
 
 
+@both
 @pytest.mark.usefixtures("_raising_filter")
 def test_a_log_filter_that_raises_changes_no_outcome(executor: RetryingExecutor) -> None:
     """A hook's error changes nothing: the call is retried, and its outcome is its own (B8)."""
@@ -818,6 +827,7 @@ def test_a_log_handler_that_exits_loses_no_call(level: int) -> None:
         LOGGER.removeHandler(exit_)
 
 
+@both
 def test_a_signal_handler_may_raise_while_something_is_logged(executor: RetryingExecutor) -> None:
     """In the main thread, where signal handlers run, Ctrl-C gets through (G3)."""
 
@@ -860,6 +870,7 @@ def test_an_interrupt_that_is_hostile_kills_no_worker() -> None:
         assert 1 == executor.submit(int, 1).result(TIMEOUT)
 
 
+@both
 def test_giving_up_is_no_error(executor: RetryingExecutor, logged: Logged) -> None:
     """What follows is the caller's to see (G3)."""
 

@@ -20,7 +20,7 @@ from uuid import UUID
 import pytest
 
 from calls import Flaky
-from conftest import TIMEOUT
+from conftest import TIMEOUT, both
 from forks import in_child
 from observe import eventually, needs_gil, threads_named
 from retrying_executor import (
@@ -116,6 +116,7 @@ def test_a_listener_is_told_all_that_happens_to_a_call(listener: Listener) -> No
     assert retry.time - first.time <= done.duration <= ended_at - began_at
 
 
+@both
 def test_giving_up_is_an_event(listener: Listener) -> None:
     """With what it gave up for; and so is being done, with the outcome."""
     error = ValueError("no")
@@ -164,6 +165,7 @@ def test_an_attempt_that_fails_when_all_is_over_is_the_last(
     assert "the next one" not in caplog.text
 
 
+@both
 def test_a_call_that_is_cancelled_while_its_retry_is_announced_gives_up(
     listener: Listener, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -190,6 +192,7 @@ def test_a_call_that_is_cancelled_while_its_retry_is_announced_gives_up(
     assert "cancelled or shut down while it ran" in listener.events[-2].reason
 
 
+@both
 def test_who_never_retries_does_not_give_up(listener: Listener) -> None:
     """With ``retry=None`` a failure is just that."""
     with RetryingExecutor(1, retry=None, on_event=listener) as executor:
@@ -197,6 +200,7 @@ def test_who_never_retries_does_not_give_up(listener: Listener) -> None:
     assert ["accepted", "attempt_started", "done"] == listener.kinds
 
 
+@both
 def test_no_retry_is_told_of_a_call_whose_outcome_is_set_meanwhile() -> None:
     """After "done" nothing follows, whoever makes the call done while an attempt fails (A3, G3)."""
     events: list[str] = []
@@ -217,6 +221,7 @@ def test_no_retry_is_told_of_a_call_whose_outcome_is_set_meanwhile() -> None:
     assert ["accepted", "attempt_started", "done"] == events
 
 
+@both
 @pytest.mark.parametrize("kind", ["retry_scheduled", "gave_up"])
 def test_done_is_the_last_event_although_the_outcome_is_set_while_another_is_on_its_way(
     listener: Listener, caplog: pytest.LogCaptureFixture, kind: str
@@ -246,6 +251,7 @@ def test_done_is_the_last_event_although_the_outcome_is_set_while_another_is_on_
     assert ["accepted", "attempt_started", "done"] == listener.kinds
 
 
+@both
 def test_not_now_is_an_event_of_its_own(listener: Listener) -> None:
     """It uses up no attempt."""
     outcomes = iter([NotNow(after=0)])
@@ -280,6 +286,7 @@ def test_a_cancelled_call_is_done(listener: Listener, failures: int) -> None:
     assert listener.told()[done.key][0].kind == "accepted"
 
 
+@both
 def test_an_upstream_that_is_held_and_back_is_an_event(listener: Listener) -> None:
     """For each executor whose calls go to it, and no other; its name is with its calls too."""
     service, others = Upstream("service", hold_after=1, initial_hold=0.01), Listener()
@@ -384,6 +391,7 @@ def test_a_listener_that_falls_behind_misses_events(
     assert all(later >= 10 * sooner for sooner, later in pairwise(dropped))
 
 
+@both
 def test_a_listener_that_raises_hurts_no_call(caplog: pytest.LogCaptureFixture) -> None:
     """It is logged, with the traceback, and told of the rest; but not for each event (B8)."""
     told = []
@@ -588,6 +596,7 @@ def test_a_forked_child_is_looked_on_too(listener: Listener) -> None:
 # -- the running call ----------------------------------------------------------------------------
 
 
+@both
 def test_a_running_call_knows_itself() -> None:
     """Its name, its attempt, and a key that stays the same over all attempts."""
     seen: list[CurrentCall | None] = []
@@ -610,6 +619,7 @@ def test_a_running_call_knows_itself() -> None:
     assert UUID(other.key) not in keys
 
 
+@both
 @pytest.mark.parametrize(
     ("max_elapsed", "least", "most"), [(100, 90.0, 100.0), (0, 0.0, 0.0), (None, None, None)]
 )
@@ -626,6 +636,7 @@ def test_a_running_call_knows_how_much_time_is_left(
         assert least <= call.time_left <= most
 
 
+@both
 def test_outside_of_an_attempt_there_is_no_current_call() -> None:
     """Neither in other threads, nor in callbacks and initializers of the executor's own."""
     seen: list[CurrentCall | None] = [current_call()]
@@ -657,6 +668,7 @@ def test_a_call_that_was_settled_meanwhile_is_no_current_call() -> None:
     assert [None] == seen
 
 
+@both
 def test_a_policy_may_ask_for_the_current_call() -> None:
     """It decides in the thread, and about the call, that ran."""
     seen: list[int] = []
@@ -804,6 +816,7 @@ def test_a_log_handler_may_shut_down_in_the_watchdogs_thread() -> None:
 # -- bad arguments -------------------------------------------------------------------------------
 
 
+@both
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

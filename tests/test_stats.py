@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from conftest import TIMEOUT
+from conftest import TIMEOUT, both
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, Stats
 from retrying_executor._calls.ledger import Ledger
 from retrying_executor._calls.schedule import Schedule
@@ -37,6 +37,7 @@ def lone() -> Iterator[RetryingExecutor]:
     executor.shutdown(cancel_futures=True)
 
 
+@both
 def test_an_executor_starts_with_nothing(executor: RetryingExecutor) -> None:
     """Before the first call there is no thread, and nothing to count (C1, G4)."""
     assert executor.stats() == Stats(
@@ -115,6 +116,7 @@ def test_a_due_retry_is_ready(lone: RetryingExecutor, monkeypatch: pytest.Monkey
     release.set()
 
 
+@both
 def test_views_count_with_their_executor(executor: RetryingExecutor) -> None:
     """Views have the same queue and threads, hence the same numbers (B9, G4)."""
     view = executor.with_options(max_attempts=2)
@@ -168,6 +170,7 @@ def test_a_snapshot_is_consistent_at_every_moment() -> None:
     assert rounds * submitters == last.retried
 
 
+@both
 def test_every_reader_sees_its_own_call(executor: RetryingExecutor) -> None:
     """A call is counted from the moment submit() returns, and as done once its outcome is there (G4)."""
     for number in range(1, 100):

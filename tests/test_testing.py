@@ -322,6 +322,36 @@ def test_other_threads_take_turns(executor: VirtualTimeExecutor) -> None:
     assert future.result() == thread.ident
 
 
+@pytest.mark.parametrize("wait", ["drain", "shutdown"])
+def test_other_threads_wait_for_an_attempt_that_runs(executor: VirtualTimeExecutor, wait: str) -> None:
+    """They do not run in the call, so they would not wait for themselves (F1, F3)."""
+    started, release = threading.Event(), threading.Event()
+
+    def attempt() -> None:
+        started.set()
+        assert release.wait(TIMEOUT)
+
+    future = executor.submit(attempt)
+    with ThreadPoolExecutor(2) as threads:
+        result = threads.submit(future.result)
+        assert started.wait(TIMEOUT)
+        done = threads.submit(lambda: (getattr(executor, wait)(), future.done()))
+        assert not done.done()
+        release.set()
+        assert done.result(TIMEOUT)[1]
+        assert None is result.result(TIMEOUT)
+
+
+def test_a_wait_ends_though_the_thread_that_cancels_is_late(executor: VirtualTimeExecutor) -> None:
+    """Between cancelling a call and telling so, the clock does not jump to the end of the wait (E1)."""
+    future = executor.submit(int)
+    late = executor._virtual.make_latch(executor._pool, future)
+    assert future.cancel()
+    assert late.acquire(timeout=60)
+    assert 0 == executor.monotonic()
+    assert executor._virtual.wait(executor._pool, bool, None, ())  # for room
+
+
 # -- the same decisions ----------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import pytest
 
 from calls import Flaky
-from conftest import TIMEOUT
+from conftest import TIMEOUT, both
 from forks import check_executor_works, check_orphaned, in_child
 from forks import held as occupied
 from observe import eventually, needs_gil, threads_named
@@ -227,6 +227,7 @@ def test_a_place_for_a_call_that_another_worker_took_is_given_back(monkeypatch: 
     assert 4 == len(service._places._gate._slots)
 
 
+@both
 def test_a_call_that_is_done_is_not_in_flight() -> None:
     """Who sees the result of the only call sees that nothing runs (U4)."""
     service = Upstream("service")
@@ -236,6 +237,7 @@ def test_a_call_that_is_done_is_not_in_flight() -> None:
             assert 0 == service.in_flight
 
 
+@both
 def test_an_upstream_that_has_no_answer_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when another worker takes the last slot at that very moment (U4)."""
     service = Upstream("service", rate=(1, 0.001))
@@ -531,6 +533,7 @@ def test_a_service_that_names_a_time_is_held(exception: Exception, retry: Any) -
     assert before + 30 <= service.held_until
 
 
+@both
 def test_failed_probes_use_up_no_attempt() -> None:
     """While the service is down, the calls wait, however often it is tried (U5)."""
     service = Upstream("service", hold_after=1, initial_hold=0.001, max_hold=0.001)
@@ -562,6 +565,7 @@ def test_a_probe_can_be_settled_from_outside() -> None:
     assert ("open", 0) == (service.state, service.in_flight)
 
 
+@both
 def test_a_result_that_is_rejected_is_no_failure_of_the_service() -> None:
     """It answered; that the program does not like the answer tells nothing bad of it (U5)."""
     service = Upstream("service", hold_after=1, initial_hold=60)
@@ -571,6 +575,7 @@ def test_a_result_that_is_rejected_is_no_failure_of_the_service() -> None:
     assert "open" == service.state
 
 
+@both
 @pytest.mark.usefixtures("quiet")
 def test_a_time_that_is_none_holds_nothing() -> None:
     """An exception may have been changed after it was made (B8, U5)."""
@@ -624,6 +629,7 @@ def test_a_probe_that_tells_nothing_is_no_hold(caplog: pytest.LogCaptureFixture)
     assert "upstream_held" not in told
 
 
+@both
 def test_holds_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     """That a service failed, and that it is back, is a warning, once; what becomes of the probes is not."""
     caplog.set_level(logging.INFO)
@@ -999,6 +1005,7 @@ def test_bad_arguments_are_refused(options: dict[str, Any], error: type[Exceptio
     assert message == str(caught.value)
 
 
+@both
 @pytest.mark.parametrize("accept", [RetryingExecutor, RetryingExecutor().with_options])
 def test_what_is_no_upstream_is_refused(accept: Callable[..., object]) -> None:
     """By executors and views (U4)."""

@@ -38,10 +38,13 @@ class VirtualTimeExecutor(RetryingExecutor):
     `concurrent.futures.as_completed`, while iterating over ``map()``, in ``drain()`` and ``shutdown()``, at
     the end of a ``with`` block, and in `advance`. When none is ready, the clock jumps to the next time at
     which one is. Timeouts are in virtual time, too. A wait that would never end raises `RuntimeError`.
+    An ``await`` in asyncio makes no attempts: call ``drain()`` before it.
 
     The clock starts at 0 and is read by `monotonic`. The ``due_at`` of a future, the ``held_until`` of an
     upstream and the ``next_due_at`` of the statistics are on it. Attempts run one after the other and take
     no time, unless they call `sleep`. A call may wait for another, which then runs in the middle of it.
+    What an attempt raises has a traceback that leads to the code that waits, and to the futures there. It
+    goes when the garbage collector runs.
 
     Jitter is drawn from the *seed*, unless a policy has a source of its own. So with the same seed, the same
     program does the same at the same times. The keys of calls are drawn from it, too.

@@ -64,9 +64,7 @@ class Ledger:
         try:
             return call._withdraw(gone)
         finally:
-            if (
-                call._state in DONE_STATES and not was_done
-            ):  # a method may be interrupted as it begins
+            if call._state in DONE_STATES and not was_done:  # a method may be interrupted as it begins
                 self._cancelled += counts
                 self.schedule.lane_of.pop(call, None)
                 retries.drop_gone()

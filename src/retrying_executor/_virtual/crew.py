@@ -68,6 +68,7 @@ class VirtualCrew:
         self._turn = threading.RLock()
         self._now = 0.0
         self._hands: list[Hand] = []  # in which the calls are that run, the outermost first
+        self._thread = 0  # which had the turn last: as long as there are hands, they are its own
         self._seeded: dict[Terms, Terms] = {}
         self._served: dict[Places, Core] = {}  # what goes by this clock
         self.tell: Callable[[], object] = bool  # a listener, if there is one, what has not been told yet
@@ -120,6 +121,8 @@ class VirtualCrew:
                 return True
             if timeout is None:
                 pending = self.pending(core)
+                if not pending:  # another thread cancelled the last one, and is about to tell of the room
+                    return True
                 stuck = next((call for call in pending if call in calls), pending[0])  # or it waits for room
                 more = f" (and {len(pending) - 1} more)" if len(pending) > 1 else ""
                 raise RuntimeError(f"this wait would never end: {_why_it_waits(stuck)}{more}")
@@ -142,9 +145,11 @@ class VirtualCrew:
             with core.lock:
                 acts_at = core.ledger.schedule.first_due_at()
             if acts_at is None or acts_at == math.inf or acts_at > deadline:
+                if is_met():  # by the initializer, or as another thread cancelled meanwhile
+                    return True
                 if deadline < math.inf:
                     self._now = deadline
-                return is_met()  # by the initializer
+                return False
             self._now = acts_at  # later than now: what there is to do by now has been done
         return False
 
@@ -155,6 +160,7 @@ class VirtualCrew:
         hand, call = Hand(core.lock), None
         outer = current.holder
         try:
+            self._thread = threading.get_ident()
             self._hands.append(hand)
             current.holder = hand
             with core.lock:
@@ -250,8 +256,11 @@ class VirtualCrew:
         return look(True)
 
     def includes_current_thread(self) -> bool:
-        """Return whether an attempt runs: to wait for others in there would be to wait for itself."""
-        return bool(self._hands)
+        """Return whether this thread makes an attempt: there, to wait for others might be to wait for itself.
+
+        While another thread makes one, this one can wait: it gets its turn afterwards.
+        """
+        return bool(self._hands) and self._thread == threading.get_ident()
 
     def make_latch(self, core: Core, call: Call) -> Latch:
         """Return what stands in for a lock at which somebody waits."""

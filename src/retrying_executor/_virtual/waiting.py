@@ -11,7 +11,7 @@ import weakref
 from collections import defaultdict
 from concurrent.futures import TimeoutError  # noqa: A004  # not the builtin on 3.10
 
-from retrying_executor._common.stdlib import AsCompletedWaiter
+from retrying_executor._common.stdlib import DONE_STATES, AsCompletedWaiter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ class Latch:
         return True
 
     def _was_opened(self) -> bool:
-        return self._is_open
+        call = self._call()
+        # Another thread may have cancelled the call, and be about to open this: nothing is left to wait for.
+        return self._is_open or (call is not None and call._state in DONE_STATES)
 
     def release(self) -> None:
         """Open it."""
