@@ -1,6 +1,6 @@
 """What each side does to a call without a lock in common, against each other: the scenario of each pair.
 
-The sides are those of the table in `retrying_executor._calls.call`. Where a pair cannot meet, it says why.
+The sides are those of the table in `retrying_executor._calls`. Where a pair cannot meet, it says why.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from retrying_executor._upstream.gate import Evidence, Permit
 
     class Observer(Protocol):
-        """Who looks on while attempts are made."""
+        """Is told of attempts while they are made."""
 
         def started(self, call: Call, work: Work, /) -> None: ...
         def ended(self, call: Call, /) -> None: ...
@@ -51,7 +51,7 @@ def make(
         call: Whose attempt it is.
         work: What to run.
         permit: What lets it through, if the call has an upstream.
-        observer: Who looks on, if anybody does.
+        observer: What is told of the attempt, if there is one.
 
     Returns:
         What follows; and what this attempt ended with, or if none follows the outcome of the call.
@@ -162,7 +162,7 @@ def conclude(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> Unse
 
 
 def announce(call: Call, work: Work, outcome: Outcome, verdict: Verdict, observer: Observer | None) -> None:
-    """Log, and tell who looks on, what follows an attempt that failed; see `make`."""
+    """Log what follows an attempt that failed, and tell the observer; see `make`."""
     if verdict.delay is None and call._terms.policy is None:
         return  # it never retries: a failure is just that
     is_logged = log.tells_of_retries()

@@ -1,55 +1,21 @@
 """One call: its state, and every change of it.
 
-The future is also the work item. Its life, with the state that the standard library knows:
+The future is also the work item. Its life, with the states that the standard library knows:
 
     waits ──a worker takes it──> runs ──finish──> FINISHED
       │  <────────back off────────┘
       └──cancel──> CANCELLED_AND_NOTIFIED
 
-Until it is done ``_state`` is PENDING; it runs while it has a ``_worker``, in whose hands it is.
+Until it is done, ``_state`` is PENDING. It runs while it has a ``_worker``: the hand that it is in.
 
-A future starts *unobserved*: with no condition, no waiters and no callbacks, since building those
-is most of what a standard future costs. The first that needs them (`wait`, `as_completed`,
-``add_done_callback``, and whatever ends a call from outside) makes it *observed*, for good, and from then on
-the inherited code rules. Who only waits, in ``result()``, does so at a *latch*: a lock of its own, opened
-when the call is done. So nobody waits at the condition, and a lock does for it; and who is interrupted has
-nothing to hand on.
+A future starts *unobserved*: with no condition, no waiters and no callbacks, since building those is most of
+what a standard future costs. The first user that needs them (`wait`, `as_completed`, ``add_done_callback``,
+and whatever ends a call from outside) makes it *observed*, for good. From then on the inherited code rules.
+A thread that only waits, in ``result()``, does so at a *latch*: a lock of its own, opened when the call is
+done. So no thread waits at the condition, and a lock is enough for it; and an interrupted thread has nothing
+to hand on.
 
-Most calls are taken, made done and observed without a lock in common. What only one side may do it has to
-*claim*: by deleting a slot, which succeeds for one thread only.
-
-- ``_waits`` is there while the call waits. Whoever deletes it has the call: the worker that takes it; who
-  cancels or refuses it; who sets its outcome from outside. `_back_off` puts it back.
-- ``_unobserved`` is there until the call is observed, or about to be done without ever having been. The
-  worker that deletes it makes the call done, under its own lock, without telling anybody but the latches.
-
-=========================== ================================================================================
-a worker that takes it      under its own lock: deletes ``_waits``; if it is gone somebody else has the call
-a worker that has its       under its own lock: deletes ``_unobserved`` and makes it done; if that is gone,
-outcome                     makes it done under the condition, and tells whoever observes it
-who observes it             deletes ``_unobserved``; if it is gone, waits until its worker has given its lock
-                            back once: a worker that had claimed it has made it done. Then gives it the
-                            condition, unless somebody else has
-back-off                    under the pool's lock: is it the last attempt? Else puts ``_waits`` back
-who cancels it              observes it; under the condition and the pool's lock: deletes ``_waits`` and makes
-                            it done; if that is gone, the attempt that runs is the last
-who refuses it              as who cancels it, unless an attempt was made: then it was accepted
-who sets its outcome        observes it; under both: deletes ``_waits``, if it is there, and makes it done
-who waits                   adds its latch, sets ``_awaited``, then looks at ``_state``
-whoever makes it done       sets ``_state``, then looks at ``_awaited`` and the latches
-=========================== ================================================================================
-
-The last two have nothing to claim: each announces first, then looks, so at least one of them sees the other.
-What must stay true:
-
-- A call becomes done once. A state that is done never changes, so reading ``_state`` needs no lock.
-- An observed call becomes done under its condition. Lock order: condition, pool's lock, worker's lock.
-- While an attempt runs, ``_work``, ``_last`` and ``_attempts`` belong to its worker, without a lock.
-- Between a claim and what it was for nothing is called or allocated. So no destructor gets in between, and no
-  signal handler: Python runs those after calls only.
-
-That takes the GIL. Without it two threads can delete a slot, and all of this happens under one lock; see
-`_threads.crew`.
+How these changes meet without a lock in common is described in `retrying_executor._calls`.
 """
 
 from __future__ import annotations
@@ -112,7 +78,7 @@ if TYPE_CHECKING:
             ...
 
         def synchronize(self) -> None:
-            """Wait until whoever is in the middle of something has seen what was announced, or is seen."""
+            """Wait until a thread in the middle of a change has seen what was announced."""
 
         def cancel(self, call: Call, /) -> bool:
             """Cancel a call that waits; of one that is running, make this attempt the last."""
@@ -176,7 +142,7 @@ class RetryingFuture(Future["T"]):
 
     # These stand for the other attributes, until an instance grows its own.
     _exception: BaseException | None = None
-    _is_last: bool = False  # whoever wanted to cancel it came too late: no attempt follows that which runs
+    _is_last: bool = False  # it was to be cancelled, too late: the attempt that runs is the last
     _postponed: int = 0
     _due_at: float | None = None
     _last: Outcome = NO_OUTCOME
@@ -184,7 +150,7 @@ class RetryingFuture(Future["T"]):
     _leave: Callable[[], object] | None = (
         None  # gives back its place in the upstream's backlog, if that is limited
     )
-    _story: Any = None  # what whoever looks on remembers of it
+    _story: Any = None  # what a monitor remembers of it
     _waits_until: float = math.inf  # for that, at most
     _expires_at: float = math.inf  # by its max_age: no attempt starts later
 
@@ -541,13 +507,13 @@ class RetryingFuture(Future["T"]):
             if exception is not None:
                 self._exception = exception
                 self._unseen = unseen
-            self._state = FINISHED  # last: whoever sees it sees the rest
+            self._state = FINISHED  # last: a thread that sees it sees the rest
         return True
 
     def _release(self) -> None:
         """Let go of what only a further attempt would need."""
         self._work = None
-        if self._leave is not None:  # before it is seen to be done, so that whoever sees it finds room
+        if self._leave is not None:  # before it is seen to be done, so that a thread that sees it finds room
             self._leave()
             self._leave = None
         if self._last is not NO_OUTCOME:
@@ -557,9 +523,9 @@ class RetryingFuture(Future["T"]):
     # -- for the pool: telling others, without its lock ------------------------------------------
 
     def _open(self) -> None:
-        """Let those pass who wait for the call, which is done, if anybody does; may be done again."""
+        """Open the latches of a call that is done, if there are any; may be done again."""
         if self._awaited:
-            for latch in self.__dict__["_latches"].copy():  # who waits no more takes out its own
+            for latch in self.__dict__["_latches"].copy():  # a thread that waits no more takes out its own
                 try:  # not suppress(), which takes longer than all the rest
                     latch.release()
                 except RuntimeError:
@@ -587,7 +553,7 @@ class RetryingFuture(Future["T"]):
         callbacks = self.__dict__.get("_done_callbacks")
         while callbacks:
             callback = callbacks[0]
-            del callbacks[0]  # at once: who was interrupted goes on with the next
+            del callbacks[0]  # at once: after an interruption the next is the one to go on with
             try:
                 callback(self)
             except Exception:

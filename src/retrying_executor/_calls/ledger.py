@@ -1,11 +1,11 @@
 """The books: every call that was accepted waits, runs or is done, and is counted as such.
 
-Pure like the schedule: no threads, no clock. Whoever uses it holds the lock that guards it. What must
+Pure like the schedule: no threads, no clock. Its user holds the lock that guards it. What must
 stay true between any two methods:
 
 - a call that waits is in the schedule, its future is pending, and it is in no worker's hands;
 - a call that is done is counted once: as succeeded, as failed or as cancelled; by its worker, if that
-  made its last attempt, else here. Whoever leaves hands its counts over.
+  made its last attempt, else here. A worker that leaves hands its counts over.
 
 Nobody counts what is accepted: it is the sum of what became of it.
 
@@ -95,7 +95,7 @@ class Ledger:
         worker.succeeded = worker.failed = 0
 
     def stats(self, now: float, workers: Collection[Hand]) -> Stats:
-        """Return a consistent snapshot, given what time it is and who is at work, while all stand still."""
+        """Return a consistent snapshot, given the time and the hands, while all stand still."""
         workers = list(workers)  # a destructor may submit, and start one
         in_hand = [call for worker in workers if (call := worker.call) is not None]  # read once: it may go
         running = sum(not call.done() for call in in_hand)

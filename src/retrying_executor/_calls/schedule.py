@@ -1,6 +1,6 @@
 """Which call is next, and when: a queue of fresh calls, a heap of retries, and a lane for each upstream.
 
-Pure: no threads, no clock, no randomness. Whoever uses it says what happened together with *now*, and holds
+Pure: no threads, no clock, no randomness. Its user says what happened together with *now*, and holds
 the lock that guards it. Times are seconds on one clock, whichever it is.
 
 - Due retries come before fresh calls; retries in the order of their due times, ties in the order in which

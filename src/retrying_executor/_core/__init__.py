@@ -4,20 +4,20 @@ Every part below shares the core's lock, ``lock``, and the ledger that it guards
 
 - every accepted call is waiting (in the ledger's schedule), running (in a hand) or done, and exactly one of
   these;
-- if a call waits, somebody will take it: a thread, or whoever waits in virtual time; if it is ready and a
-  thread rests or may be started, one is on its way; if it is in backoff and a thread rests or may be started,
-  one leads or is on its way;
+- if a call waits, somebody will take it: a thread, or in virtual time any thread that waits; if it is ready
+  and a thread rests or may be started, one is on its way; if it is in backoff and a thread rests or may be
+  started, one leads or is on its way;
 - a call becomes done once, by whatever took it out of the schedule or ran its last attempt;
 - before ``only_fresh_until`` there is nothing to see to but fresh calls.
 
 Most calls never meet this lock. They are queued without one, and taken and made done under the hand's own;
-how that goes together with those that cancel or observe them stands in `_calls.call`. So the order is always:
+how that goes together with those that cancel or observe them stands in `_calls`. So the order is always:
 publish first (a call, that a thread rests, that it left), then look once more for something to do.
 
 Lock order: the registry of forks and exits; the condition of an observed call; the core's lock; those of the
 hands. From the core's lock an upstream's is taken for a limited time only. Under the core's lock no thread is
 started or asked whether it is alive, no user code runs, nothing is logged and no waiter is told. All are
 reentrant for the sake of destructors and signal handlers, which may submit or cancel wherever they interrupt.
-Since that may be where a thread holds its own hand's lock, nobody who has the core's lock waits for that of a
-hand for ever.
+Since that may be where a thread holds its own hand's lock, a thread that has the core's lock does not wait
+for that of a hand for ever.
 """

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from retrying_executor._upstream.places import Listener, Places
 
     class Monitor(Observer, Listener, Protocol):
-        """Who looks on."""
+        """Is told of calls and attempts."""
 
         def submitted(self, call: Call, /) -> None: ...
         def accepted(self, call: Call, /) -> None: ...
         def finish(self, timeout: float, /) -> None: ...
 
     class Roster(Protocol):
-        """Who is there, as far as ``submit()`` asks."""
+        """The part of a crew that ``submit()`` looks at."""
 
         can_summon: bool
         """Whether somebody is to be told of a call that was queued."""
@@ -96,7 +96,7 @@ class Core:
         max_pending: How many calls may be accepted and not done; ``None``: no limit.
         waits_when_full: Whether ``submit()`` waits for room instead of raising.
         places: Those of the service that the calls go to, or ``None``; see `adopt`.
-        monitor: Who looks on, or ``None``.
+        monitor: What is told of calls, or ``None``.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class Core:
                 is_queued = True
             if self.roster.can_summon or entrance.refusal is not None:  # then look
                 error = self.crew.see_to(self, call)
-        except BaseException as error_or_interrupt:  # who submits will not get the future
+        except BaseException as error_or_interrupt:  # the submitter will not get the future
             if is_queued or not isinstance(error_or_interrupt, RuntimeError):  # of a signal handler
                 self.settling.refuse(call)
             raise
@@ -240,7 +240,7 @@ class Core:
         if self.crew.come(self):
             return True
         with self.lock:
-            self.turns.disinvite(places)  # whoever is free first will ask
+            self.turns.disinvite(places)  # the first hand that is free will ask
         return False
 
     # -- what futures ask ------------------------------------------------------------------------
@@ -255,7 +255,7 @@ class Core:
         return self.crew.make_latch(self, call)
 
     def synchronize(self) -> None:
-        """Wait until whoever has the lock has given it back: that sees what was announced, or is seen."""
+        """Wait until a thread that has the lock gives it back: it has seen what was announced, or is seen."""
         with self.lock:
             pass
 
@@ -332,7 +332,7 @@ class Core:
         return self.ending.drain(timeout)
 
     def is_own_thread(self) -> bool:
-        """Return whether whoever asks makes attempts itself, and so must not wait for them."""
+        """Return whether this thread makes attempts itself, and so must not wait for them."""
         return self.crew.includes_current_thread()
 
     # -- around a fork ---------------------------------------------------------------------------
@@ -355,7 +355,7 @@ class Core:
             self._is_stopped = False
 
     def restart_in_child(self) -> None:
-        """After, in the child: start empty. The calls are the parent's, and so is whoever made them."""
+        """After, in the child: start empty. The calls and the threads are the parent's."""
         entrance, turns = self.entrance, self.turns
         calls = self.settling.all_calls()
         self.crew.go_on_after_fork()  # this thread may have a hand, and is in the middle of nothing

@@ -25,7 +25,7 @@ _BROKEN = "A thread initializer failed, the thread pool is not usable anymore"
 
 
 class Ending:
-    """The end of a core; whoever waits for it is no business of this.
+    """The end of a core; waiting for it is the business of others.
 
     Args:
         lock: The core's.
@@ -95,7 +95,7 @@ class Ending:
                 self._settling.cancel(call)
 
     def time_is_up(self, asker: Asker, granted: float) -> None:
-        """Cancel what does not run, since whoever waits for the end has waited for *granted* seconds."""
+        """Cancel what does not run: *granted* seconds were given for the end, and they are over."""
         log.time_is_up(self.halt(asker), self._names_of_running(), granted)
 
     def interrupt(self, asker: Asker) -> None:

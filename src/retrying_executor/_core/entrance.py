@@ -65,7 +65,7 @@ class Entrance:
         self._look()
 
     def close(self, refusal: Exception) -> None:
-        """Accept no call from now on, and tell those who wait for room. Called under the lock.
+        """Accept no call from now on, and tell the submitters that wait for room. Called under the lock.
 
         Args:
             refusal: What ``submit()`` raises. That the pool is broken stands for what it raised before.
@@ -81,7 +81,7 @@ class Entrance:
             self._open_all()
 
     def _open_all(self) -> None:
-        """Have all look who wait for room."""
+        """Have all submitters look that wait for room."""
         for latch in self._in_line.copy():
             with suppress(RuntimeError):  # it is open already
                 latch.release()

@@ -1,4 +1,4 @@
-"""What the parts of a core ask of those that make the attempts: threads, or whoever waits in virtual time."""
+"""What the parts of a core ask of those that make the attempts, in real time and in virtual time."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ if TYPE_CHECKING:
             ...
 
         def includes_current_thread(self) -> bool:
-            """Return whether whoever asks makes attempts itself, and so must not wait for them."""
+            """Return whether this thread makes attempts itself, and so must not wait for them."""
             ...

@@ -36,7 +36,7 @@ class _Observed(set["weakref.ref[Call]"]):
 
 
 class Settling:
-    """Makes the calls of a core done, or puts them in backoff, and tells whoever observes them.
+    """Makes the calls of a core done, or puts them in backoff, and tells their observers.
 
     Args:
         lock: The core's.
@@ -44,7 +44,7 @@ class Settling:
         crew: Those that make the attempts.
         entrance: Where there is room when a call is done.
         turns: Whether attempts may follow.
-        observer: Who looks on, or ``None``.
+        observer: What is told of attempts, or ``None``.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Settling:
         return self._change(call, self._ledger.take_out)
 
     def _change(self, call: Call, change: Callable[..., bool], *args: Any) -> bool:
-        """Apply *change*, which makes the call done or returns ``False``, and tell whoever observes it.
+        """Apply *change*, which makes the call done or returns ``False``, and tell its observers.
 
         An interruption stops neither half-way: then all are told once more, but for what has been told.
         """
@@ -214,7 +214,7 @@ class Settling:
             return True
 
     def finish(self, hand: Hand) -> None:
-        """Make the call in a hand done, which has its outcome, and tell whoever observes it."""
+        """Make the call in a hand done, which has its outcome, and tell its observers."""
         call, ending = hand.call, hand.ending
         assert call is not None
         assert ending is not None

@@ -98,7 +98,7 @@ class Turns:
         Args:
             hand: Which has no call.
             now: What time it is.
-            asker: Who asks upstreams for permits: the core.
+            asker: In whose name upstreams are asked for permits: the core.
         """
 
         def claim(call: Call, now: float) -> Claim:

@@ -1,1 +1,1 @@
-"""Who makes the attempts: threads."""
+"""The threads that make the attempts."""

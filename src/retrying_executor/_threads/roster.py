@@ -300,7 +300,7 @@ class Roster:
             self._count()
 
     def wake_all(self) -> None:
-        """Make everybody who rests look again whether to stay. Needs no lock."""
+        """Make every worker that rests look again whether to stay. Needs no lock."""
         for worker in self._resting.copy():
             worker.wake()
         for other in (self._leading, self._ailing):

@@ -4,7 +4,7 @@ Most calls are taken, made done and counted here, under nothing but their worker
 all, workers that make short calls would spend their time waiting for each other. Taking a call from a queue
 that others append to without a lock needs the GIL; without it, the worker's lock is the core's.
 
-Which side announces or claims what, and then looks at what, stands in the table of `_calls.call`; here are
+Which side announces or claims what, and then looks at what, stands in the table of `_calls`; here are
 the two rows of the worker. So besides that module this one alone changes a call's state: a method for each
 of the two changes would cost one part in twenty of the time.
 """
@@ -36,7 +36,7 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
 
     Args:
         core: Whose calls these are.
-        crew: Who may be called for help.
+        crew: The threads of that core, of which one more may be called.
         worker: That which asks.
 
     Returns:

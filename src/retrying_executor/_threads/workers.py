@@ -112,7 +112,7 @@ class Shift:
             if self._crew.roster.can_summon:
                 crew.summon(core, time.monotonic())
         crew.start_newborns(core)
-        core.turns.decline_unused(core, are_all=True)  # who knows how long this takes
+        core.turns.decline_unused(core, are_all=True)  # the initializer may take long
         works, pause = self._run_initializer(), _FIRST_PAUSE
         with core.lock:
             crew.initializing -= (

@@ -1,6 +1,6 @@
 """When a service may be called: limits, holds, the probe and the ramp.
 
-Pure: no threads, no clock, no randomness of its own. Whoever uses it says what happened together with
+Pure: no threads, no clock, no randomness of its own. Its user says what happened together with
 *now*, and holds the lock that guards it. Times are seconds on one clock, whichever it is. Only
 `Gate.start` and `Gate.take_slot` get the clock itself, since that is to be read afterwards.
 

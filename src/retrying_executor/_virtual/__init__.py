@@ -1,1 +1,1 @@
-"""Who makes the attempts in virtual time: whoever waits for them."""
+"""Virtual time, in which the threads that wait for attempts make them."""

@@ -1,8 +1,8 @@
-"""Whoever waits, as the crew of a core: in virtual time there are no threads, and no clock but this one.
+"""Threads that wait, as the crew of a core: in virtual time there are no others, and no clock but this one.
 
-What is decided, and when, is the core's business, as with threads. Here is only what stands in for them:
-whoever waits for an outcome makes attempts, one after the other, until it is there. When none is ready, the
-clock jumps to the next time at which something happens by itself.
+What is decided, and when, is the core's business, as with threads. Here is only what stands in for them: a
+thread that waits for an outcome makes attempts, one after the other, until it is there. When none is ready,
+the clock jumps to the next time at which something happens by itself.
 
 An attempt may itself wait for another call. Then the attempts of that run in the middle of it, so those that
 run are a stack: ``_hands``. As long as the outermost wait lasts, its thread has ``_turn``, which comes before
@@ -237,16 +237,16 @@ class VirtualCrew:
         return self._hands.copy()
 
     def see_to(self, core: Core, call: Call) -> Exception | None:
-        """A call was queued: whoever waits next sees to it."""
+        """A call was queued: the next thread that waits sees to it."""
         self.give_key(call)
         return core.entrance.what_to_raise()
 
     def come(self, core: Core) -> bool:
-        """Whoever waits next comes."""
+        """The next thread that waits comes."""
         return True
 
     def due_at_changed(self, schedule: Schedule) -> None:
-        """Whoever waits looks at it with every step."""
+        """A thread that waits looks at it with every step."""
 
     def wake_all(self) -> None:
         """Nobody sleeps."""

@@ -1,4 +1,4 @@
-"""Who looks on in virtual time."""
+"""The monitor in virtual time."""
 
 from __future__ import annotations
 

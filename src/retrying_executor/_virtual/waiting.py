@@ -1,6 +1,6 @@
 """Waiting in virtual time: what stands in for the locks and events at which threads would wait.
 
-Whoever gets there makes attempts instead, by `VirtualCrew.wait`, until what it waits for has happened.
+A thread that gets there makes attempts instead, by `VirtualCrew.wait`, until what it waits for has happened.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Latch:
-    """Stands in for a lock that is closed: whoever waits at it makes attempts."""
+    """Stands in for a lock that is closed: a thread that waits at it makes attempts."""
 
     def __init__(self, crew: Crew, core: Core, call: Call) -> None:
         self._crew = crew
@@ -85,7 +85,7 @@ class Waiters(list["Any"]):
 
 
 class VirtualEvent(threading.Event):
-    """Stands in for the event at which `wait` and `as_completed` wait: who waits runs attempts."""
+    """Stands in for the event at which `wait` and `as_completed` wait: a thread that waits makes attempts."""
 
     def __init__(self, *, raises: bool) -> None:
         super().__init__()
