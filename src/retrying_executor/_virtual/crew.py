@@ -69,7 +69,6 @@ class VirtualCrew:
         self._now = 0.0
         self._hands: list[Hand] = []  # in which the calls are that run, the outermost first
         self._thread = 0  # which had the turn last: as long as there are hands, they are its own
-        self._seeded: dict[Terms, Terms] = {}
         self._served: dict[Places, Core] = {}  # what goes by this clock
         self.tell: Callable[[], object] = bool  # a listener, if there is one, what has not been told yet
 
@@ -294,14 +293,11 @@ class VirtualCrew:
 
     def terms_for(self, terms: Terms) -> Terms:
         """Return terms whose jitter is drawn from the seed, if it has no source of its own."""
-        seeded = self._seeded.get(terms)
-        if seeded is None:
-            policy = terms.policy
-            if isinstance(policy, RetryPolicy) and policy.random is None:
-                policy = copy.copy(policy)
-                policy.__dict__["random"] = self._random
-            seeded = self._seeded[terms] = Terms(policy, terms.upstream, label=terms.label, key=terms.key)
-        return seeded
+        policy = terms.policy
+        if isinstance(policy, RetryPolicy) and policy.random is None:
+            policy = copy.copy(policy)
+            policy.__dict__["random"] = self._random
+        return Terms(policy, terms.upstream, label=terms.label, key=terms.key)
 
     def attach(self, core: Core, places: Places) -> None:
         """Calls may go to this upstream from now on: it goes by this clock, until all has ended.
