@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from retrying_executor._calls.terms import Terms
     from retrying_executor._common.exits import ExitTimeout
     from retrying_executor._common.values import Clock
-    from retrying_executor._core import seam
+    from retrying_executor._core.turns import Crew as PartsCrew
     from retrying_executor._upstream.places import Listener, Places
 
     class Monitor(Observer, Listener, Protocol):
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         can_summon: bool
         """Whether somebody is to be told of a call that was queued."""
 
-    class Crew(seam.Crew, Protocol):
+    class Crew(PartsCrew, Protocol):
         """Those that make the attempts. They do not know for which core: it gives itself along."""
 
         @property

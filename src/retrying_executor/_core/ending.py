@@ -14,9 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from retrying_executor._calls.ledger import Ledger
     from retrying_executor._core.entrance import Entrance
-    from retrying_executor._core.seam import Crew
     from retrying_executor._core.settling import Settling
-    from retrying_executor._core.turns import Turns
+    from retrying_executor._core.turns import Crew, Turns
     from retrying_executor._upstream.places import Asker
 
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from retrying_executor._calls.call import Call
     from retrying_executor._calls.ledger import Ledger
-    from retrying_executor._core.seam import Crew
+    from retrying_executor._core.turns import Crew
     from retrying_executor._upstream.backlog import Backlog
 
 

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from retrying_executor._calls.call import Call, Ending, Hand, Outcome
     from retrying_executor._calls.ledger import Ledger
     from retrying_executor._core.entrance import Entrance
-    from retrying_executor._core.seam import Crew
-    from retrying_executor._core.turns import Turns
+    from retrying_executor._core.turns import Crew, Turns
 
 
 class _Observed(set["weakref.ref[Call]"]):

@@ -9,13 +9,52 @@ from retrying_executor._upstream.gate import Permit
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
+    from typing import Protocol, TypeVar
 
     from retrying_executor._calls.call import Call, Hand
     from retrying_executor._calls.lanes import Claim
     from retrying_executor._calls.schedule import Schedule
-    from retrying_executor._core.seam import Crew
+    from retrying_executor._common.values import Clock
     from retrying_executor._upstream.gate import Evidence
     from retrying_executor._upstream.places import Asker, Places
+
+    T = TypeVar("T")
+
+    class Crew(Protocol):
+        """Those that make the attempts, as far as the parts of a core ask; see `Core` for the rest."""
+
+        @property
+        def clock(self) -> Clock:
+            """What tells the time."""
+            ...
+
+        @property
+        def is_coming(self) -> bool:
+            """Whether somebody will look what there is to do: one rests, or is on its way."""
+            ...
+
+        def hands(self) -> list[Hand]:
+            """Return those that have a call, or may have one."""
+            ...
+
+        def due_at_changed(self, schedule: Schedule, /) -> None:
+            """What is due first may be something else now. Called under the core's lock."""
+
+        def wake_all(self) -> None:
+            """Have everybody look whether to stay. Needs no lock."""
+
+        def at_standstill(self, look: Callable[[bool], T], /) -> T:
+            """Return what *look* returns while no hand takes a call or makes one done.
+
+            It gets whether they all stand still. Called under the core's lock.
+            """
+            ...
+
+        def includes_current_thread(self) -> bool:
+            """Return whether this thread makes attempts itself, and so must not wait for them."""
+            ...
+
 
 _ASK_AGAIN_AFTER = 0.001  # seconds
 
