@@ -312,3 +312,21 @@ def test_a_listener_whose_start_was_interrupted_is_told_all_the_same(monkeypatch
 
 def interrupted(_: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def test_what_a_signal_handler_raises_gets_out_of_drain(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ``TimeoutError`` too, as alarm handlers raise: it does not stand for that of the wait (F3, F9)."""
+    go = threading.Event()
+
+    class Latch:
+        def acquire(self, *_: object, **__: object) -> NoReturn:
+            raise TimeoutError("the alarm")
+
+    executor.submit(go.wait, TIMEOUT)
+    with monkeypatch.context() as patch:
+        patch.setattr(executor._pool, "make_latch", lambda _: Latch())
+        with pytest.raises(TimeoutError, match="the alarm"):
+            executor.drain(TIMEOUT)
+    go.set()

@@ -751,3 +751,30 @@ def test_a_destructor_in_the_middle_of_what_a_worker_does_waits_for_nobody(
         else:
             assert 7 == submitted.result(TIMEOUT)
         assert [0] * len(others) == [other.result(TIMEOUT) for other in others]
+
+
+@needs_gil
+def test_a_destructor_in_the_middle_of_what_a_worker_does_may_use_another_executor() -> None:
+    """Its threads are started, and calls are cancelled, as from anywhere else (E1, F7, G1)."""
+    answers: list[Any] = []
+    told, release = Event(), Event()
+
+    def act() -> None:
+        answers.extend((waiting.cancel(), other.submit(int, 7)))
+        told.set()
+
+    with (
+        RetryingExecutor(1) as executor,
+        RetryingExecutor(1, retry=RetryPolicy(delays=[600]), idle_timeout=0) as other,
+    ):
+        waiting = other.submit(fail)
+        assert eventually(lambda: waiting.due_at)
+        future = executor.submit(release.wait, TIMEOUT)
+        future.__dict__["_latches"] = [Amid(act)]
+        future._awaited = True
+        release.set()
+        assert told.wait(TIMEOUT)
+        is_cancelled, submitted = answers
+        assert is_cancelled
+        assert waiting.cancelled()
+        assert 7 == submitted.result(TIMEOUT)

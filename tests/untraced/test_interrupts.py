@@ -531,8 +531,9 @@ VIRTUAL: dict[str, Callable[[VirtualScene], object]] = {
 }
 MENDED = {"cancel", "submit", "stats", "resume"}
 attempts_run_in_this_thread = pytest.mark.xfail(
+    strict=True,
     reason="what a worker does can be interrupted: Schedule.take() and Places.ask(), with a call or place "
-    "in hand, and Places.end(). Elsewhere these run in threads in which no signal handler does"
+    "in hand, and Places.end(). Elsewhere these run in threads in which no signal handler does",
 )
 
 

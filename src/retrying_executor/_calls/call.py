@@ -94,6 +94,10 @@ if TYPE_CHECKING:
 NO_OUTCOME: Outcome = (None, None)
 
 
+class TooLate(Exception):  # noqa: N818  # it never gets out
+    """Raised by a latch in virtual time: the wait was too long, although the call may be done by now."""
+
+
 class Hand:
     """What has a call while an attempt of it runs.
 
@@ -299,6 +303,8 @@ class RetryingFuture(Future["T"]):
             else:
                 latch.acquire(timeout=timeout) if timeout > 0 else latch.acquire(False)
             return self.done()
+        except TooLate:
+            return False
         finally:  # if this is interrupted, one latch too many is opened: no harm
             with suppress(ValueError):
                 latches.remove(latch)

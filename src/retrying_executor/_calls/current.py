@@ -26,9 +26,8 @@ current = _Current()
 def amid() -> Hand | None:
     """Return the hand of this thread if it is in the middle of taking a call or of making one done.
 
-    Then this is a destructor or a signal handler that has interrupted it there. It must not wait for the
-    core's
-    lock: the thread that has that may wait for the hand.
+    Then this is a destructor or a signal handler that has interrupted it there. It must not wait for the lock
+    of the hand's core: the thread that has that may wait for the hand. Other cores do not concern it.
     """
     holder = current.holder
     return holder if holder is not None and is_held(holder.lock) else None

@@ -6,7 +6,6 @@ import math
 import threading
 import weakref
 
-from retrying_executor._calls.current import amid
 from retrying_executor._calls.ledger import Ledger
 from retrying_executor._common.errors import ForkedFutureError, final
 from retrying_executor._common.stdlib import is_held
@@ -264,7 +263,7 @@ class Core:
 
         In the middle of what a hand does, that is put off until the hand's lock is free, and so ``False``.
         """
-        hand = amid()
+        hand = self.crew.amid()
         if hand is not None and not is_held(self.lock):
             hand.put_off.append(call)
             return call.cancelled()

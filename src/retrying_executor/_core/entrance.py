@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 
-from retrying_executor._calls.current import amid, current
+from retrying_executor._calls.current import current
 from retrying_executor._common.errors import PendingLimitError, refusal_like
 from retrying_executor._common.stdlib import HAS_GIL, is_held
 
@@ -100,7 +100,7 @@ class Entrance:
         backlog = _backlog_of(call)
         if backlog is not None:
             call._pool.observe(call)  # so that whatever makes it done sees that there is more to do
-        is_amid = amid() is not None
+        is_amid = self._crew.amid() is not None
         may_wait = self._waits_when_full and not (is_amid or is_held(self._lock))
         if is_amid:  # it is a single step, as to the GIL; without that, this thread has the lock
             full, _ = self._let_in(call, backlog)

@@ -51,6 +51,10 @@ if TYPE_CHECKING:
             """
             ...
 
+        def amid(self) -> Hand | None:
+            """Return the hand of this thread, if it is one of these and in the middle of something."""
+            ...
+
         def includes_current_thread(self) -> bool:
             """Return whether this thread makes attempts itself, and so must not wait for them."""
             ...

@@ -116,7 +116,7 @@ class Threads:
         since a destructor or a signal handler may get here in a critical section.
         """
         error, roster = None, self.roster
-        if amid() is not None and not is_held(core.lock):
+        if self.amid() is not None and not is_held(core.lock):
             return None  # the worker that this has interrupted looks for calls right afterwards
         try:
             while True:
@@ -284,6 +284,11 @@ class Threads:
     def wake_all(self) -> None:
         """Have everybody look whether to stay. Needs no lock."""
         self.roster.wake_all()
+
+    def amid(self) -> Hand | None:
+        """Return this thread's worker, if it is one of these and in the middle of something."""
+        hand = amid()
+        return hand if hand in self.roster.members else None
 
     def includes_current_thread(self) -> bool:
         """Return whether this is called by a worker."""

@@ -254,6 +254,9 @@ class VirtualCrew:
         """Return what *look* returns: hands take calls under the core's lock, which the caller holds."""
         return look(True)
 
+    def amid(self) -> None:
+        """Hands have the core's lock: what interrupts one there does not wait for it."""
+
     def includes_current_thread(self) -> bool:
         """Return whether this thread makes an attempt: there, to wait for others might be to wait for itself.
 

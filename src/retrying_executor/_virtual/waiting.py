@@ -11,6 +11,7 @@ import weakref
 from collections import defaultdict
 from concurrent.futures import TimeoutError  # noqa: A004  # not the builtin on 3.10
 
+from retrying_executor._calls.call import TooLate
 from retrying_executor._common.stdlib import DONE_STATES, AsCompletedWaiter
 
 TYPE_CHECKING = False
@@ -45,13 +46,13 @@ class Latch:
         """Return when it is opened: for the result of a call, when that is done.
 
         Raises:
-            TimeoutError: If that is later. An attempt is not interrupted, so the call may be done then.
+            TooLate: If that is later. An attempt is not interrupted, so the call may be done then.
         """
         limit = None if blocking and timeout < 0 else max(timeout, 0.0)
         call = self._call()
         assert call is not None  # it is asked for its outcome, or being submitted
         if not self._crew.wait(self._core, self._was_opened, limit, (call,)):
-            raise TimeoutError
+            raise TooLate
         self._is_open = False
         return True
 
