@@ -10,20 +10,22 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager, suppress
+from functools import partial
 from threading import Barrier, Event, Thread
 from typing import Any, NoReturn
 
 import pytest
 
 from calls import Flaky
-from conftest import TIMEOUT
+from conftest import TIMEOUT, both
 from forks import check_executor_works, in_child
 from observe import eventually, needs_gil, resting, threads_named
-from retrying_executor import PendingLimitError, RetryingExecutor, RetryingFuture, RetryPolicy
+from retrying_executor import PendingLimitError, RetryingExecutor, RetryingFuture, RetryPolicy, Upstream
 from retrying_executor._calls.current import current
 from retrying_executor._common.stdlib import is_held
 from retrying_executor._threads import roster, threads
 from retrying_executor._threads.roster import Roster, Worker
+from retrying_executor.testing import VirtualTimeExecutor
 
 LOGGER = logging.getLogger("retrying_executor")
 
@@ -778,3 +780,99 @@ def test_a_destructor_in_the_middle_of_what_a_worker_does_may_use_another_execut
         assert is_cancelled
         assert waiting.cancelled()
         assert 7 == submitted.result(TIMEOUT)
+
+
+# -- what cannot be done right now, in a thread that has a lock, is put off (E1, F7) ---------------
+
+UNDER_THE_LOCK: dict[str, Callable[[RetryingExecutor, RetryingFuture[int]], object]] = {
+    "cancel": lambda _, waiting: waiting.cancel(),
+    "set_result": lambda _, waiting: waiting.set_result(7),
+    "set_exception": lambda _, waiting: waiting.set_exception(ValueError()),
+    "shutdown": lambda executor, _: executor.shutdown(cancel_futures=True),
+    "shutdown in time": lambda executor, _: executor.shutdown(timeout=TIMEOUT, cancel_futures=True),
+    "resume": lambda view, _: view._terms.upstream.resume(),  # type: ignore[union-attr]  # it has one
+}
+
+
+@both
+@pytest.mark.parametrize("operation", UNDER_THE_LOCK)
+def test_what_a_destructor_wants_in_a_thread_that_has_the_lock_is_done_afterwards(
+    executor: RetryingExecutor, operation: str
+) -> None:
+    """Nothing changes as long as that thread is in the middle of something, and it waits for nobody (F7)."""
+    service, told = Upstream("service"), Event()
+    held = executor.with_options(upstream=service)
+    service.pause()
+    waiting = held.submit(int)
+    assert eventually(lambda: 1 == executor.stats().held or isinstance(executor, VirtualTimeExecutor))
+    waiting.add_done_callback(lambda _: told.set())
+    with executor._pool.lock:
+        assert not UNDER_THE_LOCK[operation](held if operation == "resume" else executor, waiting)
+        assert not waiting.done()
+        assert [] == executor._pool.untried()
+    assert wait([waiting], TIMEOUT).done
+    assert told.wait(TIMEOUT)
+    stats = executor.stats()
+    assert 1 == stats.submitted == stats.succeeded + stats.failed + stats.cancelled
+    executor.shutdown()
+    assert eventually(lambda: not threads_named(f"{executor._pool.name}-catch-up"))
+
+
+@both
+def test_a_thread_that_has_the_lock_cannot_wait_for_the_calls(executor: RetryingExecutor) -> None:
+    """It would keep them from being made: drain() says so, and shutdown() does not wait (F1, F3)."""
+    with executor._pool.lock:
+        future = executor.submit(int)
+        with pytest.raises(RuntimeError, match="would wait for itself"):
+            executor.drain(TIMEOUT)
+        executor.shutdown()
+    assert 0 == future.result(TIMEOUT)
+
+
+def test_what_was_put_off_is_done_by_a_worker_where_no_thread_can_be_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It does so when it looks for calls, before it rests (C7, E1)."""
+    with RetryingExecutor(1, retry=lambda _: 3600, idle_timeout=None) as executor:
+        waiting = executor.submit(Flaky())
+        assert eventually(lambda: waiting.due_at and resting(executor))
+        with monkeypatch.context() as patch, executor._pool.lock:
+            patch.setattr(threads, "start_thread", fail)
+            assert not waiting.cancel()
+        assert not waiting.cancelled()
+        assert 0 == executor.submit(int).result(TIMEOUT)
+        assert eventually(waiting.cancelled)
+
+
+@pytest.mark.parametrize("where", ["take", "rest"])
+def test_a_worker_does_what_was_put_off_before_it_rests(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """A destructor interrupts it as it looks for calls, or as it is about to rest for an hour (E1)."""
+    answers: list[bool] = []
+    with RetryingExecutor(1, retry=lambda _: 3600, idle_timeout=None) as executor:
+        waiting = executor.submit(Flaky())
+        assert eventually(lambda: waiting.due_at and resting(executor))
+        owner: Any = {"take": executor._pool.turns, "rest": executor._pool.crew.roster}[where]
+        method = getattr(owner, where)
+
+        def interrupted(*args: Any) -> Any:
+            if not answers:
+                answers.append(waiting.cancel())
+            return method(*args)
+
+        monkeypatch.setattr(owner, where, interrupted)
+        assert 0 == executor.submit(int).result(TIMEOUT)
+        assert eventually(waiting.cancelled)
+    assert [False] == answers
+
+
+def test_what_was_put_off_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads may catch up at the same time (E1)."""
+    done: list[int] = []
+    with RetryingExecutor(1) as executor:
+        pool = executor._pool
+        monkeypatch.setattr(pool.crew, "see_to_put_off", lambda _: None)
+        for number in range(1000):
+            pool._put_off(partial(done.append, number))
+        ended = [in_another_thread(pool.catch_up) for _ in range(4)]
+        assert all(end.wait(TIMEOUT) for end in ended)
+    assert [*range(1000)] == sorted(done)

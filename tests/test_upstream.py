@@ -9,10 +9,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from concurrent.futures.thread import BrokenThreadPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from itertools import groupby
@@ -870,7 +870,15 @@ def test_an_executor_without_held_calls_is_not_told_of_holds() -> None:
         assert not service._places._waiting
 
 
-def test_a_place_that_is_kept_in_vain_goes_to_another() -> None:
+@contextmanager
+def no_worker_looks(executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep the workers from looking for calls, while this thread does what any other may do."""
+    with executor._pool.lock, monkeypatch.context() as patch:
+        patch.setattr(Core, "_is_amid", lambda _: False)
+        yield
+
+
+def test_a_place_that_is_kept_in_vain_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the call for which it was kept is cancelled meanwhile, the next executor gets it (G1, U4)."""
     service = paused(max_concurrency=1)
     with RetryingExecutor(1, upstream=service) as one, RetryingExecutor(1, upstream=service) as other:
@@ -878,13 +886,13 @@ def test_a_place_that_is_kept_in_vain_goes_to_another() -> None:
         assert eventually(lambda: (0, 1) == counts(one))
         future = other.submit(Flaky(0))
         assert eventually(lambda: (0, 1) == counts(other))
-        with one._pool.lock:  # no worker looks in between
+        with no_worker_looks(one, monkeypatch):
             service.resume()
             assert cancelled.cancel()
         assert 0 == future.result(TIMEOUT)
 
 
-def test_a_place_that_is_kept_for_the_busy_goes_to_another() -> None:
+def test_a_place_that_is_kept_for_the_busy_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the only worker takes up a retry that is due, the next executor gets the place (G1, U4)."""
     service, going = paused(max_concurrency=1), Event()
     outcomes = [lambda: going.wait(TIMEOUT), lambda: fail(ConnectionError("not yet"))]
@@ -895,7 +903,7 @@ def test_a_place_that_is_kept_for_the_busy_goes_to_another() -> None:
         assert eventually(lambda: (0, 1) == counts(other))
         busy = one.submit(lambda: outcomes.pop()())
         assert eventually(lambda: len(outcomes) == 1 and not busy.running())
-        with one._pool.lock:  # no worker looks in between
+        with no_worker_looks(one, monkeypatch):
             assert eventually(lambda: (busy.due_at or 0.0) <= time.monotonic())
             service.resume()
         assert gets_through(waiting)
@@ -923,16 +931,16 @@ def test_a_callback_does_not_keep_a_place() -> None:
     assert [True] == told
 
 
-def test_a_call_that_is_cancelled_while_it_is_let_through_takes_no_place(
+def test_a_call_that_is_cancelled_while_it_is_let_through_is_made_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A destructor may cancel it at that very moment (E1, F7, U4)."""
+    """A destructor may want that at that very moment: it is too late, and holds up nobody (E1, F7, U4)."""
     doomed: list[Any] = []
 
     def ask_and_cancel(pool: Core) -> Any:
         answer = ask(pool)
         for future in doomed:
-            assert future.cancel()
+            assert not future.cancel()
         doomed.clear()
         return answer
 
@@ -941,11 +949,14 @@ def test_a_call_that_is_cancelled_while_it_is_let_through_takes_no_place(
     monkeypatch.setattr(service._places, "ask", ask_and_cancel)
     with RetryingExecutor(1) as executor:
         executor.submit(going.wait, TIMEOUT)
-        calls = executor.with_options(upstream=service)
-        doomed.append(calls.submit(Flaky(0)))
+        calls = executor.with_options(upstream=service, retry=lambda _: 0.0)
+        late = calls.submit(Flaky())
+        doomed.append(late)
         other = calls.submit(Flaky(0))
         going.set()
         assert gets_through(other)
+        assert isinstance(late.exception(TIMEOUT), ConnectionError)
+        assert 1 == late.attempts
     assert 0 == service.in_flight
 
 

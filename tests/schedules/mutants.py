@@ -66,8 +66,8 @@ MUTANTS = [
         "an_order",
         (
             "_calls/schedule.py",
-            "                elif front is not None and front[0] <= now:\n",
-            "                elif not self.fresh and front is not None and front[0] <= now:\n",
+            "            elif first is not None and first[0] <= now:\n",
+            "            elif not self.fresh and first is not None and first[0] <= now:\n",
         ),
     ),
     mutant(
@@ -231,14 +231,14 @@ MUTANTS = [
     ),
     mutant(
         "a retry is queued twice",
-        "(B6)",
+        "AssertionError",
         "retry_due_against_shutdown",
         (
             "_calls/retries.py",
-            "            heappush(self._entries, (due_at, self._ticket(), call))\n",
+            "        heappush(self._entries, (due_at, self._ticket(), call))\n",
             (
-                "            heappush(self._entries, (due_at, self._ticket(), call))\n"
-                "            heappush(self._entries, (due_at, self._ticket(), call))\n"
+                "        heappush(self._entries, (due_at, self._ticket(), call))\n"
+                "        heappush(self._entries, (due_at, self._ticket(), call))\n"
             ),
         ),
     ),

@@ -105,14 +105,13 @@ class Hand:
         lock: Guards it; reentrant.
     """
 
-    __slots__ = ("call", "ending", "failed", "lock", "permit", "put_off", "succeeded")
+    __slots__ = ("call", "ending", "failed", "lock", "permit", "succeeded")
 
     def __init__(self, lock: threading.RLock) -> None:
         self.lock = lock
         self.call: Call | None = None
         self.permit: Permit | None = None  # what lets it through, if it has an upstream
         self.ending: Ending | None = None  # what it is to be made done with
-        self.put_off: list[Call] = []  # to be cancelled as soon as the lock is free
         self.succeeded = 0  # of the calls that it had
         self.failed = 0
 

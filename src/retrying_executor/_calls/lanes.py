@@ -81,8 +81,8 @@ class Lane:
             claimed = claim(entry[2], now)
             if claimed is True:
                 return entry[2]
-            if claimed is not False:
-                self.opens_at = claimed[1]
+            assert claimed is not False  # those that are gone have been dropped
+            self.opens_at = claimed[1]
         return None
 
     def give_up(self, now: float) -> list[Call]:

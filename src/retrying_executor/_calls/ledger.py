@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from retrying_executor._calls.call import Call, Hand, Outcome
+    from retrying_executor._calls.retries import Retries
     from retrying_executor._common.unseen import UnseenFailure
 
 
@@ -66,8 +67,13 @@ class Ledger:
         finally:
             if call._state in DONE_STATES and not was_done:  # a method may be interrupted as it begins
                 self._cancelled += counts
-                self.schedule.lane_of.pop(call, None)
-                retries.drop_gone()
+                self._forget(call, retries)
+
+    def _forget(self, call: Call, retries: Retries | None) -> None:
+        """A call that waited is done: drop what the schedule keeps of it, as far as that costs little."""
+        self.schedule.lane_of.pop(call, None)
+        if retries is not None:
+            retries.drop_gone()
 
     def back_off(self, call: Call, due_at: float) -> bool:
         """A call that runs waits again, until *due_at*; return whether it is the first that is due."""
@@ -85,8 +91,7 @@ class Ledger:
             if call._state in DONE_STATES and not was_done:
                 self._succeeded += outcome[1] is None
                 self._failed += outcome[1] is not None
-                self.schedule.lane_of.pop(call, None)
-                retries.drop_gone()
+                self._forget(call, retries)
 
     def take_over(self, worker: Hand) -> None:
         """A worker leaves: keep what it has counted."""
@@ -96,7 +101,6 @@ class Ledger:
 
     def stats(self, now: float, workers: Collection[Hand]) -> Stats:
         """Return a consistent snapshot, given the time and the hands, while all stand still."""
-        workers = list(workers)  # a destructor may submit, and start one
         in_hand = [call for worker in workers if (call := worker.call) is not None]  # read once: it may go
         running = sum(not call.done() for call in in_hand)
         schedule = self.schedule

@@ -21,20 +21,16 @@ class Retries:
     A call that is done before its turn stays where it is and is noted in ``gone``. It is dropped when it gets
     to the front, or when more of the calls are gone than live.
 
-    A destructor or a signal handler may note a call as gone in the middle of any method, in the thread that
-    holds the lock. So while ``is_busy`` is set, that is only noted, and the heap is not replaced.
-
     Args:
         ticket: Numbers the calls, for the order of ties.
     """
 
-    __slots__ = ("_entries", "_ticket", "gone", "is_busy")
+    __slots__ = ("_entries", "_ticket", "gone")
 
     def __init__(self, ticket: Callable[[], int]) -> None:
         self._entries: list[Entry] = []
         self._ticket = ticket
         self.gone: set[Call] = set()
-        self.is_busy = False
 
     def __len__(self) -> int:
         """Return the number of live calls, or one less while a gone one is being dropped."""
@@ -42,25 +38,14 @@ class Retries:
 
     def add(self, call: Call, due_at: float) -> bool:
         """Put a call in; return whether it is the first now."""
-        was_busy, self.is_busy = self.is_busy, True
-        try:
-            heappush(self._entries, (due_at, self._ticket(), call))
-            return self._entries[0][2] is call
-        finally:
-            self.is_busy = was_busy
+        heappush(self._entries, (due_at, self._ticket(), call))
+        return self._entries[0][2] is call
 
     def first(self) -> Entry | None:
         """Return the first entry whose call is live; ``None`` if there is none."""
         if self.gone:
             self.drop_gone()
-        return self.front()
-
-    def front(self) -> Entry | None:
-        """Return the first entry, though its call may be gone; ``None`` if there is none."""
-        try:  # not looked at before: a destructor may make the last one go in between
-            return self._entries[0]
-        except IndexError:
-            return None
+        return self._entries[0] if self._entries else None
 
     def pop(self) -> Call:
         """Return the call of the first entry, no longer in here."""
@@ -68,59 +53,41 @@ class Retries:
 
     def drop_gone(self) -> None:
         """Drop the calls that are gone at the front; all of them where they are the majority."""
-        if self.is_busy:
+        entries, gone = self._entries, self.gone
+        if 2 * len(gone) > len(entries):
+            self._keep([entry for entry in entries if entry[2] not in gone])
+            gone.clear()
             return
-        self.is_busy = True
-        try:
-            if 2 * len(self.gone) > len(self._entries):
-                gone = self.gone.copy()
-                self._keep([entry for entry in self._entries if entry[2] not in gone])
-                self.gone -= gone
-            while self._entries and self._entries[0][2] in self.gone:
-                call = self._entries[0][2]
-                try:
-                    heappop(self._entries)
-                finally:  # a signal handler may raise in between
-                    self.gone.discard(call)
-            if not self.gone:
-                self.gone.clear()  # or it would keep the memory of what was in it
-        finally:
-            self.is_busy = False
+        while gone and entries[0][2] in gone:
+            call = entries[0][2]
+            try:
+                heappop(entries)
+            finally:  # a signal handler may raise in between
+                gone.discard(call)
+        if not gone:
+            gone.clear()  # or it would keep the memory of what was in it
 
     def rearrange(self, due_at: Callable[[Call], float | None]) -> None:
         """Give calls other times: those that *due_at* returns, unless it is ``None``."""
-        self.is_busy = True
-        try:
-            for index, (before, ticket, call) in enumerate(self._entries):
-                after = due_at(call)
-                self._entries[index] = (before if after is None else after, ticket, call)
-            heapify(self._entries)
-        finally:
-            self.is_busy = False
+        entries = []
+        for before, ticket, call in self._entries:
+            after = due_at(call)
+            entries.append((before if after is None else after, ticket, call))
+        self._keep(entries)
 
     def take_out(self, is_wanted: Callable[[Call], bool]) -> list[Call]:
         """Return those live calls that are wanted, no longer in here."""
-        self.is_busy = True
-        try:
-            wanted = [entry[2] for entry in self._entries if is_wanted(entry[2])]
-            self._keep([entry for entry in self._entries if not is_wanted(entry[2])])
-        finally:
-            self.is_busy = False
-        live = []
-        for call in wanted:
-            if call.done():
-                self.gone.discard(call)
-            else:
-                live.append(call)
-        return live
+        wanted = {call: None for call in self.calls() if is_wanted(call)}
+        self._keep([entry for entry in self._entries if entry[2] not in wanted])
+        return list(wanted)
 
     def _keep(self, entries: list[Entry]) -> None:
         heapify(entries)
         self._entries = entries
 
     def calls(self) -> list[Call]:
-        """Return the calls, gone ones included."""
-        return [call for _, _, call in self._entries.copy()]
+        """Return the live calls, in no particular order."""
+        return [call for _, _, call in self._entries.copy() if call not in self.gone]
 
     def count_due(self, now: float) -> int:
         """Return how many live calls are due: in time proportional to their number."""

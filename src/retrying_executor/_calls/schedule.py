@@ -126,48 +126,40 @@ class Schedule:
                 it stays in its place.
         """
         retries = self._retries
-        retries.is_busy = True
-        try:
-            while True:
-                lane = self._first_lane(now) if self._lanes else None
-                front = retries.front()
-                if lane is not None:
-                    taken = lane.take(now, claim)
-                    if taken is not None:
-                        self.lane_of.pop(taken, None)
-                        return lane.calls.pop()
-                elif front is not None and front[0] <= now:
-                    due_at, _, call = front
+        while True:
+            lane = self._first_lane(now) if self._lanes else None
+            first = retries.first()
+            if lane is not None:
+                taken = lane.take(now, claim)
+                if taken is not None:
+                    self.lane_of.pop(taken, None)
+                    return lane.calls.pop()
+            elif first is not None and first[0] <= now:
+                due_at, _, call = first
+                claimed = claim(call, now)
+                retries.pop()
+                if claimed is True:
+                    return call
+                assert claimed is not False  # those that are gone have been dropped
+                self._defer(call, due_at, claimed)
+            else:
+                try:
+                    call = self.fresh.popleft()
+                except IndexError:
+                    return None
+                try:
                     claimed = claim(call, now)
-                    retries.pop()
-                    if claimed is True:
-                        return call
-                    if claimed is False or call.done():  # by a destructor, at that very moment
-                        retries.gone.discard(call)
-                    else:
-                        self._defer(call, due_at, claimed)
+                except BaseException:
+                    self.fresh.appendleft(call)
+                    raise
+                if claimed is True:
+                    return call
+                if claimed is False:
+                    self.drop(call)
                 else:
-                    try:
-                        call = self.fresh.popleft()
-                    except IndexError:
-                        return None
-                    try:
-                        claimed = claim(call, now)
-                    except BaseException:
-                        self.fresh.appendleft(call)
-                        raise
-                    if claimed is True:
-                        return call
-                    if claimed is False or call.done():
-                        self.drop(call)
-                    else:
-                        self._defer(call, math.inf, claimed)
-        finally:
-            retries.is_busy = False
-            if retries.gone:
-                retries.drop_gone()
+                    self._defer(call, math.inf, claimed)
 
-    def place_of(self, call: Call, *, retried: bool) -> tuple[set[Call], Retries]:
+    def place_of(self, call: Call, *, retried: bool) -> tuple[set[Call], Retries | None]:
         """Return in which set to note a call that waits when it has become done, and what to tidy up then.
 
         Args:
@@ -175,11 +167,13 @@ class Schedule:
             retried: Whether it came by `add_retry`.
 
         Returns:
-            The set; and the heap whose `Retries.drop_gone` is to be called when it has left its lane.
+            The set; and the heap, if it is in one, whose `Retries.drop_gone` is to be called afterwards.
         """
         lane = self.lane_of.get(call)
+        if lane is None and not retried:
+            return self._gone_fresh, None
         retries = self._retries if lane is None else lane.calls
-        return (retries.gone if retried or lane is not None else self._gone_fresh), retries
+        return retries.gone, retries
 
     def drop(self, call: Call) -> None:
         """A call that was taken from the front of ``fresh`` turned out to be done."""
@@ -200,9 +194,6 @@ class Schedule:
 
     def tidy(self) -> None:
         """Drop the fresh calls that are gone; only while nobody else takes any."""
-        if self._retries.is_busy:
-            return
-        self._retries.is_busy = True
         fresh, calls = self.fresh, list(self.fresh)  # others may append meanwhile: these stay the first
         gone: set[Call] = set()
         live: list[Call] = []
@@ -211,7 +202,6 @@ class Schedule:
             live = [call for call in reversed(calls) if call not in gone]
             deque(islice(iter(fresh.popleft, None), len(calls)), maxlen=0)  # in one step, as to interruptions
         finally:
-            self._retries.is_busy = False
             if calls and not (fresh and fresh[0] is calls[0]):  # pragma: no branch  # see tests/untraced
                 self._gone_fresh -= gone
                 fresh.extendleft(live)
@@ -253,12 +243,7 @@ class Schedule:
             lane = self._lanes[places] = Lane(places, self._ticket)
         lane.opens_at = opens_at
         call._wait_until(until)
-        self.lane_of[call] = lane  # if it is done from now on, that is noted there
-        if call.done() and self.lane_of.get(call) is lane:  # it was before: that was noted here
-            self.lane_of.pop(call, None)
-            self._gone_fresh.discard(call)
-            self._retries.gone.discard(call)
-            return
+        self.lane_of[call] = lane
         lane.add(call, due_at)
 
     def _first_lane(self, now: float) -> Lane | None:
@@ -268,8 +253,8 @@ class Schedule:
                 for call in lane.give_up(now):  # they need no more than to be told
                     self.lane_of.pop(call, None)
                     self._retries.add(call, call._waits_until)
-        front = self._retries.front()
-        best = (math.inf, math.inf) if front is None or front[0] > now else front[:2]
+        retry = self._retries.first()
+        best = (math.inf, math.inf) if retry is None or retry[0] > now else retry[:2]
         first = None
         for places, lane in list(self._lanes.items()):
             entry = lane.calls.first()

@@ -16,8 +16,11 @@ publish first (a call, that a thread rests, that it left), then look once more f
 
 Lock order: the registry of forks and exits; the condition of an observed call; the core's lock; those of the
 hands. From the core's lock an upstream's is taken for a limited time only. Under the core's lock no thread is
-started or asked whether it is alive, no user code runs, nothing is logged and no waiter is told. All are
-reentrant for the sake of destructors and signal handlers, which may submit or cancel wherever they interrupt.
-Since that may be where a thread holds its own hand's lock, a thread that has the core's lock does not wait
-for that of a hand for ever.
+started or asked whether it is alive, no user code runs, nothing is logged and no waiter is told.
+
+A destructor or a signal handler may interrupt a thread that holds one of these locks, and use the executor
+there. It may queue a call, and look: so the locks are reentrant. Everything else that changes calls is put
+off until that thread holds no lock any more (`Core.catch_up`), so the parts below need not expect it between
+two steps. Since such a thread may hold the lock of its own hand and wait for the core's, a thread that has the
+core's lock does not wait for that of a hand for ever.
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import weakref
+from collections import deque
+from functools import partial
 
 from retrying_executor._calls.ledger import Ledger
 from retrying_executor._common.errors import ForkedFutureError, final
@@ -16,6 +18,7 @@ from retrying_executor._core.turns import Turns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Protocol
 
     from retrying_executor._calls.attempt import Observer
@@ -55,6 +58,9 @@ if TYPE_CHECKING:
         def come(self, core: Core, /) -> bool:
             """See that somebody comes for a call that may start now; return whether that is so."""
             ...
+
+        def see_to_put_off(self, core: Core, /) -> None:
+            """See that `Core.catch_up` is called when this thread has no lock any more."""
 
         def attach(self, core: Core, places: Places, /) -> None:
             """Calls may go to this upstream from now on: see that both go by the same clock."""
@@ -117,6 +123,8 @@ class Core:
         self._waits_when_full = waits_when_full
         self._served: weakref.WeakSet[Places] = weakref.WeakSet()  # to which calls may go, or have gone
         self._is_stopped = False  # for a fork
+        self.put_off: deque[Callable[[], object]] = deque()
+        """What a destructor or a signal handler wanted to do in a thread that had a lock."""
         self._assemble(
             places=places,
             is_mixed=False,
@@ -229,6 +237,9 @@ class Core:
         Returns:
             Whether a call waits for that, and somebody will see to it.
         """
+        if self._is_amid():
+            self._put_off(partial(self.look_again, places, opens_at))
+            return True
         now = self.clock.monotonic()
         with self.lock:
             if not self.turns.invite(places, opens_at, now):
@@ -261,22 +272,50 @@ class Core:
     def cancel(self, call: Call) -> bool:
         """Cancel a call that waits; of one that is running, make this attempt the last.
 
-        In the middle of what a hand does, that is put off until the hand's lock is free, and so ``False``.
+        Where that is put off, ``False``, and it is cancelled a moment later.
         """
-        hand = self.crew.amid()
-        if hand is not None and not is_held(self.lock):
-            hand.put_off.append(call)
+        if self._is_amid():
+            self._put_off(partial(self.settling.cancel, call))
             return call.cancelled()
         return self.settling.cancel(call)
 
     def settle(self, call: Call, outcome: Outcome) -> bool:
         """Make a call done with *outcome*; return ``False`` if it is done already."""
+        if self._is_amid():
+            self._put_off(partial(self.settling.settle, call, outcome))
+            return not call.done()
         return self.settling.settle(call, outcome)
+
+    # -- what cannot be done right now -----------------------------------------------------------
+
+    def _is_amid(self) -> bool:
+        """Return whether this thread is in the middle of something here, with a lock that guards it.
+
+        Then this is a destructor or a signal handler that has interrupted it. It may queue calls. All else
+        that changes them is put off, or the parts of a core would have to expect it between any two steps.
+        """
+        return is_held(self.lock) or self.crew.amid() is not None
+
+    def _put_off(self, act: Callable[[], object]) -> None:
+        """Have *act* called as soon as this thread has no lock any more: by it or by another."""
+        self.put_off.append(act)
+        self.crew.see_to_put_off(self)
+
+    def catch_up(self) -> None:
+        """Do what was put off. Called without a lock."""
+        while True:
+            try:
+                act = self.put_off.popleft()
+            except IndexError:  # most often before the first
+                return
+            act()
 
     # -- what clients find that look into the queue ----------------------------------------------
 
     def untried(self) -> list[Call]:
         """Return the calls that wait for their first attempt."""
+        if self._is_amid():  # where none could be taken out
+            return []
         with self.lock:
             waiting = self.ledger.schedule.waiting
             return self.crew.at_standstill(lambda _: [call for call in waiting() if not call._attempts])
@@ -290,7 +329,9 @@ class Core:
     def shutdown(self, *, wait: bool, cancel_futures: bool, timeout: float | None) -> None:
         """Refuse calls from now on, and see to those that were accepted; see `RetryingExecutor`."""
         self.close(AFTER_SHUTDOWN)
-        if cancel_futures:
+        if cancel_futures and self._is_amid():
+            self._put_off(partial(self.ending.halt, self))
+        elif cancel_futures:
             self.ending.halt(self)
         if wait and not self.is_own_thread():
             deadline = math.inf if timeout is None else self.clock.monotonic() + timeout
@@ -331,8 +372,8 @@ class Core:
         return self.ending.drain(timeout)
 
     def is_own_thread(self) -> bool:
-        """Return whether this thread makes attempts itself, and so must not wait for them."""
-        return self.crew.includes_current_thread()
+        """Return whether this thread makes attempts itself, or keeps others from it: it must not wait."""
+        return self.crew.includes_current_thread() or is_held(self.lock)
 
     # -- around a fork ---------------------------------------------------------------------------
 

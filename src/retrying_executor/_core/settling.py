@@ -78,14 +78,15 @@ class Settling:
         """Cancel a call that waits; of one that is running, make this attempt the last."""
         return self._change(call, self._ledger.cancel) or call.cancelled()
 
-    def catch_up(self, hand: Hand) -> None:
-        """Cancel what a destructor or a signal handler wanted to, in the middle of what a hand did."""
-        while hand.put_off:
-            self.cancel(hand.put_off.pop(0))
-
     def refuse(self, call: Call) -> bool:
-        """If a call still waits for its first attempt, it was not accepted after all; return whether so."""
-        return self._change(call, self._ledger.refuse)
+        """If a call still waits for its first attempt, it was not accepted after all; return whether so.
+
+        Its submitter does not have the future yet, so no observer is to be told.
+        """
+        with self._lock:
+            is_refused = self._ledger.refuse(call)
+            self._entrance.made_done()
+        return is_refused
 
     def take_out(self, call: Call) -> bool:
         """Cancel a call if it waits for its first attempt; return whether that is so."""

@@ -179,11 +179,7 @@ class Turns:
             self.invitations.pop(places, None)
             if isinstance(permit, Permit):
                 hand.permit = permit
-                begun = call._begin(hand, now)
-                if not begun:  # a destructor or a signal handler has cancelled it meanwhile
-                    self.unused.append(permit)
-                    hand.permit = None
-                return begun
+                return call._begin(hand, now)
             opens_at = permit
         return places, opens_at, until
 

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from retrying_executor._calls.current import amid
+from retrying_executor._calls.current import amid, current
 from retrying_executor._common.stdlib import can_wait_for_a_start, is_held, start_thread
 from retrying_executor._threads.roster import Roster
 from retrying_executor._threads.workers import work
@@ -293,6 +293,17 @@ class Threads:
     def includes_current_thread(self) -> bool:
         """Return whether this is called by a worker."""
         return self.roster.includes_current_thread()
+
+    def see_to_put_off(self, core: Core) -> None:
+        """See that `Core.catch_up` is called when this thread has no lock any more.
+
+        A worker does so itself before it rests or makes an attempt. For others a thread does, which waits for
+        the lock. If none can be had, it is up to the next worker that looks for calls.
+        """
+        if current.holder not in self.roster.members:
+            catcher = threading.Thread(target=core.catch_up, name=f"{self._name}-catch-up", daemon=False)
+            with suppress(Exception):
+                start_thread(catcher.start)  # not here: that takes locks which this thread may hold, too
 
     def prepare(self, core: Core, call: Call) -> None:
         """A call is about to be observed: there is nothing to do."""

@@ -77,8 +77,8 @@ class Shift:
                     has_arrived = True
                     if core.turns.invitations or core.turns.unused:
                         core.turns.decline_unused(core)
-                if worker.put_off:
-                    core.settling.catch_up(worker)
+                if core.put_off:
+                    core.catch_up()
                 if crew.roster.newborns:
                     crew.start_newborns(core)
                 if unseen.overdue:
@@ -113,6 +113,7 @@ class Shift:
                 crew.summon(core, time.monotonic())
         crew.start_newborns(core)
         core.turns.decline_unused(core, are_all=True)  # the initializer may take long
+        core.catch_up()
         works, pause = self._run_initializer(), _FIRST_PAUSE
         with core.lock:
             crew.initializing -= (
@@ -165,6 +166,7 @@ class Shift:
                     roster.ail(worker)
                 if now >= due_at:
                     return True
+            core.catch_up()
             worker.gate.acquire(True, due_at - now)
         return False
 
@@ -186,6 +188,8 @@ class Shift:
             worker.call = None
             if core.turns.is_halted:
                 core.ending.clear(core)
+            if core.put_off:
+                core.catch_up()
             roster, turns, schedule = (
                 self._crew.roster,
                 core.turns,
@@ -229,6 +233,8 @@ class Shift:
                     continue
             if turns.invitations or turns.unused:
                 turns.decline_unused(core)
+            if core.put_off:
+                continue
             timed_out = not worker.gate.acquire(True, patience)
 
     def _take(self, now: float) -> bool:

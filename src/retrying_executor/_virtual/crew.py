@@ -137,12 +137,15 @@ class VirtualCrew:
         """Make attempts and let time pass, until a condition is met or the time is over."""
         deadline = math.inf if duration is None else self._now + max(duration, 0.0)
         while self._now <= deadline:
+            core.catch_up()
             if is_met():
                 return True
             if self._step(core, calls):
                 continue
             with core.lock:
                 acts_at = core.ledger.schedule.first_due_at()
+            if core.put_off:
+                continue
             if acts_at is None or acts_at == math.inf or acts_at > deadline:
                 if is_met():  # by the initializer, or as another thread cancelled meanwhile
                     return True
@@ -301,6 +304,9 @@ class VirtualCrew:
             policy = copy.copy(policy)
             policy.__dict__["random"] = self._random
         return Terms(policy, terms.upstream, label=terms.label, key=terms.key)
+
+    def see_to_put_off(self, core: Core) -> None:
+        """The thread that waits sees to it before its next step."""
 
     def attach(self, core: Core, places: Places) -> None:
         """Calls may go to this upstream from now on: it goes by this clock, until all has ended.
