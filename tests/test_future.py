@@ -466,6 +466,18 @@ def test_a_callback_that_raises_is_logged_as_the_standard_one(
     assert f"exception calling callback for {future!r}" == record.getMessage()
 
 
+def test_what_a_callback_raises_has_no_context_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    """However the worker comes to call it, nothing that it met itself is logged along (A3, G3)."""
+    with RetryingExecutor(1) as executor:
+        release = Event()
+        executor.submit(release.wait, TIMEOUT)
+        for _ in range(2):
+            executor.submit(int).add_done_callback(lambda _: fail(LookupError("callback")))
+        release.set()
+    raised = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert [None, None] == [error.__context__ for error in raised if error is not None]
+
+
 @both
 def test_a_callback_that_interrupts_lets_the_others_run_first(lone: RetryingExecutor) -> None:
     """What is no Exception goes to whoever made the call done, after all callbacks have run (A3, G1)."""

@@ -551,7 +551,9 @@ def test_not_now_says_what_it_is_told() -> None:
     """A number may be said by a class with a constructor of its own, or beside a time (U3)."""
     assert (429,) == Numbered(429).args
     assert (5,) == NotNow(5, after=1).args
-    assert ("busy", 5) == NotNow("busy", 5).args
+    assert ("busy", 5) == NotNow("busy", 5, after=1).args
+    assert (5, "busy") == NotNow(5, "busy").args
+    assert "after must be given by keyword: NotNow(after=5)" in refused(lambda: NotNow("busy", 5))
 
 
 def test_policies_are_made_as_before() -> None:

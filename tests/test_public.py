@@ -52,6 +52,19 @@ def test_public_names_are_those_that_users_import(name: str) -> None:
     assert thing is pickle.loads(pickle.dumps(thing))
 
 
+def test_completion_shows_what_can_be_imported() -> None:
+    """What is imported on first use is among it, and nothing that is private (A1)."""
+    shown = [name for name in dir(retrying_executor) if not name.startswith("__")]
+    assert sorted(retrying_executor.__all__) == shown
+
+
+def test_a_limit_of_an_upstream_is_not_set_later() -> None:
+    """It would do nothing, so it is refused (U4)."""
+    for name in ("max_concurrency", "rate", "name"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(Upstream("service"), name, 1)
+
+
 def test_what_tests_need_goes_by_the_name_of_its_module() -> None:
     """The package does not import it: tests do."""
     assert "retrying_executor.testing" == VirtualTimeExecutor.__module__

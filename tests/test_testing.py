@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 import pages
 from calls import Flaky
 from conftest import IS_INSTALLED, TIMEOUT
+from observe import needs_gil
 from retrying_executor import (
     Attempt,
     CurrentCall,
@@ -671,6 +672,19 @@ def test_an_upstream_starts_afresh_after_each_virtual_time() -> None:
         held[1].cancel()
 
 
+@needs_gil
+def test_a_dropped_executor_gives_its_upstream_back() -> None:
+    """A test may make one and forget it, as the code does that it tests (F5)."""
+    service = Upstream("service")
+    for _ in range(2):
+        executor = VirtualTimeExecutor(upstream=service)
+        future = executor.submit(executor.monotonic)
+        executor.advance(60)
+        service.pause()
+        del executor
+        assert 0.0 == future.result()
+
+
 def shut_down_without_waiting(executor: VirtualTimeExecutor) -> None:
     future = executor.submit(int)
     executor.shutdown(wait=False)
@@ -1173,3 +1187,37 @@ def test_it_makes_nothing_that_could_start_a_thread(monkeypatch: pytest.MonkeyPa
     with VirtualTimeExecutor(on_event=lambda _: None, warn_after=1) as executor:
         assert 42 == executor.submit(lambda: 42).result()
         assert set() == {*exits.pools()} - before
+
+
+def test_it_is_said_when_a_probe_that_failed_is_made_again(caplog: pytest.LogCaptureFixture) -> None:
+    """It waits for the end of the hold, and leaves the next probe to others; log and future say so (B10, G3)."""
+    caplog.set_level(logging.INFO)
+    told: list[float | None] = []
+    service = Upstream("service", hold_after=1, initial_hold=10)
+    policy = RetryPolicy(delays=(0.125,), max_elapsed=3600)
+    with VirtualTimeExecutor(
+        upstream=service, retry=policy, on_event=lambda event: told.append(event.delay)
+    ) as executor:
+        future = executor.submit(Flaky(2))
+        executor.advance(0)
+        assert service.held_until is not None
+        assert 0.125 == future.due_at
+        executor.advance(service.held_until)
+        failed_at = executor.monotonic()
+        assert service.held_until is not None
+        assert service.held_until == future.due_at
+        assert service.held_until - failed_at in told
+        assert f"the next one in {log.in_words(service.held_until - failed_at)}" in caplog.text
+        executor.advance(service.held_until - failed_at - 0.001)
+        assert 2 == future.attempts
+        assert 2 == future.result()
+
+
+def test_a_call_that_waits_for_its_upstream_is_due_at_no_time() -> None:
+    """Its backoff is over, and when it goes on is up to the upstream (B10)."""
+    service = Upstream("service", hold_after=1, initial_hold=10)
+    with VirtualTimeExecutor(upstream=service, retry=RetryPolicy(delays=(0.125,))) as executor:
+        future = executor.submit(Flaky(1))
+        executor.advance(1)
+        assert (1, 0) == (executor.stats().held, executor.stats().in_backoff)
+        assert future.due_at is None

@@ -131,9 +131,14 @@ def new_pool(executor: object, max_workers: int, options: Options) -> Core:
         monitor=_new_monitor(options, limit),
     )
     register(pool)
+    end_with(executor, pool)
+    return pool
+
+
+def end_with(executor: object, pool: Core) -> None:
+    """When the executor is gone, its pool is to end when it has nothing to do."""
     # Weakly: the pool may refer to the executor, by its initializer or its listener.
     finalize(executor, _abandon, ref(pool)).atexit = False
-    return pool
 
 
 def _abandon(reference: ref[Core]) -> None:

@@ -11,6 +11,7 @@ from retrying_executor._common.misuse import says_where
 from retrying_executor._common.values import seconds
 from retrying_executor._core.core import Core
 from retrying_executor._executor import RetryingExecutor
+from retrying_executor._options import end_with
 from retrying_executor._policy.policy import RetryPolicy
 from retrying_executor._virtual.crew import VirtualCrew
 from retrying_executor._virtual.monitor import VirtualMonitor
@@ -117,7 +118,7 @@ class VirtualTimeExecutor(RetryingExecutor):
     def _new_pool(self, options: Options) -> Core:
         # The end of the interpreter does not wait for it, nor does a fork empty it: it has no thread.
         crew = self._virtual = VirtualCrew(self._seed, options.initializer, options.initargs)
-        return Core(
+        core = Core(
             crew,
             name=options.name,
             exit_timeout=ExitTimeout(options.exit_timeout, crew),
@@ -126,6 +127,8 @@ class VirtualTimeExecutor(RetryingExecutor):
             places=options.terms.places,
             monitor=None if options.on_event is None else VirtualMonitor(crew, options.on_event),
         )
+        end_with(self, core)
+        return core
 
     def _pending(self) -> list[str]:
         """Return the names of the calls that are accepted and not done."""

@@ -459,6 +459,8 @@ class RetryingFuture(Future["T"]):
 
     def _wait_until(self, until: float) -> None:
         """Its upstream lets no attempt through: it waits for that, until then at most."""
+        if self._attempts:
+            self._due_at = None
         self._waits_until = min(until, self._expires_at)
 
     def _back_off(self, due_at: float) -> None:

@@ -74,7 +74,7 @@ class NotNow(Exception):  # noqa: N818  # an answer rather than an error
 
     Raises:
         TypeError: If *after* is neither a number nor a ``timedelta``, or *only_this_call* is not a ``bool``;
-            or if a duration is all that is given, by position.
+            or if a duration comes last by position.
         ValueError: If it is negative, infinite or not a number (NaN).
     """
 
@@ -84,10 +84,10 @@ class NotNow(Exception):  # noqa: N818  # an answer rather than an error
 
     def __init__(self, *args: object, after: Duration | None = None, only_this_call: bool = False) -> None:
         super().__init__(*args)
-        if type(self).__init__ is NotNow.__init__ and after is None and len(args) == 1:
-            number = to_seconds(args[0])  # type: ignore[arg-type]  # unchecked: it may be anything
+        if type(self).__init__ is NotNow.__init__ and after is None and args:
+            number = to_seconds(args[-1])  # type: ignore[arg-type]  # unchecked: it may be anything
             if isinstance(number, bool) or as_float(number) is not None:
-                raise TypeError(f"after must be given by keyword: NotNow(after={args[0]!r})")
+                raise TypeError(f"after must be given by keyword: NotNow(after={args[-1]!r})")
         self.after = optional_seconds("after", after)
         if not isinstance(only_this_call, bool):
             raise TypeError(f"only_this_call must be True or False, not {only_this_call!r}")

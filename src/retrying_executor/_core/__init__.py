@@ -21,6 +21,6 @@ started or asked whether it is alive, no user code runs, nothing is logged and n
 A destructor or a signal handler may interrupt a thread that holds one of these locks, and use the executor
 there. It may queue a call, and look: so the locks are reentrant. Everything else that changes calls is put
 off until that thread holds no lock any more (`Core.catch_up`), so the parts below need not expect it between
-two steps. Since such a thread may hold the lock of its own hand and wait for the core's, a thread that has the
+two steps. Such a thread may hold the lock of its own hand and wait for the core's. So a thread that has the
 core's lock does not wait for that of a hand for ever.
 """

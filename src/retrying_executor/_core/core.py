@@ -347,6 +347,10 @@ class Core:
         """The executor is gone: everybody leaves when nothing is left to do. Takes no lock."""
         self.ending.abandon()
 
+    def is_ending(self) -> bool:
+        """Return whether no call comes any more: it was shut down, or the executor is gone."""
+        return self.entrance.refusal is not None or self.ending.is_abandoned
+
     def finish(self, timeout: float | None, *, granted: float | None = None) -> None:
         """Wait until all is done and everybody has left; past *timeout* seconds, cancel what does not run.
 

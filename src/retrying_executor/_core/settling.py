@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import weakref
 from contextlib import suppress
@@ -166,7 +165,7 @@ class Settling:
             What the call becomes done with; ``None`` if it has another attempt, or is done already.
         """
         work, permit, outcome = call._work, hand.permit, None
-        sits_out_until = -math.inf
+        clock = self._crew.clock
         try:
             if work is None:  # somebody else set the outcome
                 return None
@@ -182,13 +181,14 @@ class Settling:
                 evidence, asked = attempt.evidence(call._terms, verdict, outcome)
                 hand.permit = None
                 permit.places.end(permit, evidence, asked, outcome[1])
-                sits_out_until = min(permit.sits_out_until(), attempt.ends_at(call))
+                if verdict.delay is not None:
+                    due_in = min(permit.sits_out_until(), attempt.ends_at(call)) - clock.monotonic()
+                    verdict.delay = max(verdict.delay, due_in)
                 permit = None
             if verdict.delay is not None and not (self._turns.is_halted or call.done()):  # set_result()
                 # Announced before the next attempt can fail too, so that the lines come in order.
                 attempt.announce(call, work, outcome, verdict, self._observer)
-                due_at = max(self._crew.clock.monotonic() + verdict.delay, sits_out_until)
-                if self._back_off(hand, call, due_at):
+                if self._back_off(hand, call, clock.monotonic() + verdict.delay):
                     attempt.let_go(outcome)
                     return None
             if verdict.delay is not None:

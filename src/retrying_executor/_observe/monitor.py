@@ -307,7 +307,8 @@ class Monitor:
         if not self._pool.is_own_thread():
             self._start_telling()
             left = began_at + timeout - time.monotonic()
-            if not self._pool.retire(left) and not self._is_late:
+            is_told = self._pool.retire(left) or not (self._untold or self._is_telling)
+            if not is_told and not self._is_late:
                 self._is_late = True
                 log.listener_is_late(timeout)
         self._patience -= time.monotonic() - began_at  # several ends share it

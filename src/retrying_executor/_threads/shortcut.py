@@ -50,6 +50,7 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
             call._unobserved  # noqa: B018
         except AttributeError:
             call = None  # not under a lock: that may be the last reference to it
+        if call is None:  # not in there: that would be the context of what a callback raises
             core.settling.finish(worker)
             if worker not in crew.roster.members:  # a callback has forked, and this is the child
                 return None

@@ -158,7 +158,7 @@ class Shift:
                 now = time.monotonic()
                 if not roster.ail(worker):  # publish first, so that it can be woken; then look
                     return False
-                if now >= due_at or core.entrance.refusal or core.ending.is_abandoned:
+                if now >= due_at or core.is_ending():
                     roster.depart(worker)  # publish that others may start, then look once more
                     if roster.on_the_way is not None or not len(core.ledger.schedule):
                         return False
@@ -219,12 +219,7 @@ class Shift:
                         roster.leads_until = due_at
                 if due_at is not None:
                     patience = -1.0 if due_at == math.inf else min(due_at - now, threading.TIMEOUT_MAX)
-                elif not (
-                    timed_out
-                    or self._crew.idle_timeout == 0
-                    or core.ending.is_abandoned
-                    or core.entrance.refusal is not None
-                ):
+                elif not (timed_out or self._crew.idle_timeout == 0 or core.is_ending()):
                     patience = self._crew.idle_timeout
                 elif roster.leave(worker):
                     core.ledger.take_over(worker)

@@ -68,6 +68,7 @@ class Upstream:
         ValueError: If an argument is out of its range.
     """
 
+    __slots__ = ("__weakref__", "_is_recorded", "_places")  # so that nobody sets a limit later, in vain
     _given_as = "upstream"
     __reduce__ = refuse_to_copy
 

@@ -323,7 +323,7 @@ class VirtualCrew:
                     f"upstream must be open, not {places!r}: first give it to the executor "
                     "in virtual time, then pause it there"
                 )
-        elif before._served[places].entrance.refusal is None:
+        elif not before._served[places].is_ending():
             raise ValueError(
                 f"upstream must not be used by another executor in virtual time: {places!r}; "
                 "shut that down first"
@@ -334,8 +334,8 @@ class VirtualCrew:
             places.notify(core.monitor)
 
     def _let_upstreams_go(self, core: Core) -> None:
-        """After shutdown, when the last call is done: from now on they go by the clock of all others."""
-        if core.entrance.refusal is not None and not self._hands and not len(core.ledger.schedule):
+        """At the end, when the last call is done: from now on they go by the clock of all others."""
+        if core.is_ending() and not self._hands and not len(core.ledger.schedule):
             for places in self._served:
                 if places.clock is self:
                     places.start_afresh()
