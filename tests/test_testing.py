@@ -1190,7 +1190,7 @@ def test_it_makes_nothing_that_could_start_a_thread(monkeypatch: pytest.MonkeyPa
 
 
 def test_it_is_said_when_a_probe_that_failed_is_made_again(caplog: pytest.LogCaptureFixture) -> None:
-    """It waits for the end of the hold, and leaves the next probe to others; log and future say so (B10, G3)."""
+    """It waits for the end of the hold, as log and future say, and leaves the next probe to others (B10)."""
     caplog.set_level(logging.INFO)
     told: list[float | None] = []
     service = Upstream("service", hold_after=1, initial_hold=10)
