@@ -92,7 +92,7 @@ MUTANTS = [
         (
             "_threads/workers.py",
             (
-                "                roster.rest(worker)  # publish first, then look once more\n"
+                "                roster.rest(worker)\n"
                 "                if (core.fresh or now >= turns.only_fresh_until) and self._take(now):\n"
                 "                    return worker.call\n"
             ),

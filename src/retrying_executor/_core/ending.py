@@ -56,6 +56,9 @@ class Ending:
     def close(self, reason: str) -> None:
         """Refuse calls from now on; everybody leaves when nothing is left to do."""
         with self._lock:
+            # Publish that calls are refused, then wake: a worker that looks whether to stay has the lock, so
+            # it looks either after this, or before, and is woken. A submitter that has queued its call
+            # without the lock looks at the refusal afterwards, in `Core.submit`.
             self._entrance.close(RuntimeError(reason))
             self._crew.wake_all()
 
@@ -74,6 +77,8 @@ class Ending:
     def halt(self, asker: Asker) -> int:
         """Start no attempt any more, and cancel every call that waits; return how many those are."""
         with self._lock:
+            # From now on no hand takes a call, and a call whose attempt fails becomes done instead of going
+            # into backoff. What was put there before is found by `clear`.
             self._turns.halt()
             waiting = len(self._ledger.schedule)
             self._crew.wake_all()
@@ -82,9 +87,12 @@ class Ending:
 
     def clear(self, asker: Asker) -> None:
         """Make every call done that waits for an attempt that will not be."""
-        self._turns.decline_unused(asker, are_all=True)  # their callbacks may wait for those that need them
+        # Permits first: the done callbacks of these calls may wait for calls of another executor, which may
+        # need them.
+        self._turns.decline_unused(asker, are_all=True)
         with self._lock:
-            # At a standstill, so that all have seen that they may take no more.
+            # At a standstill. A hand that looked before `halt` may be taking a fresh call without this lock:
+            # the call would be in no list, and in its hand only after the look.
             calls = self._crew.at_standstill(lambda _: self._ledger.schedule.waiting())
         for call in calls:
             if isinstance(self._entrance.refusal, BrokenThreadPool):
@@ -109,6 +117,7 @@ class Ending:
     def drain(self, timeout: float | None) -> bool:
         """Wait until every call accepted so far is done; return whether they all are."""
         with self._lock:
+            # At a standstill, or a call that a hand is just taking would be missed: it is in neither list.
             calls = self._crew.at_standstill(
                 lambda _: [*self._entrance.running_calls(), *self._ledger.schedule.waiting()]
             )

@@ -109,7 +109,10 @@ class Settling:
         kept = call._work, call._last  # so that no destructor runs under a lock
         changed = was_done = False
         try:
-            with call._condition:  # as long as this is held no other thread makes it done, nor begins to wait
+            # `wait` and `as_completed` look at the state, then add themselves, both under this condition. If
+            # the call became done in between, they would wait for ever. Asking for the condition observes the
+            # call, so from here on its worker, too, makes it done under the condition only.
+            with call._condition:
                 try:
                     with self._lock:
                         was_done = call._state in DONE_STATES
@@ -117,6 +120,8 @@ class Settling:
                     if changed:
                         tell_waiters()
                 except BaseException:
+                    # A signal handler has raised. The state is changed last, so it tells whether that was
+                    # before the change or after.
                     changed = call._state in DONE_STATES and not was_done
                     if changed:  # pragma: no branch  # see tests/untraced
                         tell_waiters()
@@ -153,6 +158,7 @@ class Settling:
     def all_calls(self) -> set[Call]:
         """Return, in a forked child, the calls whose futures may still be asked: the parent's."""
         calls = {*self._entrance.running_calls(), *self._ledger.schedule.waiting()}
+        # Done calls too: a thread of the parent, which is not there, may hold the condition of one.
         calls.update(call for ref in self._observed.copy() if (call := ref()) is not None)
         return calls
 
@@ -205,6 +211,8 @@ class Settling:
     def _back_off(self, hand: Hand, call: Call, due_at: float) -> bool:
         """Put a call whose attempt failed in backoff; return ``False`` if that was the last attempt."""
         with self._lock:
+            # A thread may have cancelled the call, set its outcome, or shut down without waiting, since the
+            # attempt ended. It did so under this lock. From here on it finds the call in the schedule.
             if call._is_last or call.done() or self._turns.is_halted:
                 return False
             hand.call = None
@@ -221,6 +229,8 @@ class Settling:
         hand.ending = None
         call._let_go()
         end_permit(hand)  # the callbacks may take long, or wait for it
+        # The call is observed: its observers add themselves under the condition, as in `_change`. The lock of
+        # the hand is for `stats`: a call is counted when it leaves the hand, not before or after.
         with call._condition:
             with hand.lock:
                 finished = call._finish(*ending)

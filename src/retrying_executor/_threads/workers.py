@@ -107,6 +107,8 @@ class Shift:
         with core.lock:
             if worker not in self._crew.roster.members:  # its start was interrupted
                 return False
+            # It arrives now, although it takes no call yet: others must be called for the calls that come
+            # meanwhile. How many are in their initializer tells `summon` how many of these have a worker.
             self._crew.roster.arrive(worker)
             crew.initializing += 1
             if self._crew.roster.can_summon:
@@ -159,7 +161,9 @@ class Shift:
                 if not roster.ail(worker):  # publish first, so that it can be woken; then look
                     return False
                 if now >= due_at or core.is_ending():
-                    roster.depart(worker)  # publish that others may start, then look once more
+                    # Publish that others may be started, then look once more. A submitter that has queued a
+                    # call without the lock either sees that, and starts one; or its call is seen here.
+                    roster.depart(worker)
                     if roster.on_the_way is not None or not len(core.ledger.schedule):
                         return False
                     roster.members[worker] = None
@@ -206,12 +210,17 @@ class Shift:
                 now = time.monotonic()
                 if (core.fresh or now >= turns.only_fresh_until) and self._take(now):
                     return worker.call
-                roster.rest(worker)  # publish first, then look once more
+                # Submitters queue a call without this lock, then look whether somebody rests. So it is the
+                # other way round here: publish that this worker rests, then look once more. Whatever the
+                # order in which the two meet, the submitter wakes the worker, or the worker finds the call.
+                roster.rest(worker)
                 if (core.fresh or now >= turns.only_fresh_until) and self._take(now):
                     return worker.call
                 due_at = None
                 if turns.only_fresh_until < math.inf and not (turns.is_halted or roster.has_leader):
-                    roster.lead(worker)  # publish first here too
+                    # Publish first here too: a retry that is added from now on, and due sooner than what is
+                    # found below, wakes the leader.
+                    roster.lead(worker)
                     due_at = schedule.first_due_at()
                     if due_at is None:
                         roster.follow(worker)
@@ -224,11 +233,11 @@ class Shift:
                 elif roster.leave(worker):
                     core.ledger.take_over(worker)
                     return None
-                else:
+                else:  # a submitter has woken it before it could go, and relies on it
                     continue
             if turns.invitations or turns.unused:
                 turns.decline_unused(core)
-            if core.put_off:
+            if core.put_off:  # by a destructor that has interrupted this thread since the look above
                 continue
             timed_out = not worker.gate.acquire(True, patience)
 
