@@ -174,7 +174,7 @@ BY_KEYWORD = "must be given by keyword, not as a positional argument"
         ((1, 0), {}, "TypeError: thread_name_prefix must be a string, not 0"),
         ((1, b""), {}, "TypeError: thread_name_prefix must be a string, not b''"),
         ((), {"on_event": "print"}, "TypeError: on_event must be callable or None, not 'print'"),
-        ((), {"warn_after": 0}, "ValueError: warn_after must be more than 0 seconds, or None, not 0"),
+        ((), {"warn_after": 0}, "ValueError: warn_after must be more than 0 seconds, not 0"),
         ((), {"exit_timeout": "20"}, "TypeError: exit_timeout must be a number of seconds or a timedelta"),
         ((1, "", print, 3), {}, "TypeError: initargs must be a tuple, not 3"),
         ((1, "", print, "host"), {}, "TypeError: initargs must be a tuple, not 'host'"),
@@ -461,9 +461,12 @@ def test_an_answer_that_is_none_ends_the_call_with_an_error_that_says_so(answer:
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda: Service(""), "ValueError: name must not be empty: ''"),
-        (lambda: Service(" "), "ValueError: name must not be empty: ' '"),
-        (lambda: Service("a\nb"), "ValueError: name must be text in one line, without control characters,"),
+        (lambda: Service(""), "ValueError: name must be text in one line, not empty or blank, not ''"),
+        (lambda: Service(" "), "ValueError: name must be text in one line, not empty or blank, not ' '"),
+        (
+            lambda: Service("a\nb"),
+            "ValueError: name must be text in one line, not empty or blank, not 'a\\nb'",
+        ),
         (
             lambda: Service("x", record_exceptions=lambda: True),
             "record_exceptions must take 1 positional",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache, partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 
+from retrying_executor._common.exceptions import classes_in
 from retrying_executor._common.wrapper import Wrapper
 
 TYPE_CHECKING = False
@@ -35,7 +36,7 @@ def _function_of(fn: Any) -> tuple[Any, int]:
     if cls not in _FUNCTIONS and not issubclass(cls, type):
         fn = next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
         cls, bound = type(fn), int(type(fn) is FunctionType)
-    if cls is MethodType:
+    if cls in (MethodType, classmethod):
         fn, bound = fn.__func__, 1
     elif cls is staticmethod:
         fn = fn.__func__
@@ -46,13 +47,8 @@ def is_async(fn: Any) -> bool:
     """Return whether calling *fn* only makes a coroutine, or an asynchronous generator."""
     while issubclass(type(fn), (partial, Wrapper, _CACHED)):
         fn = fn.__wrapped__ if type(fn) is _CACHED else fn.func
-    if _is_marked(fn):
-        return True
-    if type(fn) not in _FUNCTIONS and not issubclass(type(fn), type):
-        fn = getattr(type(fn), "__call__", None)  # noqa: B004  # what a call of it runs
-    if type(fn) in (MethodType, staticmethod):
-        fn = fn.__func__
-    return type(fn) is FunctionType and bool(fn.__code__.co_flags & ASYNC)
+    function, _ = _function_of(fn)
+    return _is_marked(fn) or (function is not None and bool(function.__code__.co_flags & ASYNC))
 
 
 def _is_marked(fn: Any) -> bool:
@@ -111,6 +107,25 @@ def checked_callable(name: str, value: Any, *, takes: int, what: str = "callable
     if function is not None and not _may_take(function, takes + bound):
         raise TypeError(f"{name} must take {takes or 'no'} positional argument{'s'[takes:]}: not {value!r}")
     return value
+
+
+def checked_test(name: str, value: object) -> tuple[type[BaseException], ...] | None:
+    """Check what tells exceptions apart: a class, a tuple of classes, or a callable that takes an exception.
+
+    Returns:
+        The classes; ``None`` if it is a callable.
+
+    Raises:
+        TypeError: If it is none of these, or a coroutine function.
+    """
+    classes = classes_in(value)
+    if classes is None:
+        if isinstance(value, (type, tuple)) or not callable(value):
+            raise TypeError(
+                f"{name} must be an exception class, a tuple of them, or a callable, not {value!r}"
+            )
+        checked_callable(name, value, takes=1)
+    return classes
 
 
 def _may_take(function: Any, count: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import BrokenExecutor
 
 from retrying_executor._common.public import public
-from retrying_executor._common.values import as_float, in_words, optional_seconds, to_seconds
+from retrying_executor._common.values import as_float, checked_bool, in_words, optional_seconds, to_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,9 +89,7 @@ class NotNow(Exception):  # noqa: N818  # an answer rather than an error
             if isinstance(number, bool) or as_float(number) is not None:
                 raise TypeError(f"after must be given by keyword: NotNow(after={args[0]!r})")
         self.after = optional_seconds("after", after)
-        if not isinstance(only_this_call, bool):
-            raise TypeError(f"only_this_call must be True or False, not {only_this_call!r}")
-        self.only_this_call = only_this_call
+        self.only_this_call = checked_bool("only_this_call", only_this_call)
 
     def __str__(self) -> str:
         asked = "" if self.after is None else f"after {in_words(self.after)}"

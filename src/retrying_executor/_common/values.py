@@ -118,6 +118,19 @@ def seconds(name: str, value: object) -> float:
     return result
 
 
+def positive_seconds(name: str, value: object) -> float:
+    """Return the duration *value* as `seconds` does, with its errors; 0 is a `ValueError` here too."""
+    result = seconds(name, value)
+    if not result:
+        raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
+    return result
+
+
+def optional_seconds(name: str, value: object) -> float | None:
+    """Return the duration *value* in seconds, or ``None`` for ``None``; errors as in `seconds`."""
+    return None if value is None else seconds(name, value)
+
+
 def checked_timeout(timeout: object) -> float | None:
     """Return a ``timeout`` of the standard library's kind, in seconds: of any sign; ``None`` for no limit.
 
@@ -147,11 +160,6 @@ def in_words(duration: float) -> str:
     return f"{in_digits(duration)} s"
 
 
-def optional_seconds(name: str, value: object) -> float | None:
-    """Return the duration *value* in seconds, or ``None`` for ``None``; errors as in `seconds`."""
-    return None if value is None else seconds(name, value)
-
-
 def checked_bool(name: str, value: object) -> bool:
     """Return *value* if it is ``True`` or ``False``.
 
@@ -163,20 +171,23 @@ def checked_bool(name: str, value: object) -> bool:
     return value
 
 
-def optional_name(name: str, value: object) -> str | None:
-    """Return *value* if it is text that fits in a line and is not blank, or ``None``.
+def checked_name(name: str, value: object) -> str:
+    """Return *value* if it is text that fits in a line and is not blank.
 
     Raises:
         TypeError: If it is not a string.
         ValueError: If it is empty or blank, or has a character that cannot be printed, such as a line break.
     """
-    if value is None:
-        return None
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string or None, not {value!r}")
+        raise TypeError(f"{name} must be a string, not {value!r}")
     if not value.strip() or not value.isprintable():
         raise ValueError(f"{name} must be text in one line, not empty or blank, not {value!r}")
     return value
+
+
+def optional_name(name: str, value: object) -> str | None:
+    """Return *value* as `checked_name` does, or ``None`` for ``None``."""
+    return None if value is None else checked_name(name, value)
 
 
 def sequence(name: str, value: Any, what: str, most: int = 1_000_000) -> tuple[Any, ...]:
@@ -203,15 +214,15 @@ def sequence(name: str, value: Any, what: str, most: int = 1_000_000) -> tuple[A
     return items
 
 
-def positive_int(name: str, value: object) -> int:
-    """Return *value* if it is an integer of 1 or more.
+def checked_int(name: str, value: object, least: int = 1) -> int:
+    """Return *value* if it is an integer of *least* or more.
 
     Raises:
         TypeError: If it is not an integer; a ``bool`` is none.
-        ValueError: If it is less than 1.
+        ValueError: If it is less than *least*.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, 1 or more, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be 1 or more, not {value!r}")
+        raise TypeError(f"{name} must be an integer, {least} or more, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value!r}")
     return value
