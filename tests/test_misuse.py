@@ -35,7 +35,7 @@ from retrying_executor import (
     service_failed,
     transient,
 )
-from retrying_executor._common.wrapper import Wrapper
+from retrying_executor._common.callables import Wrapper
 from retrying_executor.testing import VirtualTimeExecutor
 
 watch: Any = retrying_executor.watch

@@ -20,9 +20,9 @@ from importlib import metadata
 
 from retrying_executor._calls.current import current_call
 from retrying_executor._common import exits
+from retrying_executor._common.callables import Wrapper
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.log import describe
-from retrying_executor._common.wrapper import Wrapper
 from retrying_executor._executor import Submitter
 from retrying_executor._policy.transient import transient
 

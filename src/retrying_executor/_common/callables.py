@@ -1,7 +1,7 @@
-"""Checks of callables: what cannot be called as it is going to be is refused at once.
+"""Callables: checks that they can be called as they are going to be, and wrappers around them.
 
-Only the code of a callable is looked at, and only where Python itself knows it: not with `inspect`, which is
-slow to import, and not by attributes that an object may make up.
+The checks look only at the code of a callable, and only where Python itself knows it: not with `inspect`,
+which is slow to import, and not by attributes that an object may make up.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from functools import cache, partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 
 from retrying_executor._common.exceptions import classes_in
-from retrying_executor._common.wrapper import Wrapper
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType
     from typing import Any
 
@@ -25,6 +25,31 @@ _FUNCTIONS = (FunctionType, MethodType, staticmethod)
 _NEVER_ASYNC = frozenset({BuiltinFunctionType, type})
 _MARKS = ("_is_coroutine", "_is_coroutine_marker")  # of `asyncio` and of `inspect`: each an ``object()``
 _CACHED = type(cache(repr))
+
+wrapper_codes: set[CodeType] = set()
+"""The code of the frames that wrappers add to tracebacks."""
+
+
+class Wrapper:
+    """What an integration puts around the function of a call; names and verdicts look through it.
+
+    Not a `functools.partial`: one made of another absorbs it, so the wrapper inside would be lost.
+
+    Args:
+        func: The function of the call, or another wrapper of it.
+    """
+
+    __slots__ = ("func",)
+
+    def __init_subclass__(cls) -> None:
+        wrapper_codes.add(cls.__call__.__code__)
+
+    def __init__(self, func: Callable[..., Any]) -> None:
+        self.func = func
+
+    if TYPE_CHECKING:
+
+        def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
 
 
 def _function_of(fn: Any) -> tuple[Any, int]:
