@@ -108,7 +108,7 @@ class Gate:
         self._initial_hold = initial_hold
         self._max_hold = max_hold
         self._random = random
-        self._in_flight = 0
+        self.in_flight = 0  # attempts that were let through and have not ended
         self._since = 0  # how many of these started after the latest hold
         self.era = 0  # how many holds there were
         self._first_era = 0  # of this process
@@ -127,11 +127,6 @@ class Gate:
         return "open" if self._ramp == math.inf else "ramping"
 
     @property
-    def in_flight(self) -> int:
-        """How many attempts were let through and have not ended."""
-        return self._in_flight
-
-    @property
     def is_down(self) -> bool:
         """Whether it is held, or a probe has yet to get through."""
         return self._ramp == 0
@@ -143,7 +138,7 @@ class Gate:
 
     def room(self) -> float:
         """Return how many attempts could start, were it not for the time."""
-        free = self._max_concurrency - self._in_flight
+        free = self._max_concurrency - self.in_flight
         if self._ramp == 0:
             return min(free, 0 if self._probe else 1)
         return min(free, self._ramp - self._since)
@@ -176,7 +171,7 @@ class Gate:
         permit = Permit(began_at, self.era, is_probe=self._ramp == 0)
         if permit.is_probe:
             self._probe = permit
-        self._in_flight += 1
+        self.in_flight += 1
         self._since += 1
         return permit
 
@@ -224,7 +219,7 @@ class Gate:
         if permit.is_over or permit.era < self._first_era:
             return
         permit.is_over = True
-        self._in_flight -= 1
+        self.in_flight -= 1
         is_latest = permit.era == self.era
         self._since -= is_latest
         is_probe = permit is self._probe
@@ -274,7 +269,7 @@ class Gate:
 
     def forget_flights(self) -> None:
         """In a forked child: what is in flight is the parent's."""
-        self._in_flight = self._since = 0
+        self.in_flight = self._since = 0
         self.era += 1
         self._first_era = self.era
         self._probe = None

@@ -27,24 +27,19 @@ from retrying_executor._common.stdlib import is_held
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Literal, Protocol
+    from typing import Literal, Protocol, TypeAlias
 
     from retrying_executor._common.values import Clock
     from retrying_executor._policy.verdict import Asked
     from retrying_executor._upstream.backlog import Backlog
     from retrying_executor._upstream.gate import Evidence, Gate, Permit, State
 
+    Change: TypeAlias = Literal["upstream_held", "upstream_back"]
+
     class Listener(Protocol):
         """What is told that a service is held, or works again."""
 
-        def upstream_changed(
-            self,
-            name: str,
-            kind: Literal["upstream_held", "upstream_back"],
-            delay: float | None,
-            reason: str,
-            /,
-        ) -> None: ...
+        def upstream_changed(self, name: str, kind: Change, delay: float | None, reason: str, /) -> None: ...
 
     class Asker(Protocol):
         """A pool, which asks whether an attempt may start."""
@@ -132,10 +127,8 @@ class Places:
             with self._lock:
                 self._gate.hold(self.clock.monotonic() + length)
                 self._note_era()  # or a worker that reads it without the lock would go on after pause()
-                listeners = list(self._listeners)
             log.upstream_paused(self.name, length)
-            for listener in listeners:
-                listener.upstream_changed(self.name, "upstream_held", length, "paused")
+            self._inform("upstream_held", length, "paused")
             self._tell()
         except BaseException:  # of a signal handler: the pools that wait may not know yet
             self._tell()
@@ -240,35 +233,26 @@ class Places:
             self._gate.end(permit, now, evidence, asked)
             self._note_era()
             after, held_for = self._gate.state(now), self._gate.held_until - now
-            listeners = list(self._listeners)
         try:
-            if before != after:
+            if after == "held" and before != "held":
+                is_news = evidence == "failed" and before != "probing"
+                self._is_known_to_fail |= is_news
                 reason = _why_held(before, failures, asked, exception)
-                self._report(before, after, held_for, evidence, reason, listeners)
+                log.upstream_held(self.name, held_for, reason, is_news=is_news)
+                self._inform("upstream_held", held_for, reason)
+            elif before == "probing" and after in ("ramping", "open"):
+                was_news, self._is_known_to_fail = self._is_known_to_fail, False
+                log.upstream_back(self.name, is_news=was_news)
+                self._inform("upstream_back", None, "")
         finally:  # whatever a signal handler raises, others wait for that
             self._tell()
 
-    def _report(
-        self,
-        before: State,
-        after: State,
-        held_for: float,
-        evidence: Evidence,
-        reason: str,
-        listeners: list[Listener],
-    ) -> None:
-        """Log that the service is held from now on, or works again, and tell the listeners."""
-        if after == "held" and held_for > 0.0:  # else a probe has told nothing
-            is_news = evidence == "failed" and before != "probing"
-            self._is_known_to_fail |= is_news
-            log.upstream_held(self.name, held_for, reason, is_news=is_news)
-            for listener in listeners:
-                listener.upstream_changed(self.name, "upstream_held", held_for, reason)
-        elif before == "probing" and after in ("ramping", "open"):
-            was_news, self._is_known_to_fail = self._is_known_to_fail, False
-            log.upstream_back(self.name, is_news=was_news)
-            for listener in listeners:
-                listener.upstream_changed(self.name, "upstream_back", None, "")
+    def _inform(self, kind: Change, delay: float | None, reason: str) -> None:
+        """Tell the listeners that the service is held from now on, or works again."""
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener.upstream_changed(self.name, kind, delay, reason)
 
     def decline(self, pool: Asker) -> None:
         """An invited pool has nothing to start: the permit goes to another."""
@@ -363,10 +347,10 @@ class Places:
 
 
 def _why_held(before: State, failures: int, asked: Asked | None, exception: BaseException | None) -> str:
-    """Return in words why a service is held, if it is."""
-    last = "" if exception is None else log.describe(None, exception)
+    """Return in words why a service is held."""
     if asked is not None:
         return asked.words
+    last = "" if exception is None else log.describe(None, exception)
     if before == "probing":
         return f"the probe failed ({last})"
     plural = "" if failures == 1 else "s"
