@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from rich.console import Console
+import rich.console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
@@ -26,15 +26,12 @@ if TYPE_CHECKING:
 _open: set[Bar] = set()
 
 
-class _Console(Console):
+class Console(rich.console.Console):
+    """The console on a file; whether it is interactive depends on the file and the environment."""
+
     def on_broken_pipe(self) -> NoReturn:
         """Raise `BrokenPipeError`: rich would close standard output, and exit."""
         raise BrokenPipeError
-
-
-def console_on(file: TextIO) -> Console:
-    """Return a console; whether it is interactive depends on *file* and the environment."""
-    return _Console(file=file)
 
 
 class _Display(Progress):

@@ -177,11 +177,11 @@ def _display_on(file: TextIO, interval: float) -> Display:
     """Return the best display that *file* allows."""
     if file.isatty() and not hasattr(file, "rich_proxied_file"):  # with that, rich is already drawing there
         try:
-            from retrying_executor._watch.bar import Bar, console_on
+            from retrying_executor._watch.bar import Bar, Console
         except ImportError:
             pass  # rich is not installed
         else:
-            console = console_on(file)
+            console = Console(file=file)
             if console.is_interactive:
                 return Bar(console)
     return Lines(file, interval)
