@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _VARARGS = 0x04  # a flag of code, as `inspect` has it
 ASYNC = 0x80 | 0x100 | 0x200
-"""Flags of code: a coroutine function, a generator that is one, an asynchronous generator function."""
+"""Flags of code: of coroutine functions, of generators that serve as such, of asynchronous generators."""
 
 _FUNCTIONS = (FunctionType, MethodType, staticmethod)
 _NEVER_ASYNC = frozenset({BuiltinFunctionType, type})
@@ -127,7 +127,9 @@ def checked_callable(name: str, value: Any, *, takes: int, what: str = "callable
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be {what} or None, not {value!r}")
     if is_async(value):
-        raise TypeError(f"{name} must be called in a thread: no coroutine function, such as {value!r}")
+        raise TypeError(
+            f"{name} must not be a coroutine function, which nobody would await, but is {value!r}"
+        )
     function, bound = _function_of(value)
     if function is not None and not _may_take(function, takes + bound):
         raise TypeError(f"{name} must take {takes or 'no'} positional argument{'s'[takes:]}: not {value!r}")

@@ -19,23 +19,23 @@ _FINAL = "_retrying_executor_final"
 
 
 def final(error: E) -> E:
-    """Mark an error of this library as one that another attempt would only meet again; return it."""
+    """Mark an error of this library as final, and return it: another attempt would fail in the same way."""
     error.__dict__[_FINAL] = True
     return error
 
 
 def refusal_like(refusal: Exception) -> Exception:
-    """Return a new error like *refusal*, which is raised for calls that are refused for good.
+    """Return a new error like *refusal*, the one that an executor raises from now on for every call.
 
-    That an executor was shut down is a final error. That it is broken is not: a call may make its own
-    executor in each attempt.
+    After a shutdown, it is final. From a broken executor it is not: a call may make an executor of its own in
+    each attempt.
     """
     error = type(refusal)(*refusal.args)
     return error if isinstance(error, BrokenExecutor) else final(error)
 
 
 def is_final(exception: BaseException) -> bool:
-    """Return whether this is an error of this library that another attempt would only meet again."""
+    """Return whether this is an error of this library that is final: see `final`."""
     return issubclass(type(exception), ForkedFutureError) or _FINAL in exception.__dict__
 
 

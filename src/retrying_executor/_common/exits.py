@@ -137,7 +137,7 @@ def _finish_all() -> None:
         pools, monitors = list(_pools), list(_monitors)
     for limit in [*(pool.exit_timeout for pool in pools), *(monitor.exit_timeout for monitor in monitors)]:
         limit.left()  # the time of each begins now
-    # Those that wait for ever come last: the others must stop in time.
+    # Pools without a limit come last, so that those with one are stopped in time.
     pools.sort(key=lambda pool: math.inf if (left := pool.exit_timeout.left()) is None else left)
     try:
         for pool in pools:

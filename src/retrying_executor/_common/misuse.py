@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _VARKEYWORDS = 0x08  # a flag of code, as `inspect` has it
 _ALSO_CALLED: dict[str, str] = dict.fromkeys(("attempts", "max_retries", "retries"), "max_attempts")
-_ALIKE = 0.75  # from 0 to 1
+_ALIKE = 0.75  # how similar to a known name one must be, from 0 to 1, to be taken for a slip
 
 
 def refuse_to_copy(self: object) -> NoReturn:

@@ -33,6 +33,9 @@ else:
         return lambda cls: cls
 
 
+_MOST_ITEMS = 1_000_000  # of what a caller gives: some iterables never end
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 @public
 class Value:
@@ -190,7 +193,7 @@ def optional_name(name: str, value: object) -> str | None:
     return None if value is None else checked_name(name, value)
 
 
-def sequence(name: str, value: Any, what: str, most: int = 1_000_000) -> tuple[Any, ...]:
+def sequence(name: str, value: Any, what: str) -> tuple[Any, ...]:
     """Return the items of an iterable that has an order.
 
     Text is refused, since its items would be characters, and so are bytes, sets and mappings.
@@ -199,7 +202,6 @@ def sequence(name: str, value: Any, what: str, most: int = 1_000_000) -> tuple[A
         name: What to call the value in an error.
         value: What to check.
         what: What it has to be, in words.
-        most: How many items it may have; some iterables never end.
 
     Raises:
         TypeError: If it is no iterable, or a refused one.
@@ -208,9 +210,9 @@ def sequence(name: str, value: Any, what: str, most: int = 1_000_000) -> tuple[A
     is_iterable = hasattr(type(value), "__iter__") or hasattr(type(value), "__getitem__")
     if not is_iterable or isinstance(value, (str, bytes, bytearray, memoryview, Set, Mapping)):
         raise TypeError(f"{name} must be {what}, not {value!r}")
-    items = tuple(islice(value, most + 1))
-    if len(items) > most:
-        raise ValueError(f"{name} must end after {most} items at most: not {value!r}")
+    items = tuple(islice(value, _MOST_ITEMS + 1))
+    if len(items) > _MOST_ITEMS:
+        raise ValueError(f"{name} must end after {_MOST_ITEMS} items at most: not {value!r}")
     return items
 
 

@@ -2,8 +2,8 @@
 
 ``_lock`` guards ``_gate``, ``_waiting`` and ``_invited``. While it is free:
 
-- a pool that was refused is in ``_waiting``, with the time at which it asks again, and no pool waits for
-  nothing: if there is room, so many are invited; if there will be at a certain time, they have been told;
+- a pool that was refused is in ``_waiting``, with the time at which it asks again, and no pool waits in vain:
+  if there is room, as many pools are invited; if there will be room at a certain time, they know that time;
 - a pool in ``_invited`` will ask or decline, and until then a permit is kept for it.
 
 So permits go round among the pools that wait. A worker whose attempt worked keeps its permit for its next
@@ -11,7 +11,7 @@ call, without the lock, for as long as that takes nothing from anybody: see `Pla
 
 The pools are told when this lock is free. But while a thread holds it, a destructor or a signal handler may
 submit in that thread, and wait for a pool's lock. So a thread that holds a pool's lock waits for this one
-only briefly: after that it counts as a refusal, for a moment.
+only briefly. After that it goes on as if it was refused, and asks again in a moment.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ class Places:
         self._about = about
         self._new_gate = new_gate
         self._gate = new_gate(random=_random)
-        # In the order of their asking. Weak: a pool that waits for something has a thread that keeps it.
+        # In the order of their asking. Weak: a pool that waits for something is kept alive by a thread.
         self._waiting: weakref.WeakKeyDictionary[Asker, list[float]] = weakref.WeakKeyDictionary()
         self._invited: set[Asker] = set()
-        self._is_known_to_fail = False  # that it is held was a warning
+        self._is_known_to_fail = False  # a warning has said that it is held
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self.reusable_era: int | None = None
         """The era of the permits under which attempts may follow each other without the lock.
@@ -156,7 +156,7 @@ class Places:
         """A pool of threads uses it from now on.
 
         Raises:
-            ValueError: If it is in use in virtual time: there, its times say nothing.
+            ValueError: If it is in use in virtual time: times on that clock mean nothing to threads.
         """
         if self.clock is not time:
             raise ValueError(
@@ -271,7 +271,7 @@ class Places:
                     is_open = opens <= now
                     if is_open and self._gate.room() <= len(self._invited):
                         return
-                    # While it is open any will do; else those that would ask too late.
+                    # While it is open any pool will do; else one that would ask too late.
                     after = -math.inf if is_open else opens
                     pool = next(
                         (one for one, asks_at in list(self._waiting.items()) if asks_at[0] > after), None
