@@ -15,7 +15,6 @@ from retrying_executor._common.values import (
     positive_seconds,
     seconds,
 )
-from retrying_executor._upstream.backlog import Backlog
 from retrying_executor._upstream.evidence import service_failed
 from retrying_executor._upstream.gate import Gate
 from retrying_executor._upstream.places import Places
@@ -102,7 +101,11 @@ class Upstream:
         )
         limits = {"max_concurrency": max_concurrency, "rate": rate, "max_pending": max_pending}
         about = repr(name) + "".join(f", {limit}={value!r}" for limit, value in limits.items() if value)
-        backlog = None if max_pending is None else Backlog(name, checked_int("max_pending", max_pending))
+        backlog = None
+        if max_pending is not None:
+            from retrying_executor._upstream.backlog import Backlog  # few upstreams have one
+
+            backlog = Backlog(name, checked_int("max_pending", max_pending))
         new_gate = partial(
             Gate,
             max_concurrency=_limit("max_concurrency", max_concurrency),
