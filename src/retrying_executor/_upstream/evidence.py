@@ -92,9 +92,9 @@ def evidence_of(
     try:
         if is_recorded(exception):
             return "failed"
-    except BaseException:  # of a predicate of somebody's own: it says nothing then
+        return "worked" if answer is False and _was_answered(exception) else "none"
+    except BaseException:  # of a predicate of the caller's, or of a hostile attribute: it says nothing then
         return "none"
-    return "worked" if answer is False and _was_answered(exception) else "none"
 
 
 def _service_failed(exception: BaseException) -> bool:
