@@ -136,8 +136,8 @@ def checked_callable(name: str, value: Any, *, takes: int, what: str = "callable
     return value
 
 
-def checked_test(name: str, value: object) -> tuple[type[BaseException], ...] | None:
-    """Check what tells exceptions apart: a class, a tuple of classes, or a callable that takes an exception.
+def checked_filter(name: str, value: object) -> tuple[type[BaseException], ...] | None:
+    """Check a filter of exceptions: a class, a tuple of classes, or a callable that takes an exception.
 
     Returns:
         The classes; ``None`` if it is a callable.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from retrying_executor._common.callables import checked_callable, checked_test
+from retrying_executor._common.callables import checked_callable, checked_filter
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import classes_in, is_a
 from retrying_executor._common.misuse import says_where
@@ -364,7 +364,7 @@ def _checked_delays(delays: Iterable[Duration]) -> tuple[float, ...]:
 def _checked_retry_on(retry_on: RetryOn) -> RetryOn:
     if retry_on is retry_after or isinstance(retry_on, RetryPolicy):
         raise TypeError(f"retry_on must say whether an exception is worth another attempt, not {retry_on!r}")
-    classes = checked_test("retry_on", retry_on)
+    classes = checked_filter("retry_on", retry_on)
     if classes == ():
         raise ValueError("retry_on must name an exception class, not (): with retry=None nothing is retried")
     for one in classes or ():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from retrying_executor._common.callables import checked_test
+from retrying_executor._common.callables import checked_filter
 from retrying_executor._common.misuse import refuse_to_copy, says_where
 from retrying_executor._common.public import public
 from retrying_executor._common.values import (
@@ -93,7 +93,7 @@ class Upstream:
         first, longest = positive_seconds("initial_hold", initial_hold), seconds("max_hold", max_hold)
         if longest < first:
             raise ValueError(f"max_hold must be {first!r} (initial_hold) or more, not {max_hold!r}")
-        classes = checked_test("record_exceptions", record_exceptions)
+        classes = checked_filter("record_exceptions", record_exceptions)
         self._is_recorded: Callable[[Exception], object] = (
             record_exceptions  # type: ignore[assignment]  # it is callable
             if classes is None
