@@ -22,7 +22,7 @@ def is_a(obj: object, cls: type[T]) -> TypeIs[T]:
     return issubclass(type(obj), cls)
 
 
-def classes_in(value: object) -> tuple[type[BaseException], ...] | None:
+def classes_in(value: Any) -> tuple[type[BaseException], ...] | None:
     """Return *value*, an exception class or a tuple of them, as a tuple; ``None`` if it is neither."""
     classes = value if isinstance(value, tuple) else (value,)
     are_classes = all(isinstance(one, type) and issubclass(one, BaseException) for one in classes)
