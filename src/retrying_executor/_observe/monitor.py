@@ -155,7 +155,7 @@ class Monitor:
         self._is_telling = False
         self._drop = count(1).__next__
         self._dropped = 0  # how many events
-        self._reported = 0.1  # how many when that was logged; each message tells of ten times as many
+        self._reported = 0.1  # how many at the latest message; the next comes at ten times as many
         self._patience = LISTENER_TIMEOUT
         self._is_late = False
         self._pool = self._new_teller(f"{self._thread_name}-events")

@@ -2,7 +2,7 @@
 
 Calls become done under the locks of pools and workers, so what a call does then takes no lock. Only
 submitters take ``_door``, and each waits for it only briefly: the thread that holds it may be in a destructor
-that submits, and then wait for a lock of the submitter's.
+that submits, and wait for a lock that the submitter holds.
 """
 
 from __future__ import annotations

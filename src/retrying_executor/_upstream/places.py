@@ -11,7 +11,7 @@ call, without the lock, for as long as that takes nothing from anybody: see `Pla
 
 The pools are told when this lock is free. But while a thread holds it, a destructor or a signal handler may
 submit in that thread, and wait for a pool's lock. So a thread that holds a pool's lock waits for this one
-only briefly. After that it goes on as if it was refused, and asks again in a moment.
+only briefly. After that it goes on as if it had been refused, and asks again in a moment.
 """
 
 from __future__ import annotations
