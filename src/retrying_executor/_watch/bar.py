@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from contextlib import suppress
@@ -13,6 +12,7 @@ import rich.console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from retrying_executor._common.forks import after_fork_in_child
 from retrying_executor._watch.progress import clock, eta, outcome, pending, per_second
 
 if TYPE_CHECKING:
@@ -142,5 +142,4 @@ def _abandon_all() -> None:
         _open.pop().abandon()
 
 
-if hasattr(os, "register_at_fork"):  # pragma: no branch  # always, but on Windows
-    os.register_at_fork(after_in_child=_abandon_all)
+after_fork_in_child(_abandon_all)
