@@ -14,7 +14,7 @@ import pytest
 
 from retrying_executor import RetryingExecutor, RetryPolicy
 from retrying_executor._common import log
-from retrying_executor._common.repeats import Repeats
+from retrying_executor._common.log import Repeats
 from retrying_executor.testing import VirtualTimeExecutor
 
 pytest.register_assert_rewrite("forks")

@@ -261,6 +261,26 @@ def test_an_executor_that_waits_does_not_delay_the_end_of_a_bounded_one() -> Non
     assert (0, []) == (code, output)
 
 
+def test_executors_may_be_made_while_the_exit_looks_at_those_there_are() -> None:
+    """What is registered is read under the lock that registering takes, or reading it might fail (F4)."""
+    script = """
+    import weakref
+    from retrying_executor._common import exits, forks
+    from retrying_executor._common.stdlib import is_held
+
+    class Registry(weakref.WeakSet):
+        def __iter__(self):
+            if sys._getframe(1).f_code.co_filename == exits.__file__:
+                say("guarded", is_held(forks.guard))
+            return super().__iter__()
+
+    exits._pools, exits._monitors = Registry(), Registry()
+    executor = RetryingExecutor(1, on_event=lambda event: None)
+    """
+    code, output, errors = run(script)
+    assert (0, {"guarded True"}, "") == (code, set(output), errors)
+
+
 def test_exit_does_not_wait_for_an_idle_executor() -> None:
     """Threads at rest go at once, with idle_timeout=None too, and with a view of it around (F4)."""
     script = """

@@ -163,6 +163,21 @@ def test_a_final_answer_shows_that_the_service_works() -> None:
     assert "busy" == evidence_of(AnswerError(429))
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [{"reason": "too many strange error responses"}, {"args": vars(HostileError)["args"]}],
+    ids=["malformed", "raises"],
+)
+def test_a_final_failure_whose_attributes_cannot_be_read_stays_what_it_is(attributes: dict[str, Any]) -> None:
+    """It is the call's outcome, and says nothing of the service (B3, U1)."""
+    exception = type("UnreadableError", (NotImplementedError,), attributes)()
+    assert "none" == evidence_of(exception)
+    service = Upstream("service", hold_after=1)
+    with VirtualTimeExecutor(upstream=service) as executor:
+        assert exception is executor.submit(fail, exception).exception()
+        assert "open" == service.state
+
+
 # -- what counts is said by an option --------------------------------------------------------------
 
 

@@ -30,8 +30,7 @@ from retrying_executor import (
     Upstream,
 )
 from retrying_executor._common import log, unseen
-from retrying_executor._common.log import Subject, call_name, describe, time_is_up
-from retrying_executor._common.repeats import Repeats
+from retrying_executor._common.log import Repeats, Subject, call_name, describe, time_is_up
 from retrying_executor._common.unseen import UnseenFailure
 from retrying_executor._core.turns import Turns
 from retrying_executor.testing import VirtualTimeExecutor
@@ -263,9 +262,9 @@ def test_messages_are_loud_again_after_a_quiet_while(monkeypatch: pytest.MonkeyP
     assert (logging.DEBUG, " (5 times)") == (level, times)
     assert (logging.ERROR, "") == repeats.level("another")
     with monkeypatch.context() as quiet:
-        quiet.setattr("retrying_executor._common.repeats._QUIET", -1.0)
+        quiet.setattr("retrying_executor._common.log._QUIET", -1.0)
         assert (logging.ERROR, "") == repeats.level("one")
-    monkeypatch.setattr("retrying_executor._common.repeats._MOST_KINDS", 2)
+    monkeypatch.setattr("retrying_executor._common.log._MOST_KINDS", 2)
     repeats.level("a third")
     assert [("one",), ("a third",)] == list(repeats._seen)
 

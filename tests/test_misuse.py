@@ -35,7 +35,7 @@ from retrying_executor import (
     service_failed,
     transient,
 )
-from retrying_executor._common.wrapper import Wrapper
+from retrying_executor._common.callables import Wrapper
 from retrying_executor.testing import VirtualTimeExecutor
 
 watch: Any = retrying_executor.watch
@@ -174,7 +174,7 @@ BY_KEYWORD = "must be given by keyword, not as a positional argument"
         ((1, 0), {}, "TypeError: thread_name_prefix must be a string, not 0"),
         ((1, b""), {}, "TypeError: thread_name_prefix must be a string, not b''"),
         ((), {"on_event": "print"}, "TypeError: on_event must be callable or None, not 'print'"),
-        ((), {"warn_after": 0}, "ValueError: warn_after must be more than 0 seconds, or None, not 0"),
+        ((), {"warn_after": 0}, "ValueError: warn_after must be more than 0 seconds, not 0"),
         ((), {"exit_timeout": "20"}, "TypeError: exit_timeout must be a number of seconds or a timedelta"),
         ((1, "", print, 3), {}, "TypeError: initargs must be a tuple, not 3"),
         ((1, "", print, "host"), {}, "TypeError: initargs must be a tuple, not 'host'"),
@@ -182,7 +182,7 @@ BY_KEYWORD = "must be given by keyword, not as a positional argument"
         ((), {"idle_timeout": int}, "TypeError: idle_timeout must be a number of seconds or a timedelta"),
         ((), {"warn_after": timedelta}, "TypeError: warn_after must be a number of seconds or a timedelta"),
         ((1, "", lambda: None, (1,)), {}, "TypeError: initializer must take 1 positional argument"),
-        ((1, "", coroutine), {}, "TypeError: initializer must be called in a thread: no coroutine f"),
+        ((1, "", coroutine), {}, "TypeError: initializer must not be a coroutine function"),
         ((RetryPolicy(),), {}, f"TypeError: retry {BY_KEYWORD}: RetryPolicy("),
         ((4, "", None, (), RetryPolicy()), {}, f"TypeError: retry {BY_KEYWORD}: RetryPolicy("),
         ((Upstream("x"),), {}, f"TypeError: upstream {BY_KEYWORD}: <Upstream 'x'"),
@@ -196,7 +196,7 @@ BY_KEYWORD = "must be given by keyword, not as a positional argument"
         ((), {"retry": lambda a, *, b: 1}, "TypeError: retry must take 1 positional argument: not <f"),
         ((), {"retry": NoArgument()}, "TypeError: retry must take 1 positional argument: not <"),
         ((), {"retry": NoArgument().__call__}, "TypeError: retry must take 1 positional argument: not <"),
-        ((), {"retry": coroutine}, "TypeError: retry must be called in a thread: no coroutine f"),
+        ((), {"retry": coroutine}, "TypeError: retry must not be a coroutine function"),
         (
             (),
             {"on_event": lambda: None},
@@ -410,7 +410,7 @@ def test_what_is_submitted_may_be_anything_callable(executor: Any) -> None:
         (
             (),
             {"retry_on": coroutine},
-            "TypeError: retry_on must be called in a thread: no coroutine f",
+            "TypeError: retry_on must not be a coroutine function",
         ),
         ((), {"delays": ""}, "TypeError: delays must be an iterable of seconds, not ''"),
         ((), {"delays": b"12"}, "TypeError: delays must be an iterable of seconds, not b'12'"),
@@ -421,7 +421,7 @@ def test_what_is_submitted_may_be_anything_callable(executor: Any) -> None:
         ((), {"multiplier": int}, "TypeError: multiplier must be a number, not <class 'int'>"),
         ((), {"max_delay": int}, "TypeError: max_delay must be a number of seconds or a timedelta, not <cl"),
         ((), {"retry_result": lambda: True}, "TypeError: retry_result must take 1 positional argument"),
-        ((), {"retry_result": coroutine}, "TypeError: retry_result must be called in a thread"),
+        ((), {"retry_result": coroutine}, "TypeError: retry_result must not be a coroutine function"),
         (
             (),
             {"random": lambda seed: 0.5},
@@ -461,14 +461,20 @@ def test_an_answer_that_is_none_ends_the_call_with_an_error_that_says_so(answer:
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda: Service(""), "ValueError: name must not be empty: ''"),
-        (lambda: Service(" "), "ValueError: name must not be empty: ' '"),
-        (lambda: Service("a\nb"), "ValueError: name must be text in one line, without control characters,"),
+        (lambda: Service(""), "ValueError: name must be text in one line, not empty or blank, not ''"),
+        (lambda: Service(" "), "ValueError: name must be text in one line, not empty or blank, not ' '"),
+        (
+            lambda: Service("a\nb"),
+            "ValueError: name must be text in one line, not empty or blank, not 'a\\nb'",
+        ),
         (
             lambda: Service("x", record_exceptions=lambda: True),
             "record_exceptions must take 1 positional",
         ),
-        (lambda: Service("x", record_exceptions=coroutine), "record_exceptions must be called in a thread"),
+        (
+            lambda: Service("x", record_exceptions=coroutine),
+            "record_exceptions must not be a coroutine function",
+        ),
         (lambda: Service("x").pause(timedelta), "TypeError: duration must be a number of seconds or a tim"),
         (
             lambda: Service("x", rate=(1, Decimal("sNaN"))),

@@ -97,7 +97,7 @@ def test_durations_may_be_timedeltas() -> None:
             TypeError,
             "initial_delay must be a number of seconds or a timedelta, not None",
         ),
-        ({"max_age": 0}, ValueError, "max_age must be more than 0 seconds, or None, not 0"),
+        ({"max_age": 0}, ValueError, "max_age must be more than 0 seconds, not 0"),
         ({"max_age": -1}, ValueError, "max_age must be a finite number of seconds, 0 or more, not -1"),
         ({"max_age": "60"}, TypeError, "max_age must be a number of seconds or a timedelta, not '60'"),
         ({"initial_delay": 61}, ValueError, "max_delay must be 61 (initial_delay) or more, not 60.0"),

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from retrying_executor import Attempt, RetryPolicy, Stats
 from retrying_executor._common.values import (
     Value,
+    checked_int,
     in_words,
     optional_seconds,
-    positive_int,
     seconds,
     to_seconds,
 )
@@ -230,26 +230,26 @@ def test_to_seconds_leaves_numbers_alone(number: float) -> None:
 
 
 @given(st.integers(min_value=1))
-def test_positive_int_returns_positive_integers(value: int) -> None:
+def test_checked_int_returns_checked_integers(value: int) -> None:
     """Every integer of 1 or more passes (B1)."""
-    assert value == positive_int("max_attempts", value)
+    assert value == checked_int("max_attempts", value)
 
 
 @pytest.mark.parametrize(
     "value", [None, True, 1.0, "1", Decimal(1), Index()], ids=lambda value: repr(value).partition(" at ")[0]
 )
-def test_positive_int_refuses_other_types(value: object) -> None:
+def test_checked_int_refuses_other_types(value: object) -> None:
     """What is no integer is a TypeError that names argument, value and range; a bool is none (B1)."""
     with pytest.raises(TypeError) as caught:
-        positive_int("max_attempts", value)
+        checked_int("max_attempts", value)
     assert f"max_attempts must be an integer, 1 or more, not {value!r}" == str(caught.value)
 
 
 @given(st.integers(max_value=0))
-def test_positive_int_refuses_what_is_out_of_range(value: int) -> None:
+def test_checked_int_refuses_what_is_out_of_range(value: int) -> None:
     """An integer below 1 is a ValueError that names argument, value and range (B1)."""
     with pytest.raises(ValueError, match=rf"^max_attempts must be 1 or more, not {value}$"):
-        positive_int("max_attempts", value)
+        checked_int("max_attempts", value)
 
 
 def test_the_order_of_the_arguments_makes_no_difference() -> None:

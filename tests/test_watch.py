@@ -556,7 +556,7 @@ def shut_down(executor: RetryingExecutor, file: Stuck) -> None:
 
 def end_the_interpreter(executor: RetryingExecutor, file: Stuck) -> None:
     with watch(executor, file=file):
-        [view] = exits._all_views()
+        [view] = exits._views
         view.end(view.exit_timeout.left())
 
 

@@ -14,9 +14,10 @@ from retrying_executor._common.callables import checked_callable
 from retrying_executor._common.exits import LISTENER_TIMEOUT, ExitTimeout, register
 from retrying_executor._common.values import (
     checked_bool,
+    checked_int,
     optional_name,
     optional_seconds,
-    positive_int,
+    positive_seconds,
     sequence,
 )
 from retrying_executor._core.core import Core
@@ -83,11 +84,9 @@ class Options:
         self.waits_when_full = when_full == "wait"
         self.idle_timeout = optional_seconds("idle_timeout", idle_timeout)
         self.exit_timeout = optional_seconds("exit_timeout", exit_timeout)
-        self.max_pending = None if max_pending is None else positive_int("max_pending", max_pending)
+        self.max_pending = None if max_pending is None else checked_int("max_pending", max_pending)
         self.on_event = checked_callable("on_event", on_event, takes=1)
-        self.warn_after = optional_seconds("warn_after", warn_after)
-        if self.warn_after == 0.0:
-            raise ValueError(f"warn_after must be more than 0 seconds, or None, not {warn_after!r}")
+        self.warn_after = None if warn_after is None else positive_seconds("warn_after", warn_after)
         self.name = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
 
 

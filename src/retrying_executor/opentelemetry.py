@@ -20,9 +20,9 @@ from importlib import metadata
 
 from retrying_executor._calls.current import current_call
 from retrying_executor._common import exits
+from retrying_executor._common.callables import Wrapper
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.log import describe
-from retrying_executor._common.wrapper import Wrapper
 from retrying_executor._executor import Submitter
 from retrying_executor._policy.transient import transient
 
@@ -41,12 +41,15 @@ except ImportError as error:
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
     from retrying_executor._calls.stats import Stats
+
+    Telemetry: TypeAlias = tuple[Tracer, Histogram]
+    """Where attempts are reported to: as spans, and how long each took."""
 
 __all__ = ["RetryingExecutorInstrumentor"]
 
@@ -86,7 +89,7 @@ class RetryingExecutorInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # u
         tracer = trace.get_tracer(__name__, _version(), tracer_provider, schema_url=_SCHEMA)
         if self._submission is None:
             self._submission = _Submission()
-        self._submission.telemetry = _Telemetry(tracer, self._metrics.duration)
+        self._submission.telemetry = tracer, self._metrics.duration
 
     def _uninstrument(self, **_: object) -> None:
         assert self._metrics is not None  # it was instrumented
@@ -156,19 +159,11 @@ def _version() -> str:
     return next((found.version for found in metadata.distributions(name="retrying-executor")), "")
 
 
-class _Telemetry:
-    """Where attempts are reported to."""
-
-    def __init__(self, tracer: Tracer, duration: Histogram) -> None:
-        self.tracer = tracer
-        self.duration = duration
-
-
 class _Submission:
     """What is around ``submit()``, and does something as long as there is *telemetry*."""
 
     def __init__(self) -> None:
-        self.telemetry: _Telemetry | None = None
+        self.telemetry: Telemetry | None = None
         self._wrapper = wrap_function_wrapper(Submitter, "submit", self._submit)
 
     @property
@@ -197,7 +192,7 @@ class _Traced(Wrapper):
 
     __slots__ = ("telemetry", "upstream")
 
-    def __init__(self, func: Callable[..., Any], telemetry: _Telemetry, upstream: str | None) -> None:
+    def __init__(self, func: Callable[..., Any], telemetry: Telemetry, upstream: str | None) -> None:
         super().__init__(func)
         self.telemetry = telemetry
         self.upstream = upstream
@@ -206,11 +201,11 @@ class _Traced(Wrapper):
         call = current_call()
         if call is None:  # this is no attempt
             return self.func(*args, **kwargs)
-        telemetry = self.telemetry
+        tracer, duration = self.telemetry
         common = {"code.function.name": call.name}
         if self.upstream is not None:
             common["retrying_executor.upstream"] = self.upstream
-        span = telemetry.tracer.start_span(call.name, attributes=common)
+        span = tracer.start_span(call.name, attributes=common)
         span.set_attributes({"retrying_executor.attempt": call.attempt, "retrying_executor.key": call.key})
         if call.label is not None:
             span.set_attribute("retrying_executor.label", call.label)
@@ -223,7 +218,7 @@ class _Traced(Wrapper):
             outcome = _outcome_of(exception, span)
             raise
         finally:
-            telemetry.duration.record(time.monotonic() - began_at, {**common, **outcome})
+            duration.record(time.monotonic() - began_at, {**common, **outcome})
             span.set_attributes(outcome)
             span.end()
             context.detach(token)

@@ -55,8 +55,7 @@ _COUNTERS = {
     "retried": ("retried_attempts", "Attempts that failed and after which the call went into backoff."),
 }
 _PREFIX = "retrying_executor_"
-_STATES = ("open", "held", "probing", "ramping")
-_FROM_OPEN_TO_HELD = ("open", "ramping", "probing", "held")
+_STATES = ("open", "ramping", "probing", "held")  # the further right, the fewer attempts get through
 
 
 class ExecutorCollector(Collector):
@@ -118,13 +117,10 @@ class ExecutorCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics of this moment; those of one executor are one snapshot."""
         labels = ["executor"]
-        gauges = {
-            field: GaugeMetricFamily(_PREFIX + name, text, labels=labels)
-            for field, (name, text) in _GAUGES.items()
-        }
-        counters = {
-            field: CounterMetricFamily(_PREFIX + name, text, labels=labels)
-            for field, (name, text) in _COUNTERS.items()
+        families = {
+            field: family(_PREFIX + name, text, labels=labels)
+            for family, fields in ((GaugeMetricFamily, _GAUGES), (CounterMetricFamily, _COUNTERS))
+            for field, (name, text) in fields.items()
         }
         due = GaugeMetricFamily(
             _PREFIX + "next_due_seconds",
@@ -133,13 +129,12 @@ class ExecutorCollector(Collector):
         )
         for name, executor in _alive(self._executors):
             stats = executor.stats()
-            for field, family in (gauges | counters).items():
+            for field, family in families.items():
                 family.add_metric([name], getattr(stats, field))
             due_at = stats.next_due_at
             now = executor._pool.clock.monotonic()
             due.add_metric([name], math.nan if due_at is None else max(0.0, due_at - now))
-        yield from gauges.values()
-        yield from counters.values()
+        yield from families.values()
         yield due
         yield from self._collect_upstreams()
 
@@ -158,7 +153,7 @@ class ExecutorCollector(Collector):
                 named.setdefault(places.name, set()).add(places)
         for name, alike in named.items():  # the same series twice would spoil the whole scrape
             in_flight.add_metric([name], sum(places.in_flight for places in alike))
-            now_in = max((places.state for places in alike), key=_FROM_OPEN_TO_HELD.index)
+            now_in = max((places.state for places in alike), key=_STATES.index)
             states.add_metric([name], {state: state == now_in for state in _STATES})
         yield from (in_flight, states)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from functools import wraps
 
-from retrying_executor._common.wrapper import Wrapper
+from retrying_executor._common.callables import Wrapper
 from retrying_executor._executor import Submitter
 
 try:

@@ -339,5 +339,5 @@ def test_a_reader_that_goes_away_does_not_end_the_program(executor: RetryingExec
 def test_a_bar_that_never_began_can_be_closed() -> None:
     """As when Ctrl-C comes first."""
     file = Terminal()
-    bar.Bar(bar.console_on(file)).close()
+    bar.Bar(bar.Console(file=file)).close()
     assert "" == file.getvalue()

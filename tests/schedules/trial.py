@@ -71,7 +71,7 @@ class Service(Upstream):
         self.attempts += 1
         if self.running > self.limit:
             return "more attempts than allowed (U4)"
-        in_flight = self._places._gate._in_flight  # to ask for it would take steps
+        in_flight = self._places._gate.in_flight  # to ask for it would take steps
         return "an attempt that was not let through (U4, U5)" if self.running > in_flight else ""
 
     def check(self, unmade: int) -> None:

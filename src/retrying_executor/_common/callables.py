@@ -1,7 +1,7 @@
-"""Checks of callables: what cannot be called as it is going to be is refused at once.
+"""Callables: checks that they can be called as they are going to be, and wrappers around them.
 
-Only the code of a callable is looked at, and only where Python itself knows it: not with `inspect`, which is
-slow to import, and not by attributes that an object may make up.
+The checks look only at the code of a callable, and only where Python itself knows it: not with `inspect`,
+which is slow to import, and not by attributes that an object may make up.
 """
 
 from __future__ import annotations
@@ -9,21 +9,47 @@ from __future__ import annotations
 from functools import cache, partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 
-from retrying_executor._common.wrapper import Wrapper
+from retrying_executor._common.exceptions import classes_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType
     from typing import Any
 
 _VARARGS = 0x04  # a flag of code, as `inspect` has it
 ASYNC = 0x80 | 0x100 | 0x200
-"""Flags of code: a coroutine function, a generator that is one, an asynchronous generator function."""
+"""Flags of code: of coroutine functions, of generators that serve as such, of asynchronous generators."""
 
 _FUNCTIONS = (FunctionType, MethodType, staticmethod)
 _NEVER_ASYNC = frozenset({BuiltinFunctionType, type})
 _MARKS = ("_is_coroutine", "_is_coroutine_marker")  # of `asyncio` and of `inspect`: each an ``object()``
 _CACHED = type(cache(repr))
+
+wrapper_codes: set[CodeType] = set()
+"""The code of the frames that wrappers add to tracebacks."""
+
+
+class Wrapper:
+    """What an integration puts around the function of a call; names and verdicts look through it.
+
+    Not a `functools.partial`: one made of another absorbs it, so the wrapper inside would be lost.
+
+    Args:
+        func: The function of the call, or another wrapper of it.
+    """
+
+    __slots__ = ("func",)
+
+    def __init_subclass__(cls) -> None:
+        wrapper_codes.add(cls.__call__.__code__)
+
+    def __init__(self, func: Callable[..., Any]) -> None:
+        self.func = func
+
+    if TYPE_CHECKING:
+
+        def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
 
 
 def _function_of(fn: Any) -> tuple[Any, int]:
@@ -35,7 +61,7 @@ def _function_of(fn: Any) -> tuple[Any, int]:
     if cls not in _FUNCTIONS and not issubclass(cls, type):
         fn = next((vars(base)["__call__"] for base in cls.__mro__ if "__call__" in vars(base)), None)
         cls, bound = type(fn), int(type(fn) is FunctionType)
-    if cls is MethodType:
+    if cls in (MethodType, classmethod):
         fn, bound = fn.__func__, 1
     elif cls is staticmethod:
         fn = fn.__func__
@@ -46,13 +72,8 @@ def is_async(fn: Any) -> bool:
     """Return whether calling *fn* only makes a coroutine, or an asynchronous generator."""
     while issubclass(type(fn), (partial, Wrapper, _CACHED)):
         fn = fn.__wrapped__ if type(fn) is _CACHED else fn.func
-    if _is_marked(fn):
-        return True
-    if type(fn) not in _FUNCTIONS and not issubclass(type(fn), type):
-        fn = getattr(type(fn), "__call__", None)  # noqa: B004  # what a call of it runs
-    if type(fn) in (MethodType, staticmethod):
-        fn = fn.__func__
-    return type(fn) is FunctionType and bool(fn.__code__.co_flags & ASYNC)
+    function, _ = _function_of(fn)
+    return _is_marked(fn) or (function is not None and bool(function.__code__.co_flags & ASYNC))
 
 
 def _is_marked(fn: Any) -> bool:
@@ -106,11 +127,32 @@ def checked_callable(name: str, value: Any, *, takes: int, what: str = "callable
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be {what} or None, not {value!r}")
     if is_async(value):
-        raise TypeError(f"{name} must be called in a thread: no coroutine function, such as {value!r}")
+        raise TypeError(
+            f"{name} must not be a coroutine function, which nobody would await, but is {value!r}"
+        )
     function, bound = _function_of(value)
     if function is not None and not _may_take(function, takes + bound):
         raise TypeError(f"{name} must take {takes or 'no'} positional argument{'s'[takes:]}: not {value!r}")
     return value
+
+
+def checked_filter(name: str, value: object) -> tuple[type[BaseException], ...] | None:
+    """Check a filter of exceptions: a class, a tuple of classes, or a callable that takes an exception.
+
+    Returns:
+        The classes; ``None`` if it is a callable.
+
+    Raises:
+        TypeError: If it is none of these, or a coroutine function.
+    """
+    classes = classes_in(value)
+    if classes is None:
+        if isinstance(value, (type, tuple)) or not callable(value):
+            raise TypeError(
+                f"{name} must be an exception class, a tuple of them, or a callable, not {value!r}"
+            )
+        checked_callable(name, value, takes=1)
+    return classes
 
 
 def _may_take(function: Any, count: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import BrokenExecutor
 
 from retrying_executor._common.public import public
-from retrying_executor._common.values import as_float, in_words, optional_seconds, to_seconds
+from retrying_executor._common.values import as_float, checked_bool, in_words, optional_seconds, to_seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,23 +19,23 @@ _FINAL = "_retrying_executor_final"
 
 
 def final(error: E) -> E:
-    """Mark an error of this library as one that another attempt would only meet again; return it."""
+    """Mark an error of this library as final, and return it: another attempt would fail in the same way."""
     error.__dict__[_FINAL] = True
     return error
 
 
 def refusal_like(refusal: Exception) -> Exception:
-    """Return a new error like *refusal*, which is raised for calls that are refused for good.
+    """Return a new error like *refusal*, the one that an executor raises from now on for every call.
 
-    That an executor was shut down is a final error. That it is broken is not: a call may make its own
-    executor in each attempt.
+    After a shutdown, it is final. From a broken executor it is not: a call may make an executor of its own in
+    each attempt.
     """
     error = type(refusal)(*refusal.args)
     return error if isinstance(error, BrokenExecutor) else final(error)
 
 
 def is_final(exception: BaseException) -> bool:
-    """Return whether this is an error of this library that another attempt would only meet again."""
+    """Return whether this is an error of this library that is final: see `final`."""
     return issubclass(type(exception), ForkedFutureError) or _FINAL in exception.__dict__
 
 
@@ -89,9 +89,7 @@ class NotNow(Exception):  # noqa: N818  # an answer rather than an error
             if isinstance(number, bool) or as_float(number) is not None:
                 raise TypeError(f"after must be given by keyword: NotNow(after={args[-1]!r})")
         self.after = optional_seconds("after", after)
-        if not isinstance(only_this_call, bool):
-            raise TypeError(f"only_this_call must be True or False, not {only_this_call!r}")
-        self.only_this_call = only_this_call
+        self.only_this_call = checked_bool("only_this_call", only_this_call)
 
     def __str__(self) -> str:
         asked = "" if self.after is None else f"after {in_words(self.after)}"

@@ -22,6 +22,13 @@ def is_a(obj: object, cls: type[T]) -> TypeIs[T]:
     return issubclass(type(obj), cls)
 
 
+def classes_in(value: Any) -> tuple[type[BaseException], ...] | None:
+    """Return *value*, an exception class or a tuple of them, as a tuple; ``None`` if it is neither."""
+    classes = value if isinstance(value, tuple) else (value,)
+    are_classes = all(isinstance(one, type) and issubclass(one, BaseException) for one in classes)
+    return classes if are_classes else None
+
+
 def traceback_of(exception: BaseException) -> TracebackType | None:
     """Return the traceback that the interpreter has set."""
     traceback: TracebackType | None = _TRACEBACK.__get__(exception)

@@ -15,9 +15,11 @@ from retrying_executor._common.unseen import forget_unseen, report_in_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Protocol, TypeVar
 
     from retrying_executor._common.values import Clock
+
+    T = TypeVar("T")
 
     class Pool(forks.Forkable, Protocol):
         """The calls of one executor, and the threads that make them."""
@@ -97,8 +99,12 @@ def register(pool: Pool) -> None:
 
 def pools() -> list[Pool]:
     """Return the pools that exist."""
-    with forks.guard:
-        return list(_pools)
+    return _all(_pools)
+
+
+def _all(registered: weakref.WeakSet[T]) -> list[T]:
+    with forks.guard:  # another thread may be adding one
+        return list(registered)
 
 
 def register_monitor(monitor: Monitor) -> None:
@@ -120,13 +126,8 @@ def settle_views(pool: Pool, timeout: float | None) -> None:
     Wait for that, for *timeout* seconds at most; ``None``: as long as an end of the executor may take.
     """
     began_at = time.monotonic()
-    for view in _all_views():
+    for view in _all(_views):
         view.settle(pool, None if timeout is None else began_at + timeout - time.monotonic())
-
-
-def _all_views() -> list[Watcher]:
-    with forks.guard:
-        return list(_views)
 
 
 def _finish_all() -> None:
@@ -137,7 +138,7 @@ def _finish_all() -> None:
         pools, monitors = list(_pools), list(_monitors)
     for limit in [*(pool.exit_timeout for pool in pools), *(monitor.exit_timeout for monitor in monitors)]:
         limit.left()  # the time of each begins now
-    # Those that wait for ever come last: the others must stop in time.
+    # Pools without a limit come last, so that those with one are stopped in time.
     pools.sort(key=lambda pool: math.inf if (left := pool.exit_timeout.left()) is None else left)
     try:
         for pool in pools:
@@ -145,10 +146,10 @@ def _finish_all() -> None:
         for pool in pools:
             pool.finish(pool.exit_timeout.left(), granted=pool.exit_timeout.duration)
     finally:  # after Ctrl-C too
-        for view in _all_views():
+        for view in _all(_views):
             view.end(view.exit_timeout.left())
     ended_at = time.monotonic()
-    for monitor in list(_monitors):
+    for monitor in _all(_monitors):
         left = ended_at + LISTENER_TIMEOUT - time.monotonic()  # for all of them together
         limit_left = monitor.exit_timeout.left()
         monitor.finish(max(0.0, left if limit_left is None else min(left, limit_left)))

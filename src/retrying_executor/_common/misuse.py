@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _VARKEYWORDS = 0x08  # a flag of code, as `inspect` has it
 _ALSO_CALLED: dict[str, str] = dict.fromkeys(("attempts", "max_retries", "retries"), "max_attempts")
-_ALIKE = 0.75  # from 0 to 1
+_ALIKE = 0.75  # how similar to a known name one must be, from 0 to 1, to be taken for a slip
 
 
 def refuse_to_copy(self: object) -> NoReturn:
@@ -36,44 +36,37 @@ def says_where(place: str = "") -> Callable[[F], F]:
     """
 
     def decorate(function: F) -> F:
-        names = _own_options(function)
+        code = function.__code__
+        most = code.co_argcount
+        names = frozenset(code.co_varnames[1 : most + code.co_kwonlyargcount])
+        takes_others = code.co_flags & _VARKEYWORDS
         if place:
             _places[place] = names
-        return _checked(function, names)
+
+        @wraps(function)
+        def checked(*args: Any, **options: Any) -> Any:
+            if not takes_others and not names.issuperset(options):
+                _refuse_option(checked, names, options)
+            for arg in args[1:]:
+                keyword = getattr(type(arg), "_given_as", None)
+                if keyword is not None:
+                    raise TypeError(
+                        f"{keyword} must be given by keyword, not as a positional argument: {arg!r}"
+                    )
+            if len(args) > most:
+                raise TypeError(
+                    f"{checked.__qualname__}() takes options by keyword, not by position: {args[most]!r}"
+                )
+            return function(*args, **options)
+
+        checked.__wrapped__ = _as_shown(function)
+        return checked  # type: ignore[return-value]  # of the same signature
 
     return decorate
 
 
 _places: dict[str, frozenset[str]] = {}
 """The names of the options, by where they belong."""
-
-
-def _own_options(function: Callable[..., Any]) -> frozenset[str]:
-    code = function.__code__
-    return frozenset(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
-
-
-def _checked(function: F, names: frozenset[str]) -> F:
-    code = function.__code__
-    most = code.co_argcount
-    takes_others = code.co_flags & _VARKEYWORDS
-
-    @wraps(function)
-    def checked(*args: Any, **options: Any) -> Any:
-        if not takes_others and not names.issuperset(options):
-            _refuse_option(checked, names, options)
-        for arg in args[1:]:
-            keyword = getattr(type(arg), "_given_as", None)
-            if keyword is not None:
-                raise TypeError(f"{keyword} must be given by keyword, not as a positional argument: {arg!r}")
-        if len(args) > most:
-            raise TypeError(
-                f"{checked.__qualname__}() takes options by keyword, not by position: {args[most]!r}"
-            )
-        return function(*args, **options)
-
-    checked.__wrapped__ = _as_shown(function)
-    return checked  # type: ignore[return-value]  # of the same signature
 
 
 class _Named:

@@ -21,20 +21,7 @@ from __future__ import annotations
 import _thread
 import sys
 import threading
-from concurrent.futures._base import (
-    _STATE_TO_DESCRIPTION_MAP as STATE_NAMES,
-)
-from concurrent.futures._base import (
-    CANCELLED,
-    CANCELLED_AND_NOTIFIED,
-    FINISHED,
-    LOGGER,
-    PENDING,
-    RUNNING,
-)
-from concurrent.futures._base import (
-    _AsCompletedWaiter as AsCompletedWaiter,
-)
+from concurrent.futures import _base
 from contextlib import suppress
 
 TYPE_CHECKING = False
@@ -45,24 +32,12 @@ if TYPE_CHECKING:
 HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 """Whether threads run one at a time. If they do when the program begins, that does not change."""
 
-DONE_STATES = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
-
-__all__ = [
-    "CANCELLED_AND_NOTIFIED",
-    "DONE_STATES",
-    "FINISHED",
-    "HAS_DAEMONS",
-    "HAS_GIL",
-    "LOGGER",
-    "PENDING",
-    "RUNNING",
-    "STATE_NAMES",
-    "AsCompletedWaiter",
-    "can_wait_for_a_start",
-    "is_held",
-    "register_atexit",
-    "start_thread",
-]
+PENDING, RUNNING, FINISHED = _base.PENDING, _base.RUNNING, _base.FINISHED
+CANCELLED_AND_NOTIFIED = _base.CANCELLED_AND_NOTIFIED
+DONE_STATES = frozenset({_base.CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
+STATE_NAMES = _base._STATE_TO_DESCRIPTION_MAP
+AsCompletedWaiter = _base._AsCompletedWaiter
+LOGGER = _base.LOGGER
 
 register_atexit: Callable[[Callable[[], None]], None]
 register_atexit = threading._register_atexit  # type: ignore[attr-defined]  # private

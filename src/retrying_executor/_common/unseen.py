@@ -42,7 +42,7 @@ class UnseenFailure:
     ) -> None:
         self._subject = subject
         self._attempts = attempts
-        self._context: Context | None = context
+        self._context = context
         self._exception: BaseException | None = exception
         _unseen.add(weakref.ref(self, _unseen.discard))
 
@@ -91,9 +91,7 @@ def _report_soon() -> None:
         start_new_thread(_report_later, ())  # a `threading.Thread` takes locks when it is started
     except BaseException as error:  # an interruption too
         _is_coming = False
-        if not isinstance(
-            error, RuntimeError
-        ):  # no thread can be started: the next worker logs it, or the end
+        if not isinstance(error, RuntimeError):  # no thread can be started: a worker logs it, or the end
             raise
 
 

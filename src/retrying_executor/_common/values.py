@@ -33,6 +33,9 @@ else:
         return lambda cls: cls
 
 
+_MOST_ITEMS = 1_000_000  # of what a caller gives: some iterables never end
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 @public
 class Value:
@@ -118,6 +121,19 @@ def seconds(name: str, value: object) -> float:
     return result
 
 
+def positive_seconds(name: str, value: object) -> float:
+    """Return the duration *value* as `seconds` does, with its errors; 0 is a `ValueError` here too."""
+    result = seconds(name, value)
+    if not result:
+        raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
+    return result
+
+
+def optional_seconds(name: str, value: object) -> float | None:
+    """Return the duration *value* in seconds, or ``None`` for ``None``; errors as in `seconds`."""
+    return None if value is None else seconds(name, value)
+
+
 def checked_timeout(timeout: object) -> float | None:
     """Return a ``timeout`` of the standard library's kind, in seconds: of any sign; ``None`` for no limit.
 
@@ -147,11 +163,6 @@ def in_words(duration: float) -> str:
     return f"{in_digits(duration)} s"
 
 
-def optional_seconds(name: str, value: object) -> float | None:
-    """Return the duration *value* in seconds, or ``None`` for ``None``; errors as in `seconds`."""
-    return None if value is None else seconds(name, value)
-
-
 def checked_bool(name: str, value: object) -> bool:
     """Return *value* if it is ``True`` or ``False``.
 
@@ -163,23 +174,26 @@ def checked_bool(name: str, value: object) -> bool:
     return value
 
 
-def optional_name(name: str, value: object) -> str | None:
-    """Return *value* if it is text that fits in a line and is not blank, or ``None``.
+def checked_name(name: str, value: object) -> str:
+    """Return *value* if it is text that fits in a line and is not blank.
 
     Raises:
         TypeError: If it is not a string.
         ValueError: If it is empty or blank, or has a character that cannot be printed, such as a line break.
     """
-    if value is None:
-        return None
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string or None, not {value!r}")
+        raise TypeError(f"{name} must be a string, not {value!r}")
     if not value.strip() or not value.isprintable():
         raise ValueError(f"{name} must be text in one line, not empty or blank, not {value!r}")
     return value
 
 
-def sequence(name: str, value: Any, what: str, most: int = 1_000_000) -> tuple[Any, ...]:
+def optional_name(name: str, value: object) -> str | None:
+    """Return *value* as `checked_name` does, or ``None`` for ``None``."""
+    return None if value is None else checked_name(name, value)
+
+
+def sequence(name: str, value: Any, what: str) -> tuple[Any, ...]:
     """Return the items of an iterable that has an order.
 
     Text is refused, since its items would be characters, and so are bytes, sets and mappings.
@@ -188,7 +202,6 @@ def sequence(name: str, value: Any, what: str, most: int = 1_000_000) -> tuple[A
         name: What to call the value in an error.
         value: What to check.
         what: What it has to be, in words.
-        most: How many items it may have; some iterables never end.
 
     Raises:
         TypeError: If it is no iterable, or a refused one.
@@ -197,21 +210,21 @@ def sequence(name: str, value: Any, what: str, most: int = 1_000_000) -> tuple[A
     is_iterable = hasattr(type(value), "__iter__") or hasattr(type(value), "__getitem__")
     if not is_iterable or isinstance(value, (str, bytes, bytearray, memoryview, Set, Mapping)):
         raise TypeError(f"{name} must be {what}, not {value!r}")
-    items = tuple(islice(value, most + 1))
-    if len(items) > most:
-        raise ValueError(f"{name} must end after {most} items at most: not {value!r}")
+    items = tuple(islice(value, _MOST_ITEMS + 1))
+    if len(items) > _MOST_ITEMS:
+        raise ValueError(f"{name} must end after {_MOST_ITEMS} items at most: not {value!r}")
     return items
 
 
-def positive_int(name: str, value: object) -> int:
-    """Return *value* if it is an integer of 1 or more.
+def checked_int(name: str, value: object, least: int = 1) -> int:
+    """Return *value* if it is an integer of *least* or more.
 
     Raises:
         TypeError: If it is not an integer; a ``bool`` is none.
-        ValueError: If it is less than 1.
+        ValueError: If it is less than *least*.
     """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, 1 or more, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be 1 or more, not {value!r}")
+        raise TypeError(f"{name} must be an integer, {least} or more, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value!r}")
     return value

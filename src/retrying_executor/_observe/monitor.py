@@ -103,11 +103,11 @@ class Event(Value):
 class Story:
     """What events say of a call, and what was told already. It keeps nothing that a done call lets go of."""
 
-    __slots__ = ("accepted_at", "began_at", "ending", "is_announced", "is_over", "time", "took", "who")
+    __slots__ = ("accepted_at", "began_at", "ending", "is_announced", "is_over", "subject", "time", "took")
 
     def __init__(self, call: Call, work: Work, time: float, accepted_at: float) -> None:
         upstream = call._terms.upstream
-        self.who: dict[str, Any] = {
+        self.subject: dict[str, Any] = {
             **call._subject(work).fields(),
             "upstream": None if upstream is None else upstream.name,
         }
@@ -155,7 +155,7 @@ class Monitor:
         self._is_telling = False
         self._drop = count(1).__next__
         self._dropped = 0  # how many events
-        self._reported = 0.1  # of these, when that was logged
+        self._reported = 0.1  # how many at the latest message; the next comes at ten times as many
         self._patience = LISTENER_TIMEOUT
         self._is_late = False
         self._pool = self._new_teller(f"{self._thread_name}-events")
@@ -269,7 +269,7 @@ class Monitor:
     def _tell_accepted(self, story: Story) -> None:
         if not story.is_announced:
             story.is_announced = True
-            self._call_listener(Event(kind="accepted", time=story.time, **story.who))
+            self._call_listener(Event(kind="accepted", time=story.time, **story.subject))
         ending, story.ending = story.ending, None
         if ending is not None:
             self._call_listener(ending)
@@ -277,7 +277,7 @@ class Monitor:
     def _tell(self, story: Story, at: float, about: dict[str, Any]) -> None:
         if story.is_over:  # set_result() may have come before the event of a verdict
             return
-        event = Event(time=at, **about, **story.who)
+        event = Event(time=at, **about, **story.subject)
         story.is_over = event.outcome is not None
         if not story.is_announced and event.outcome == "cancelled":
             story.ending = event  # submit() may still raise: then the call was never accepted

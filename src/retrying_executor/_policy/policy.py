@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 
-from retrying_executor._common.callables import checked_callable
+from retrying_executor._common.callables import checked_callable, checked_filter
 from retrying_executor._common.errors import NotNow
-from retrying_executor._common.exceptions import is_a
+from retrying_executor._common.exceptions import classes_in, is_a
 from retrying_executor._common.misuse import says_where
 from retrying_executor._common.public import public
 from retrying_executor._common.values import (
     Value,
     as_float,
     checked_bool,
+    checked_int,
     in_words,
     optional_seconds,
-    positive_int,
+    positive_seconds,
     seconds,
     sequence,
 )
@@ -170,7 +171,7 @@ class RetryPolicy(Value):
         if max_attempts is ...:
             max_attempts = _DEFAULT_MAX_ATTEMPTS if delays is None else len(delays) + 1
         elif max_attempts is not None:
-            positive_int("max_attempts", max_attempts)
+            checked_int("max_attempts", max_attempts)
         if delays is not None and (max_attempts is None or max_attempts > len(delays) + 1):
             raise ValueError(
                 f"max_attempts must be at most {len(delays) + 1} ({len(delays)} delays), not {max_attempts!r}"
@@ -184,9 +185,9 @@ class RetryPolicy(Value):
             max_attempts=max_attempts,
             jitter=jitter,
             max_elapsed=optional_seconds("max_elapsed", max_elapsed),
-            max_age=_checked_max_age(max_age),
+            max_age=None if max_age is None else positive_seconds("max_age", max_age),
             retry_on=_checked_retry_on(retry_on),
-            give_up_on=_checked_classes(give_up_on),
+            give_up_on=_checked_give_up_on(give_up_on),
             retry_result=checked_callable("retry_result", retry_result, takes=1),
             max_retry_after=optional_seconds("max_retry_after", max_retry_after),
             delays=delays,
@@ -236,13 +237,11 @@ class RetryPolicy(Value):
         counts = not isinstance(answer, NotNow)
         used = attempt.number - attempt.postponed
         if counts and self.max_attempts is not None and used >= self.max_attempts:
-            attempts = (
+            which = (
                 "the only attempt is" if self.max_attempts == 1 else f"all {self.max_attempts} attempts are"
             )
-            return Verdict(None, reason=f"{attempts} used")
-        asked = None
-        if isinstance(answer, NotNow):
-            asked = after(answer)
+            return Verdict(None, reason=f"{which} used")
+        asked = after(answer) if isinstance(answer, NotNow) else None
         if asked is None and issubclass(type(answer), (bool, NotNow)) and attempt.exception is not None:
             asked = asked_by(attempt.exception, self.max_retry_after)
         if is_a(answer, float):
@@ -348,13 +347,6 @@ def _random() -> float:
     return random()
 
 
-def _checked_max_age(max_age: Duration | None) -> float | None:
-    age = optional_seconds("max_age", max_age)
-    if age == 0.0:
-        raise ValueError(f"max_age must be more than 0 seconds, or None, not {max_age!r}")
-    return age
-
-
 def _checked_multiplier(multiplier: object) -> float:
     number = as_float(multiplier)
     if number is None:
@@ -369,34 +361,22 @@ def _checked_delays(delays: Iterable[Duration]) -> tuple[float, ...]:
     return tuple(seconds(f"delays[{index}]", delay) for index, delay in each)
 
 
-def _are_classes(value: object) -> bool:
-    classes = value if isinstance(value, tuple) else (value,)
-    return all(isinstance(one, type) and issubclass(one, BaseException) for one in classes)
-
-
 def _checked_retry_on(retry_on: RetryOn) -> RetryOn:
-    classes = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-    if not classes:
+    if retry_on is retry_after or isinstance(retry_on, RetryPolicy):
+        raise TypeError(f"retry_on must say whether an exception is worth another attempt, not {retry_on!r}")
+    classes = checked_filter("retry_on", retry_on)
+    if classes == ():
         raise ValueError("retry_on must name an exception class, not (): with retry=None nothing is retried")
-    for one in classes:
-        is_exception = isinstance(one, type) and issubclass(one, BaseException)
-        if not is_exception and (isinstance(one, type) or isinstance(retry_on, tuple) or not callable(one)):
-            raise TypeError(
-                f"retry_on must be an exception class, a tuple of them, or a callable, not {retry_on!r}"
-            )
-        if isinstance(one, type) and not issubclass(one, Exception) and not issubclass(Exception, one):
+    for one in classes or ():
+        if not issubclass(one, Exception) and not issubclass(Exception, one):
             raise ValueError(f"retry_on must be subclasses of Exception: {one!r} is never retried")
-        if one is retry_after or isinstance(one, RetryPolicy):
-            raise TypeError(f"retry_on must say whether an exception is worth another attempt, not {one!r}")
-    if not isinstance(retry_on, (type, tuple)):
-        checked_callable("retry_on", retry_on, takes=1)
     return retry_on
 
 
-def _checked_classes(give_up_on: GiveUpOn) -> GiveUpOn:
-    if not _are_classes(give_up_on):
+def _checked_give_up_on(give_up_on: GiveUpOn) -> GiveUpOn:
+    classes = classes_in(give_up_on)
+    if classes is None:
         raise TypeError(f"give_up_on must be an exception class or a tuple of them, not {give_up_on!r}")
-    classes = give_up_on if isinstance(give_up_on, tuple) else (give_up_on,)
     if any(issubclass(one, NotNow) for one in classes):
         raise ValueError(f"give_up_on must name failures, and NotNow is none: not {give_up_on!r}")
     return give_up_on

@@ -6,10 +6,10 @@ even if reading an attribute of the exception does.
 
 from __future__ import annotations
 
+from retrying_executor._common.callables import wrapper_codes
 from retrying_executor._common.errors import NotNow, is_final
 from retrying_executor._common.exceptions import is_a, traceback_of
 from retrying_executor._common.public import public
-from retrying_executor._common.wrapper import codes as wrapper_codes
 from retrying_executor._policy import codes
 from retrying_executor._policy.answers import aws_code_of, check_exception, grpc_status_of, http_status_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrying_executor._common.public import public
-from retrying_executor._common.values import Value, as_float, in_words, positive_int
+from retrying_executor._common.values import Value, as_float, checked_int, in_words
 
 
 @public
@@ -29,7 +29,7 @@ class Attempt(Value):
     postponed: int = 0
 
     def _check(self) -> None:
-        positive_int("number", self.number)
+        checked_int("number", self.number)
         if not (self.exception is None or isinstance(self.exception, BaseException)):
             raise TypeError(f"exception must be an exception or None, not {self.exception!r}")
         elapsed = as_float(self.elapsed)
@@ -37,10 +37,7 @@ class Attempt(Value):
             raise TypeError(f"elapsed must be a number of seconds, not {self.elapsed!r}")
         if not elapsed >= 0.0:
             raise ValueError(f"elapsed must be 0 seconds or more, not {self.elapsed!r}")
-        if isinstance(self.postponed, bool) or not isinstance(self.postponed, int):
-            raise TypeError(f"postponed must be an integer, 0 or more, not {self.postponed!r}")
-        if self.postponed < 0:
-            raise ValueError(f"postponed must be 0 or more, not {self.postponed!r}")
+        checked_int("postponed", self.postponed, least=0)
 
 
 class Asked(float):

@@ -1,8 +1,8 @@
 """How many calls to one service are pending, over all executors, and the submitters that wait for room.
 
 Calls become done under the locks of pools and workers, so what a call does then takes no lock. Only
-submitters take ``_door``, and not even they wait for it for ever: a destructor that submits while its thread
-holds it may want a lock of the thread that waits.
+submitters take ``_door``, and each waits for it only briefly: the thread that holds it may be in a destructor
+that submits, and wait for a lock that the submitter holds.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Backlog:
         reference = weakref.ref(call, self._leave)
         try:
             self._door.acquire(timeout=_LOCK_TIMEOUT)  # in here: a signal handler may raise right after it
-            self._pending.add(reference)  # first, since a signal handler may submit in between
+            self._pending.add(reference)  # before the check: a signal handler may submit in between
             if len(self._pending) > self._max_pending:
                 self._pending.discard(reference)
                 return False
@@ -64,7 +64,7 @@ class Backlog:
             try:  # noqa: SIM105  # suppress() could be interrupted before it has begun
                 self._door.release()
             except RuntimeError:
-                pass  # another thread has had it for long
+                pass  # it was not taken: another thread has had it for long
 
     def _leave(self, reference: weakref.ref[Member]) -> None:
         """A call is done: there is room for another. Needs no lock."""

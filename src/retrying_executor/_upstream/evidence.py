@@ -31,6 +31,24 @@ if TYPE_CHECKING:
 _MOST_CAUSES = 10
 _BEFORE_THE_SERVICE = "|".join(codes.BEFORE_THE_SERVICE)  # compiled when an exception is judged
 _NETWORK_FAILURES = "|".join(codes.NETWORK_FAILURES)
+_NETWORK_ERRORS = {
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED",
+        "ECONNREFUSED",
+        "ECONNRESET",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "ENETDOWN",
+        "ENETRESET",
+        "ENETUNREACH",
+        "ENOTCONN",
+        "EPIPE",
+        "ESHUTDOWN",
+        "ETIMEDOUT",
+    )
+    if hasattr(errno, name)  # Windows lacks some
+}
 
 
 @public
@@ -74,9 +92,9 @@ def evidence_of(
     try:
         if is_recorded(exception):
             return "failed"
-    except BaseException:  # of a predicate of somebody's own: it says nothing then
+        return "worked" if answer is False and _was_answered(exception) else "none"
+    except BaseException:  # of a predicate of the caller's, or of a hostile attribute: it says nothing then
         return "none"
-    return "worked" if answer is False and _was_answered(exception) else "none"
 
 
 def _service_failed(exception: BaseException) -> bool:
@@ -134,23 +152,3 @@ def _has_name(exception: BaseException, words: str) -> bool:
 def _was_answered(exception: Exception) -> bool:
     """Return whether a failure that is final is what the service said."""
     return any(read(exception) is not None for read in (http_status_of, aws_code_of, grpc_status_of))
-
-
-_NETWORK_ERRORS = {
-    getattr(errno, name)
-    for name in (
-        "ECONNABORTED",
-        "ECONNREFUSED",
-        "ECONNRESET",
-        "EHOSTDOWN",
-        "EHOSTUNREACH",
-        "ENETDOWN",
-        "ENETRESET",
-        "ENETUNREACH",
-        "ENOTCONN",
-        "EPIPE",
-        "ESHUTDOWN",
-        "ETIMEDOUT",
-    )
-    if hasattr(errno, name)  # Windows lacks some
-}

@@ -2,7 +2,7 @@
 
 Pure: no threads, no clock, no randomness of its own. Its user says what happened together with
 *now*, and holds the lock that guards it. Times are seconds on one clock, whichever it is. Only
-`Gate.start` and `Gate.take_slot` get the clock itself, since that is to be read afterwards.
+`Gate.start` and `Gate.take_slot` get the clock itself, since they read it once a slot is taken.
 
     OPEN ──failures in a row, or asked to wait──> HELD ──time is up──> PROBING
       ^                                            ^                   │    │
@@ -16,8 +16,8 @@ Pure: no threads, no clock, no randomness of its own. Its user says what happene
   against the ramp; it does count against ``max_concurrency``.
 - The *rate* is a number of slots. To start, an attempt takes a free one; a window later it is free again.
 
-Slots are also taken without the lock, by workers that go on under the permit that they have. So each is moved
-by single steps that no other thread can divide: it is taken first, and put where it belongs then.
+Slots are also taken without the lock, by workers that go on under the permit that they have. So a slot is
+moved in two atomic steps: it is taken out of where it was, then put where it belongs.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Gate:
         self._initial_hold = initial_hold
         self._max_hold = max_hold
         self._random = random
-        self._in_flight = 0
+        self.in_flight = 0  # attempts that were let through and have not ended
         self._since = 0  # how many of these started after the latest hold
         self.era = 0  # how many holds there were
         self._first_era = 0  # of this process
@@ -127,11 +127,6 @@ class Gate:
         return "open" if self._ramp == math.inf else "ramping"
 
     @property
-    def in_flight(self) -> int:
-        """How many attempts were let through and have not ended."""
-        return self._in_flight
-
-    @property
     def is_down(self) -> bool:
         """Whether it is held, or a probe has yet to get through."""
         return self._ramp == 0
@@ -142,8 +137,8 @@ class Gate:
         return self._ramp == math.inf and self.failures == 0
 
     def room(self) -> float:
-        """Return how many attempts could start, were it not for the time."""
-        free = self._max_concurrency - self._in_flight
+        """Return how many attempts could start, as far as the number in flight says; holds and rate aside."""
+        free = self._max_concurrency - self.in_flight
         if self._ramp == 0:
             return min(free, 0 if self._probe else 1)
         return min(free, self._ramp - self._since)
@@ -165,7 +160,7 @@ class Gate:
             clock: Returns what time it is by then.
 
         Returns:
-            ``None`` if somebody has just taken the last slot without the lock.
+            ``None`` if another thread has just taken the last slot, without the lock.
         """
         while self._slots is not None and self._starts and self._starts[0] + self._window <= now:
             self._starts.popleft()
@@ -176,7 +171,7 @@ class Gate:
         permit = Permit(began_at, self.era, is_probe=self._ramp == 0)
         if permit.is_probe:
             self._probe = permit
-        self._in_flight += 1
+        self.in_flight += 1
         self._since += 1
         return permit
 
@@ -195,14 +190,14 @@ class Gate:
                 self._slots.pop()
             except IndexError:
                 return None
-            # Only now: a thread that is late takes a slot that became free after *now*. Taken as of then, it
-            # would be free again too soon.
+            # The clock is read only now: a thread that is late may take a slot that became free after *now*.
+            # If that counted as taken at *now*, it would be free again too soon.
             now = clock()
             self._starts.append(now)
         return now
 
     def return_slot(self, now: float) -> None:
-        """Give back a slot that was taken *now*, for an attempt that will not be."""
+        """Give back the slot that was taken at *now*, for an attempt that will not be made."""
         later = []
         while self._starts and self._starts[-1] >= now:
             later.append(self._starts.pop())
@@ -224,14 +219,14 @@ class Gate:
         if permit.is_over or permit.era < self._first_era:
             return
         permit.is_over = True
-        self._in_flight -= 1
+        self.in_flight -= 1
         is_latest = permit.era == self.era
         self._since -= is_latest
         is_probe = permit is self._probe
         if is_probe:
             self._probe = None
         if asked is not None:
-            # Where short times are named again and again, the service is asked less and less.
+            # A service that names a short time again and again is asked less and less often.
             spread = max(_SPREAD * asked, self._next_hold() / 2.0)
             self._holds += is_probe
             self.hold(max(self.held_until, now + asked + spread * self._random()))
@@ -251,7 +246,7 @@ class Gate:
                 self._hold_longer(now)
 
     def _next_hold(self) -> float:
-        """Return how long the next hold is at most, if no time is named."""
+        """Return how long the next hold is at most, if the service names no time."""
         return min(self._max_hold, self._initial_hold * 2.0 ** min(self._holds, 64))
 
     def _hold_longer(self, now: float) -> None:
@@ -274,7 +269,7 @@ class Gate:
 
     def forget_flights(self) -> None:
         """In a forked child: what is in flight is the parent's."""
-        self._in_flight = self._since = 0
+        self.in_flight = self._since = 0
         self.era += 1
         self._first_era = self.era
         self._probe = None

@@ -2,8 +2,8 @@
 
 ``_lock`` guards ``_gate``, ``_waiting`` and ``_invited``. While it is free:
 
-- a pool that was refused is in ``_waiting``, with the time at which it asks again, and no pool waits for
-  nothing: if there is room, so many are invited; if there will be at a certain time, they have been told;
+- a pool that was refused is in ``_waiting``, with the time at which it asks again, and no pool waits in vain:
+  if there is room, as many pools are invited; if there will be room at a certain time, they know that time;
 - a pool in ``_invited`` will ask or decline, and until then a permit is kept for it.
 
 So permits go round among the pools that wait. A worker whose attempt worked keeps its permit for its next
@@ -11,7 +11,7 @@ call, without the lock, for as long as that takes nothing from anybody: see `Pla
 
 The pools are told when this lock is free. But while a thread holds it, a destructor or a signal handler may
 submit in that thread, and wait for a pool's lock. So a thread that holds a pool's lock waits for this one
-only briefly: after that it counts as a refusal, for a moment.
+only briefly. After that it goes on as if it had been refused, and asks again in a moment.
 """
 
 from __future__ import annotations
@@ -27,24 +27,19 @@ from retrying_executor._common.stdlib import is_held
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Literal, Protocol
+    from typing import Literal, Protocol, TypeAlias
 
     from retrying_executor._common.values import Clock
     from retrying_executor._policy.verdict import Asked
     from retrying_executor._upstream.backlog import Backlog
     from retrying_executor._upstream.gate import Evidence, Gate, Permit, State
 
+    Change: TypeAlias = Literal["upstream_held", "upstream_back"]
+
     class Listener(Protocol):
         """What is told that a service is held, or works again."""
 
-        def upstream_changed(
-            self,
-            name: str,
-            kind: Literal["upstream_held", "upstream_back"],
-            delay: float | None,
-            reason: str,
-            /,
-        ) -> None: ...
+        def upstream_changed(self, name: str, kind: Change, delay: float | None, reason: str, /) -> None: ...
 
     class Asker(Protocol):
         """A pool, which asks whether an attempt may start."""
@@ -82,10 +77,10 @@ class Places:
         self._about = about
         self._new_gate = new_gate
         self._gate = new_gate(random=_random)
-        # In the order of their asking. Weak: a pool that waits for something has a thread that keeps it.
+        # In the order of their asking. Weak: a pool that waits for something is kept alive by a thread.
         self._waiting: weakref.WeakKeyDictionary[Asker, list[float]] = weakref.WeakKeyDictionary()
         self._invited: set[Asker] = set()
-        self._is_known_to_fail = False  # that it is held was a warning
+        self._is_known_to_fail = False  # a warning has said that it is held
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self.reusable_era: int | None = None
         """The era of the permits under which attempts may follow each other without the lock.
@@ -132,10 +127,8 @@ class Places:
             with self._lock:
                 self._gate.hold(self.clock.monotonic() + length)
                 self._note_era()  # or a worker that reads it without the lock would go on after pause()
-                listeners = list(self._listeners)
             log.upstream_paused(self.name, length)
-            for listener in listeners:
-                listener.upstream_changed(self.name, "upstream_held", length, "paused")
+            self._inform("upstream_held", length, "paused")
             self._tell()
         except BaseException:  # of a signal handler: the pools that wait may not know yet
             self._tell()
@@ -163,7 +156,7 @@ class Places:
         """A pool of threads uses it from now on.
 
         Raises:
-            ValueError: If it is in use in virtual time: there, its times say nothing.
+            ValueError: If it is in use in virtual time: times on that clock mean nothing to threads.
         """
         if self.clock is not time:
             raise ValueError(
@@ -240,35 +233,26 @@ class Places:
             self._gate.end(permit, now, evidence, asked)
             self._note_era()
             after, held_for = self._gate.state(now), self._gate.held_until - now
-            listeners = list(self._listeners)
         try:
-            if before != after:
+            if after == "held" and before != "held":
+                is_news = evidence == "failed" and before != "probing"
+                self._is_known_to_fail |= is_news
                 reason = _why_held(before, failures, asked, exception)
-                self._report(before, after, held_for, evidence, reason, listeners)
+                log.upstream_held(self.name, held_for, reason, is_news=is_news)
+                self._inform("upstream_held", held_for, reason)
+            elif before == "probing" and after in ("ramping", "open"):
+                was_news, self._is_known_to_fail = self._is_known_to_fail, False
+                log.upstream_back(self.name, is_news=was_news)
+                self._inform("upstream_back", None, "")
         finally:  # whatever a signal handler raises, others wait for that
             self._tell()
 
-    def _report(
-        self,
-        before: State,
-        after: State,
-        held_for: float,
-        evidence: Evidence,
-        reason: str,
-        listeners: list[Listener],
-    ) -> None:
-        """Log that the service is held from now on, or works again, and tell the listeners."""
-        if after == "held" and held_for > 0.0:  # else a probe has told nothing
-            is_news = evidence == "failed" and before != "probing"
-            self._is_known_to_fail |= is_news
-            log.upstream_held(self.name, held_for, reason, is_news=is_news)
-            for listener in listeners:
-                listener.upstream_changed(self.name, "upstream_held", held_for, reason)
-        elif before == "probing" and after in ("ramping", "open"):
-            was_news, self._is_known_to_fail = self._is_known_to_fail, False
-            log.upstream_back(self.name, is_news=was_news)
-            for listener in listeners:
-                listener.upstream_changed(self.name, "upstream_back", None, "")
+    def _inform(self, kind: Change, delay: float | None, reason: str) -> None:
+        """Tell the listeners that the service is held from now on, or works again."""
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener.upstream_changed(self.name, kind, delay, reason)
 
     def decline(self, pool: Asker) -> None:
         """An invited pool has nothing to start: the permit goes to another."""
@@ -287,7 +271,7 @@ class Places:
                     is_open = opens <= now
                     if is_open and self._gate.room() <= len(self._invited):
                         return
-                    # While it is open any will do; else those that would ask too late.
+                    # While it is open any pool will do; else one that would ask too late.
                     after = -math.inf if is_open else opens
                     pool = next(
                         (one for one, asks_at in list(self._waiting.items()) if asks_at[0] > after), None
@@ -363,10 +347,10 @@ class Places:
 
 
 def _why_held(before: State, failures: int, asked: Asked | None, exception: BaseException | None) -> str:
-    """Return in words why a service is held, if it is."""
-    last = "" if exception is None else log.describe(None, exception)
+    """Return in words why a service is held."""
     if asked is not None:
         return asked.words
+    last = "" if exception is None else log.describe(None, exception)
     if before == "probing":
         return f"the probe failed ({last})"
     plural = "" if failures == 1 else "s"

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from retrying_executor._common.callables import checked_callable
+from retrying_executor._common.callables import checked_filter
 from retrying_executor._common.misuse import refuse_to_copy, says_where
 from retrying_executor._common.public import public
-from retrying_executor._common.values import optional_seconds, positive_int, seconds
-from retrying_executor._upstream.backlog import Backlog
+from retrying_executor._common.values import (
+    checked_int,
+    checked_name,
+    optional_seconds,
+    positive_seconds,
+    seconds,
+)
 from retrying_executor._upstream.evidence import service_failed
 from retrying_executor._upstream.gate import Gate
 from retrying_executor._upstream.places import Places
@@ -85,21 +90,23 @@ class Upstream:
         max_hold: Duration = 60.0,
         max_pending: int | None = None,
     ) -> None:
-        if not isinstance(name, str):
-            raise TypeError(f"name must be a string, not {name!r}")
-        if not name.strip():
-            raise ValueError(f"name must not be empty: {name!r}")
-        if not name.isprintable():
-            raise ValueError(f"name must be text in one line, without control characters, not {name!r}")
-        first, longest = seconds("initial_hold", initial_hold), seconds("max_hold", max_hold)
-        if first <= 0.0:
-            raise ValueError(f"initial_hold must be more than 0 seconds, not {initial_hold!r}")
+        checked_name("name", name)
+        first, longest = positive_seconds("initial_hold", initial_hold), seconds("max_hold", max_hold)
         if longest < first:
             raise ValueError(f"max_hold must be {first!r} (initial_hold) or more, not {max_hold!r}")
-        self._is_recorded = _checked_recorder(record_exceptions)
+        classes = checked_filter("record_exceptions", record_exceptions)
+        self._is_recorded: Callable[[Exception], object] = (
+            record_exceptions  # type: ignore[assignment]  # it is callable
+            if classes is None
+            else lambda exception: isinstance(exception, classes)
+        )
         limits = {"max_concurrency": max_concurrency, "rate": rate, "max_pending": max_pending}
         about = repr(name) + "".join(f", {limit}={value!r}" for limit, value in limits.items() if value)
-        backlog = None if max_pending is None else Backlog(name, positive_int("max_pending", max_pending))
+        backlog = None
+        if max_pending is not None:
+            from retrying_executor._upstream.backlog import Backlog  # few upstreams have one
+
+            backlog = Backlog(name, checked_int("max_pending", max_pending))
         new_gate = partial(
             Gate,
             max_concurrency=_limit("max_concurrency", max_concurrency),
@@ -169,21 +176,8 @@ def checked_upstream(upstream: object) -> Upstream | None:
     return upstream
 
 
-def _checked_recorder(recorder: RecordExceptions) -> Callable[[Exception], object]:
-    """Return *record_exceptions* as a function."""
-    classes = recorder if isinstance(recorder, tuple) else (recorder,)
-    if all(isinstance(one, type) and issubclass(one, BaseException) for one in classes):
-        return lambda exception: isinstance(exception, classes)  # type: ignore[arg-type]  # they are classes
-    if isinstance(recorder, (type, tuple)) or not callable(recorder):
-        raise TypeError(
-            f"record_exceptions must be an exception class, a tuple of them, or a callable, not {recorder!r}"
-        )
-    is_recorded: Callable[[Exception], object] = checked_callable("record_exceptions", recorder, takes=1)
-    return is_recorded
-
-
 def _limit(name: str, value: object) -> float:
-    return math.inf if value is None else positive_int(name, value)
+    return math.inf if value is None else checked_int(name, value)
 
 
 def _checked_rate(rate: object) -> tuple[int, float] | None:
@@ -191,9 +185,7 @@ def _checked_rate(rate: object) -> tuple[int, float] | None:
         return None
     if not isinstance(rate, tuple) or len(rate) != 2:
         raise TypeError(f"rate must be a tuple (attempts, seconds), not {rate!r}")
-    window = seconds("rate[1]", rate[1])
-    if window == 0.0:
-        raise ValueError(f"rate[1] must be more than 0 seconds, not {rate[1]!r}")
-    if positive_int("rate[0]", rate[0]) > _MOST_STARTS:
+    window = positive_seconds("rate[1]", rate[1])
+    if checked_int("rate[0]", rate[0]) > _MOST_STARTS:
         raise ValueError(f"rate[0] must be at most {_MOST_STARTS}, not {rate[0]!r}")
     return rate[0], window

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from rich.console import Console
+import rich.console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from retrying_executor._common.forks import after_fork_in_child
 from retrying_executor._watch.progress import clock, eta, outcome, pending, per_second
 
 if TYPE_CHECKING:
@@ -26,15 +26,12 @@ if TYPE_CHECKING:
 _open: set[Bar] = set()
 
 
-class _Console(Console):
+class Console(rich.console.Console):
+    """The console on a file; whether it is interactive depends on the file and the environment."""
+
     def on_broken_pipe(self) -> NoReturn:
         """Raise `BrokenPipeError`: rich would close standard output, and exit."""
         raise BrokenPipeError
-
-
-def console_on(file: TextIO) -> Console:
-    """Return a console; whether it is interactive depends on *file* and the environment."""
-    return _Console(file=file)
 
 
 class _Display(Progress):
@@ -145,5 +142,4 @@ def _abandon_all() -> None:
         _open.pop().abandon()
 
 
-if hasattr(os, "register_at_fork"):  # pragma: no branch  # always, but on Windows
-    os.register_at_fork(after_in_child=_abandon_all)
+after_fork_in_child(_abandon_all)

@@ -97,9 +97,6 @@ def progress(first: Stats, last: Stats, *, elapsed: float, now: float, rate: flo
         rest_takes = 0.0
     elif rate and (last.ready or last.running):  # how long others wait is unknown
         rest_takes = waiting / rate
-    held_for = None
-    if last.opens_at is not None:
-        held_for = max(0.0, last.opens_at - now)
     return Progress(
         elapsed=elapsed,
         done=done,
@@ -112,7 +109,7 @@ def progress(first: Stats, last: Stats, *, elapsed: float, now: float, rate: flo
         running=last.running,
         in_backoff=last.in_backoff,
         held=last.held,
-        held_for=held_for,
+        held_for=None if last.opens_at is None else max(0.0, last.opens_at - now),
         rate=rate,
         eta=rest_takes,
     )

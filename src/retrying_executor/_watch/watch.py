@@ -16,7 +16,7 @@ from retrying_executor._common import exits
 from retrying_executor._common.errors import final
 from retrying_executor._common.public import public
 from retrying_executor._common.stdlib import HAS_DAEMONS
-from retrying_executor._common.values import checked_bool, seconds
+from retrying_executor._common.values import checked_bool, positive_seconds
 from retrying_executor._executor import RetryingExecutor, View
 from retrying_executor._watch.progress import Pace, Progress, last_line, line, progress
 
@@ -177,11 +177,11 @@ def _display_on(file: TextIO, interval: float) -> Display:
     """Return the best display that *file* allows."""
     if file.isatty() and not hasattr(file, "rich_proxied_file"):  # with that, rich is already drawing there
         try:
-            from retrying_executor._watch.bar import Bar, console_on
+            from retrying_executor._watch.bar import Bar, Console
         except ImportError:
             pass  # rich is not installed
         else:
-            console = console_on(file)
+            console = Console(file=file)
             if console.is_interactive:
                 return Bar(console)
     return Lines(file, interval)
@@ -223,9 +223,7 @@ def watch(
     """
     if not isinstance(executor, (RetryingExecutor, View)):
         raise TypeError(f"executor must be a RetryingExecutor or a view of one, not {executor!r}")
-    length = seconds("interval", interval)
-    if not length:
-        raise ValueError(f"interval must be more than 0, not {interval!r}")
+    length = positive_seconds("interval", interval)
     file = sys.stderr if file is None else file
     if checked_bool("quiet", quiet) or file is None:  # there is no standard error under pythonw.exe
         return nullcontext()
