@@ -569,7 +569,7 @@ def test_not_now_and_policies_take_seconds(
         (NotNow(), "", "NotNow()"),
         (NotNow(after=30), "after 30 s", "NotNow()"),
         (NotNow("full", after=30), "full", "NotNow('full')"),
-        (NotNow("full", 7), "('full', 7)", "NotNow('full', 7)"),
+        (NotNow(7, "full"), "(7, 'full')", "NotNow(7, 'full')"),
     ],
 )
 def test_not_now_is_an_exception_as_any_other(exception: NotNow, words: str, representation: str) -> None:
