@@ -258,7 +258,7 @@ def judge(
                 return ACCEPTED, outcome
         elif not is_a(exception, Exception):
             return Verdict(None, reason=f"{class_name(exception)} is never retried"), outcome
-        attempt = Attempt(
+        attempt = Attempt._trusted(  # in the order of its annotations
             number=number, exception=exception, result=result, elapsed=elapsed, postponed=postponed
         )
         if terms.verdict is not None:

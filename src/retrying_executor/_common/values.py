@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Any, NoReturn, Protocol, TypeAlias
 
-    from typing_extensions import dataclass_transform
+    from typing_extensions import Self, dataclass_transform
 
     Duration: TypeAlias = float | timedelta
     """Seconds, or a ``timedelta``."""
@@ -55,6 +55,13 @@ class Value:
             raise TypeError(f"{cls.__name__} takes {', '.join(known)}; {wrong}")
         self.__dict__.update((name, fields[name]) for name in known)  # in one order, for hash and repr
         self._check()
+
+    @classmethod
+    def _trusted(cls, **fields: object) -> Self:
+        """Return a value with these fields, unchecked: they are our own, and all of them in their order."""
+        value = object.__new__(cls)
+        value.__dict__.update(fields)
+        return value
 
     def _check(self) -> None:
         """Raise `TypeError` or `ValueError` if a field is invalid."""
