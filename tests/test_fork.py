@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import as_completed, wait
 from pathlib import Path
+from threading import Event
 from typing import Any, NoReturn
 
 import pytest
@@ -22,7 +23,9 @@ from conftest import TIMEOUT
 from forks import check_executor_works, check_orphaned, held, in_child
 from observe import eventually
 from retrying_executor import ForkedFutureError, RetryingExecutor, RetryPolicy, Upstream
+from retrying_executor._calls.current import current
 from retrying_executor._common import exits, forks, log, unseen
+from retrying_executor._common.stdlib import is_held
 from retrying_executor._core.core import Core
 from retrying_executor._core.settling import _Observed
 from retrying_executor._threads.threads import Threads
@@ -291,9 +294,9 @@ def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
 
     stop = Threads._stop
 
-    def interrupted(threads: Threads, taken: Any) -> NoReturn:
+    def interrupted(threads: Threads, *args: Any) -> NoReturn:
         Threads._stop = stop  # type: ignore[method-assign]  # once is enough
-        stop(threads, taken)
+        stop(threads, *args)
         raise KeyboardInterrupt
 
     service = Upstream("service")
@@ -312,6 +315,34 @@ def test_an_interrupt_while_a_fork_begins_leaves_nothing_locked(
     with RetryingExecutor(1, upstream=service) as other:
         assert 0 == other.submit(int).result(TIMEOUT)
     assert 2 == executor.submit(Flaky(2)).result(TIMEOUT)
+
+
+def test_a_fork_waits_until_no_worker_is_in_the_middle_of_anything(executor: RetryingExecutor) -> None:
+    """A destructor may hold one up there, and want what the fork has locked: that is given back (F6, F7)."""
+    inside, release = Event(), Event()
+
+    def hold_up() -> None:
+        holder = current.holder
+        assert holder is not None
+        with holder.lock:
+            inside.set()
+            assert release.wait(TIMEOUT)
+
+    future = executor.submit(hold_up)
+    assert inside.wait(TIMEOUT)
+    assert not executor._pool.lock_for_fork(0.001)
+    assert not is_held(executor._pool.lock)
+    release.set()
+    assert future.result(TIMEOUT) is None
+
+
+def test_what_was_put_off_in_the_parent_is_not_done_in_the_child(executor: RetryingExecutor) -> None:
+    """It is about calls of the parent (F6)."""
+    done: list[int] = []
+    executor._pool.put_off.append(lambda: done.append(os.getpid()))
+    in_child(lambda: check_executor_works(executor))
+    assert eventually(lambda: executor.submit(int).result(TIMEOUT) == 0 and done)
+    assert [os.getpid()] == done
 
 
 @pytest.mark.parametrize("is_upstream", [False, True])

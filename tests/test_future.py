@@ -466,6 +466,23 @@ def test_a_callback_that_raises_is_logged_as_the_standard_one(
     assert f"exception calling callback for {future!r}" == record.getMessage()
 
 
+def test_a_failure_that_came_too_late_is_not_kept(lone: RetryingExecutor) -> None:
+    """Where the outcome was set while the attempt ran, that is what the future tells of (B10, G2)."""
+    started, release = Event(), Event()
+
+    def call() -> NoReturn:
+        started.set()
+        assert release.wait(TIMEOUT)
+        raise ValueError
+
+    future: RetryingFuture[Any] = lone.with_options(retry=lambda _: 0.0).submit(call)
+    assert started.wait(TIMEOUT)
+    future.set_result(1)
+    release.set()
+    assert 0 == lone.submit(int).result(TIMEOUT)
+    assert future.last_exception is None
+
+
 def test_what_a_callback_raises_has_no_context_of_ours(caplog: pytest.LogCaptureFixture) -> None:
     """However the worker comes to call it, nothing that it met itself is logged along (A3, G3)."""
     with RetryingExecutor(1) as executor:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import _thread
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
 from typing import Any, NoReturn
 
 import pytest
@@ -16,6 +14,7 @@ import pytest
 from conftest import TIMEOUT
 from observe import eventually, resting
 from retrying_executor import RetryingExecutor, RetryingFuture, Upstream
+from retrying_executor._calls import schedule
 from retrying_executor._calls.ledger import Ledger
 from retrying_executor._calls.schedule import Schedule
 from retrying_executor._common.stdlib import is_held
@@ -212,20 +211,6 @@ def test_an_interruption_right_after_a_worker_was_locked_leaves_it_unlocked(
     assert not is_held(lock)
 
 
-def test_an_interrupted_shutdown_leaves_the_listener_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread of a listener stays for as long as before, when shutdown() was interrupted (F9)."""
-    executor = RetryingExecutor(1, on_event=lambda _: None)
-    assert 0 == executor.submit(int).result(TIMEOUT)
-    assert executor._pool.monitor is not None
-    pool = executor._pool.monitor._pool
-    before = pool.crew.idle_timeout
-    interrupt_once(monkeypatch, type(pool.crew.roster), "wake_all")
-    with pytest.raises(KeyboardInterrupt):
-        pool.retire(TIMEOUT)
-    assert before == pool.crew.idle_timeout
-    executor.shutdown()
-
-
 def test_an_interrupted_wait_for_room_leaves_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits after it gets the room that there is then (F9, G5)."""
     go = threading.Event()
@@ -267,32 +252,22 @@ def test_an_interrupted_end_keeps_no_place(name: str, monkeypatch: pytest.Monkey
     executor.shutdown()
 
 
-def test_tidying_up_that_is_interrupted_loses_no_call() -> None:
-    """Wherever cancelled calls are dropped from the queue, the others stay, in their order (F9, G1)."""
-    for k in (0, 6):  # before it or after it: in between no signal handler runs
-        schedule = Schedule()
-        calls = [RetryingFuture.__new__(RetryingFuture) for _ in range(6)]
-        queue = schedule.fresh = Interrupted(calls)
-        for call in calls[::2]:
-            schedule.place_of(call, retried=False)[0].add(call)
-        queue.left = k
-        with suppress(KeyboardInterrupt):
-            schedule.tidy()
-        live = [call for call in schedule.fresh if not schedule.is_gone(call)]
-        assert (calls[1::2], 3) == (live, schedule.count_fresh())
-    assert calls[1::2] == list(schedule.fresh)
+def test_tidying_up_that_is_interrupted_loses_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler may raise when the queue has been emptied, to be filled with the others (F9, G1)."""
 
+    def interrupted(items: Iterator[object], maxlen: int) -> NoReturn:
+        deque(items, maxlen=maxlen)
+        raise KeyboardInterrupt
 
-class Interrupted(deque["RetryingFuture[object]"]):
-    """A queue; when it has given out some calls, the next one is interrupted."""
-
-    left = math.inf
-
-    def popleft(self) -> RetryingFuture[object]:
-        if self.left == 0:
-            raise KeyboardInterrupt
-        self.left -= 1
-        return super().popleft()
+    queue = Schedule()
+    calls = [RetryingFuture.__new__(RetryingFuture) for _ in range(6)]
+    queue.fresh.extend(calls)
+    for call in calls[::2]:
+        queue.place_of(call, retried=False)[0].add(call)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(schedule, "deque", interrupted)
+        queue.tidy()
+    assert (calls[1::2], 3) == (list(queue.fresh), queue.count_fresh())
 
 
 def test_a_listener_whose_start_was_interrupted_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -876,3 +876,82 @@ def test_what_was_put_off_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ended = [in_another_thread(pool.catch_up) for _ in range(4)]
         assert all(end.wait(TIMEOUT) for end in ended)
     assert [*range(1000)] == sorted(done)
+
+
+def test_a_call_in_the_middle_of_an_attempt_is_cancelled_at_once_where_that_is_put_off() -> None:
+    """The attempt may take long, so another thread does what its worker could not (E1, E2)."""
+    cancelled: list[bool] = []
+    with RetryingExecutor(1) as executor:
+
+        def call() -> None:
+            with executor._pool.lock:
+                assert not waiting.cancel()
+            cancelled.append(eventually(waiting.cancelled))
+
+        submitted = Event()
+        running = executor.submit(lambda: (submitted.wait(TIMEOUT), call()))
+        waiting = executor.submit(int)
+        submitted.set()
+        running.result(TIMEOUT)
+    assert [True] == cancelled
+
+
+def test_what_a_callback_of_another_call_raises_is_no_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker may cancel what was put off when it has taken its next call (B3, E1)."""
+
+    def leave(_: object) -> NoReturn:
+        raise SystemExit
+
+    with RetryingExecutor(1, retry=lambda _: 3600, idle_timeout=None) as executor:
+        waiting = executor.submit(Flaky())
+        assert eventually(lambda: waiting.due_at and resting(executor))
+        waiting.add_done_callback(leave)
+        with monkeypatch.context() as patch, executor._pool.lock:
+            patch.setattr(threads, "start_thread", fail)
+            assert not waiting.cancel()
+        assert 0 == executor.submit(int).result(TIMEOUT)
+        assert eventually(waiting.cancelled)
+
+
+@needs_gil
+def test_a_future_that_goes_between_two_calls_may_use_the_executor() -> None:
+    """Its weakref callback runs when its worker has nothing in the middle of which it could be (F7, G4)."""
+    answers: list[Any] = []
+    release = Event()
+    with RetryingExecutor(1) as executor:
+        first = executor.submit(release.wait, TIMEOUT)
+        last = executor.submit(int, 7)
+        weakref.finalize(first, lambda: answers.extend((executor.stats(), current.holder)))
+        del first
+        release.set()
+        assert 7 == last.result(TIMEOUT)
+        assert eventually(lambda: len(answers) == 2)
+        stats, worker = answers
+        assert 2 == stats.submitted
+        assert worker is not None
+
+
+def test_a_callback_may_wait_for_a_submitter_that_waits_for_room() -> None:
+    """There is room as soon as the call is done, before its callbacks have run (F7, G5)."""
+    submitted, told = Event(), Event()
+    with RetryingExecutor(2, max_pending=1, when_full="wait") as executor:
+        release = Event()
+        executor.submit(release.wait, TIMEOUT).add_done_callback(
+            lambda _: told.set() if submitted.wait(TIMEOUT) else None
+        )
+        ended = in_another_thread(lambda: (executor.submit(int), submitted.set()))
+        assert eventually(lambda: executor._pool.entrance._in_line)
+        release.set()
+        assert told.wait(TIMEOUT)
+        assert ended.wait(TIMEOUT)
+
+
+def test_a_thread_that_has_the_lock_of_an_upstream_does_not_wait_for_room() -> None:
+    """A destructor may interrupt it there, and the calls before its own need that lock (F7, G5)."""
+    service = Upstream("service")
+    with RetryingExecutor(1, upstream=service, max_pending=1, when_full="wait") as executor:
+        release = Event()
+        executor.submit(release.wait, TIMEOUT)
+        with service._places._lock, pytest.raises(PendingLimitError, match="as many as max_pending allows"):
+            executor.submit(int)
+        release.set()

@@ -12,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from retrying_executor._calls import schedule as schedule_module
 from retrying_executor._calls.schedule import Schedule
 
 DELAYS = st.sampled_from([0.0, 0.0, 1.0, 1.0, 2.0, 5.0])
@@ -531,6 +532,31 @@ def test_an_exception_in_the_middle_loses_nothing(hooked: int) -> None:
     assert 1 == len(schedule)
     assert items[:1] == take_all(schedule)
     assert 0 == len(schedule) == entries(schedule)
+
+
+@pytest.mark.parametrize("is_held", [False, True], ids=["in backoff", "held"])
+def test_a_call_that_an_interruption_has_left_in_the_heap_is_passed_over(*, is_held: bool) -> None:
+    """It was taken, and a signal handler raised before it was out of there (F9)."""
+    schedule: Any = Schedule()
+    items = fill_lane(schedule, Service(0.0), 2) if is_held else fill(schedule, 2, retried=True)
+    items[0].gone = True
+    assert [items[1]] == take_all(schedule, 5.0)
+    assert 0 == entries(schedule)
+
+
+def test_so_many_calls_are_put_in_a_lane_that_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others queue calls without a lock, the one that finds them held gives its own back (C4, U4)."""
+    monkeypatch.setattr(schedule_module, "_MOST_DEFERRED", 10)
+    schedule: Any = Schedule()
+    service = Service(0.0)
+    service.opens_at = 5.0
+    items = fill(schedule, 25, retried=False)
+    for item in items:
+        item.service = service
+    for left in (15, 5, 0):
+        assert schedule.take(0.0, claim_of_service) is None
+        assert left == schedule.count_fresh()
+    assert items == list(iter(lambda: schedule.take(5.0, claim_of_service), None))
 
 
 @pytest.mark.parametrize("retried", [False, True], ids=["fresh", "retries"])

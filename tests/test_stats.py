@@ -203,8 +203,8 @@ def test_an_interrupt_in_the_middle_holds_up_nobody(
     """Ctrl-C while the workers stand still for a snapshot lets them go on (F7, G4)."""
     stop = Threads._stop
 
-    def interrupted(threads: Threads, taken: Any) -> NoReturn:
-        stop(threads, taken)
+    def interrupted(threads: Threads, *args: Any) -> NoReturn:
+        stop(threads, *args)
         raise KeyboardInterrupt
 
     assert 0 == executor.submit(int).result(TIMEOUT)

@@ -691,6 +691,11 @@ def shut_down_without_waiting(executor: VirtualTimeExecutor) -> None:
     assert 0 == future.result()
 
 
+def shut_down_and_look_at_nothing(executor: VirtualTimeExecutor) -> None:
+    executor.submit(int)
+    executor.shutdown(wait=False, cancel_futures=True)
+
+
 def shut_down_in_a_call(executor: VirtualTimeExecutor) -> None:
     executor.submit(executor.shutdown).result()
 
@@ -701,7 +706,23 @@ def make_a_view_after_shutdown(executor: VirtualTimeExecutor) -> None:
     executor.with_options(upstream=upstream)
 
 
-@pytest.mark.parametrize("end", [shut_down_without_waiting, shut_down_in_a_call, make_a_view_after_shutdown])
+
+    shut_down_without_waiting,
+    shut_down_and_look_at_nothing,
+    shut_down_in_a_call,
+    make_a_view_after_shutdown,
+]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        shut_down_without_waiting,
+        shut_down_and_look_at_nothing,
+        shut_down_in_a_call,
+        make_a_view_after_shutdown,
+    ],
+)
 def test_a_real_executor_may_use_an_upstream_afterwards(end: Callable[[VirtualTimeExecutor], None]) -> None:
     """However the one in virtual time has ended, it goes by the real clock then."""
     upstream = Upstream("service", rate=(1, 0.001))

@@ -34,7 +34,7 @@ from retrying_executor import (
     RetryPolicy,
     Upstream,
 )
-from retrying_executor._calls import attempt
+from retrying_executor._calls import attempt, schedule
 from retrying_executor._calls.terms import Terms
 from retrying_executor._core.core import Core
 from retrying_executor._core.settling import Settling
@@ -1384,3 +1384,19 @@ def test_no_worker_spins_until_a_coarse_clock_moves_on(monkeypatch: pytest.Monke
         assert isinstance(executor.submit(call).exception(TIMEOUT), ConnectionError)
         upstream.resume()
     assert max(rounds.count(now) for now in rounds) < 10
+
+
+@both
+def test_more_calls_are_held_than_are_put_aside_in_one_go(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them start when the service is back, in their order (D1, U4)."""
+    monkeypatch.setattr(schedule, "_MOST_DEFERRED", 10)
+    service, started = Upstream("service"), []
+    calls = executor.with_options(upstream=service)
+    service.pause()
+    futures = [calls.submit(started.append, number) for number in range(35)]
+    service.resume()
+    assert executor.drain(TIMEOUT)
+    assert all(future.done() for future in futures)
+    assert [*range(35)] == sorted(started)

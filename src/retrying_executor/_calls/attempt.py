@@ -13,7 +13,7 @@ from retrying_executor._common import log
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import class_name, is_a, set_cause, traceback_of
 from retrying_executor._common.values import in_words, optional_seconds
-from retrying_executor._policy.answers import close_answers, get
+from retrying_executor._policy.answers import get
 from retrying_executor._policy.policy import no_time_for
 from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT, TOO_LATE, TOO_OLD, Attempt, Verdict
 
@@ -93,7 +93,7 @@ def _give_up(call: Call, now: float) -> tuple[Verdict, Outcome]:
 
 
 def ends_at(call: Call) -> float:
-    """Return until when attempts of a call may start that has had one: then it is to be told, hold or not."""
+    """Return until when further attempts of a call may start, hold or not."""
     return min(call._began_at + call._terms.max_elapsed, call._expires_at)
 
 
@@ -184,12 +184,6 @@ def announce(call: Call, work: Work, outcome: Outcome, verdict: Verdict, observe
         observer.followed_up(call, news)
 
 
-def let_go(outcome: Outcome) -> None:
-    """The call is in backoff: give back the connections that the exception of its attempt keeps open."""
-    if outcome[1] is not None:
-        close_answers(outcome[1])
-
-
 def run(work: Work, previous: BaseException | None) -> Outcome:
     """Run one attempt, in a copy of the context captured by ``submit()``.
 
@@ -244,7 +238,7 @@ def judge(
         number: Which attempt it was; the first is 1.
         elapsed: Seconds since the first attempt began.
         outcome: What the attempt ended with.
-        postponed: How many attempts before it are not counted.
+        postponed: How many attempts up to this one are not counted.
 
     Returns:
         What follows; and if nothing does the outcome of the call: the attempt's own, or the error of

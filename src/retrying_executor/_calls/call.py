@@ -3,7 +3,8 @@
 The future is also the work item. Its life, with the states that the standard library knows:
 
     waits ──a worker takes it──> runs ──finish──> FINISHED
-      │  <────────back off────────┘
+      │  <────────back off────────┘                  ↑
+      ├──its outcome is set from outside─────────────┘
       └──cancel──> CANCELLED_AND_NOTIFIED
 
 Until it is done, ``_state`` is PENDING. It runs while it has a ``_worker``: the hand that it is in.
@@ -150,11 +151,10 @@ class RetryingFuture(Future["T"]):
     _due_at: float | None = None
     _last: Outcome = NO_OUTCOME
     _unseen: UnseenFailure | None = None
-    _leave: Callable[[], object] | None = (
-        None  # gives back its place in the upstream's backlog, if that is limited
-    )
+    # Gives back its place in the upstream's backlog, if that is limited.
+    _leave: Callable[[], object] | None = None
     _story: Any = None  # what a monitor remembers of it
-    _waits_until: float = math.inf  # for that, at most
+    _waits_until: float = math.inf  # for its upstream, at most
     _expires_at: float = math.inf  # by its max_age: no attempt starts later
 
     # Made on first need, see __getattr__.
@@ -433,7 +433,7 @@ class RetryingFuture(Future["T"]):
         if outcome is not NO_OUTCOME:
             self._last = outcome
 
-    # -- for the core: changes of state, under its lock ------------------------------------------
+    # -- for the core: changes of state, under its lock; `_finish` also under that of a hand -----
 
     def _claim(self) -> bool:
         """Take a call that waits out of all others' hands; return whether it was there to be taken."""
@@ -504,6 +504,7 @@ class RetryingFuture(Future["T"]):
     def _finish(self, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
         """The call has its outcome; return ``False`` if it had one already."""
         if self._state in DONE_STATES:
+            self._last = NO_OUTCOME  # of an attempt that came too late
             if unseen is not None:
                 unseen.seen()
             return False
@@ -527,7 +528,7 @@ class RetryingFuture(Future["T"]):
             self._last = NO_OUTCOME
             self._due_at = None
 
-    # -- for the pool: telling others, without its lock ------------------------------------------
+    # -- telling others --------------------------------------------------------------------------
 
     def _open(self) -> None:
         """Open the latches of a call that is done, if there are any; may be done again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 
+from retrying_executor._calls.attempt import ends_at
 from retrying_executor._calls.call import name_of
 from retrying_executor._common.public import public
 from retrying_executor._common.stdlib import is_held
@@ -66,8 +67,7 @@ def current_call() -> CurrentCall | None:
     work = None if call is None else call._work
     if call is None or work is None or not call._attempts:
         return None
-    ends_at = min(call._began_at + call._terms.max_elapsed, call._expires_at)
-    left = ends_at - call._pool.clock.monotonic()
+    left = ends_at(call) - call._pool.clock.monotonic()
     return CurrentCall(
         name=name_of(work),
         attempt=call._attempts,

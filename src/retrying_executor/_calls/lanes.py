@@ -72,17 +72,19 @@ class Lane:
         return -math.inf if self.is_down else math.inf
 
     def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
-        """Return the call whose turn it is, which is still in the lane; ``None`` if the lane closes."""
+        """Return the call whose turn it is, no longer in the lane; ``None`` if the lane closes."""
         while self.opens_at <= now:
             self.notice(now)
             entry = self.calls.first()
             if entry is None:
                 return None
             claimed = claim(entry[2], now)
-            if claimed is True:
+            if not isinstance(claimed, bool):
+                self.opens_at = claimed[1]
+                return None
+            self.calls.pop()
+            if claimed:  # else an interruption has left it here, taken
                 return entry[2]
-            assert claimed is not False  # those that are gone have been dropped
-            self.opens_at = claimed[1]
         return None
 
     def give_up(self, now: float) -> list[Call]:

@@ -12,8 +12,8 @@ the lock that guards it. Times are seconds on one clock, whichever it is.
   it gets to the front, or when more calls in that place are gone than live. So cancelling costs amortised
   constant time, and memory stays proportional to the live calls.
 - Any thread may append to ``fresh`` at any time, without the lock, and workers take from its front, each
-  under a lock of its own. So it is never replaced, nothing relies on what its front is, and only `tidy` takes
-  out more than the first call.
+  under a lock of its own. So it is never replaced, nothing relies on what its front is, and only `tidy`, and
+  virtual time, take out others than the first.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from retrying_executor._calls.call import Call
     from retrying_executor._calls.lanes import Claim, Refusal
     from retrying_executor._upstream.places import Places
+
+_MOST_DEFERRED = 1000  # fresh calls put in lanes in one go, which takes some milliseconds
 
 
 class Schedule:
@@ -76,7 +78,8 @@ class Schedule:
 
     def count_held(self, now: float | None = None) -> int:
         """Return how many calls wait in lanes that are closed at *now*; without it, in all lanes."""
-        return sum(len(lane.calls) for lane in self._lanes.values() if now is None or lane.opens_at > now)
+        lanes = list(self._lanes.values())  # a destructor may count them in the middle of a change
+        return sum(len(lane.calls) for lane in lanes if now is None or lane.opens_at > now)
 
     def waiting(self) -> list[Call]:
         """Return all live calls, the fresh ones first."""
@@ -119,29 +122,32 @@ class Schedule:
     def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
         """Return the call whose turn it is, no longer in the schedule; ``None`` if none is ready.
 
+        Or if it has put so many calls in lanes that others should have the lock now. Then there are fresh
+        calls left, and it is to be called again.
+
         Args:
             now: What time it is.
             claim: Given a call and *now*, makes it one that does not wait any more; or returns ``False`` if
                 it is done, or a refusal if its upstream lets none through. Until then it can be cancelled, so
                 it stays in its place.
         """
-        retries = self._retries
-        while True:
+        retries, patience = self._retries, _MOST_DEFERRED
+        while patience:
             lane = self._first_lane(now) if self._lanes else None
             first = retries.first()
             if lane is not None:
                 taken = lane.take(now, claim)
                 if taken is not None:
                     self.lane_of.pop(taken, None)
-                    return lane.calls.pop()
+                    return taken
             elif first is not None and first[0] <= now:
                 due_at, _, call = first
                 claimed = claim(call, now)
                 retries.pop()
                 if claimed is True:
                     return call
-                assert claimed is not False  # those that are gone have been dropped
-                self._defer(call, due_at, claimed)
+                if claimed is not False:  # else an interruption has left it here, taken
+                    self._defer(call, due_at, claimed)
             else:
                 try:
                     call = self.fresh.popleft()
@@ -158,6 +164,8 @@ class Schedule:
                     self.drop(call)
                 else:
                     self._defer(call, math.inf, claimed)
+                    patience -= 1
+        return None
 
     def place_of(self, call: Call, *, retried: bool) -> tuple[set[Call], Retries | None]:
         """Return in which set to note a call that waits when it has become done, and what to tidy up then.
@@ -195,16 +203,14 @@ class Schedule:
     def tidy(self) -> None:
         """Drop the fresh calls that are gone; only while nobody else takes any."""
         fresh, calls = self.fresh, list(self.fresh)  # others may append meanwhile: these stay the first
-        gone: set[Call] = set()
-        live: list[Call] = []
+        gone = self._gone_fresh.intersection(calls)
+        live = [call for call in reversed(calls) if call not in gone]
+        drop = islice(iter(fresh.popleft, None), len(calls))
         try:
-            gone = self._gone_fresh.intersection(calls)
-            live = [call for call in reversed(calls) if call not in gone]
-            deque(islice(iter(fresh.popleft, None), len(calls)), maxlen=0)  # in one step, as to interruptions
-        finally:
-            if calls and not (fresh and fresh[0] is calls[0]):  # pragma: no branch  # see tests/untraced
-                self._gone_fresh -= gone
-                fresh.extendleft(live)
+            deque(drop, maxlen=0)  # in one step, as to interruptions
+        finally:  # without a branch, since Python 3.10 runs signal handlers at these, too
+            self._gone_fresh -= gone
+            fresh.extendleft(live)
         if not self._gone_fresh:
             self._gone_fresh.clear()  # or it would keep the memory of what was in it
 

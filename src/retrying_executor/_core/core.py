@@ -14,6 +14,7 @@ from retrying_executor._common.stdlib import is_held
 from retrying_executor._core.ending import AFTER_SHUTDOWN, AT_EXIT, Ending
 from retrying_executor._core.entrance import Entrance
 from retrying_executor._core.settling import Settling
+from retrying_executor._core.turns import Crew as PartsCrew
 from retrying_executor._core.turns import Turns
 
 TYPE_CHECKING = False
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from retrying_executor._calls.terms import Terms
     from retrying_executor._common.exits import ExitTimeout
     from retrying_executor._common.values import Clock
-    from retrying_executor._core.turns import Crew as PartsCrew
     from retrying_executor._upstream.places import Listener, Places
 
     class Monitor(Observer, Listener, Protocol):
@@ -43,52 +43,54 @@ if TYPE_CHECKING:
         can_summon: bool
         """Whether somebody is to be told of a call that was queued."""
 
-    class Crew(PartsCrew, Protocol):
-        """Those that make the attempts. They do not know for which core: it gives itself along."""
+
+class Crew(PartsCrew):
+    """Those that make the attempts. They do not know for which core: it gives itself along."""
+
+    if TYPE_CHECKING:  # what each crew does in its own way
 
         @property
         def roster(self) -> Roster: ...
-        def restart(self, lock: threading.RLock, /) -> None:
-            """Start with nobody, as at the beginning and in a forked child."""
-
         def see_to(self, core: Core, call: Call, /) -> Exception | None:
             """See that a call which was queued is taken; return why it is to be refused, if it is."""
-            ...
 
         def come(self, core: Core, /) -> bool:
             """See that somebody comes for a call that may start now; return whether that is so."""
-            ...
-
-        def see_to_put_off(self, core: Core, /) -> None:
-            """See that `Core.catch_up` is called when this thread has no lock any more."""
 
         def attach(self, core: Core, places: Places, /) -> None:
             """Calls may go to this upstream from now on: see that both go by the same clock."""
 
-        def terms_for(self, terms: Terms, /) -> Terms:
-            """Return the terms for calls that are submitted on these."""
-            ...
-
         def make_latch(self, core: Core, call: Call, /) -> Any:
             """Return a lock that is closed, at which somebody waits for *call*, or until it is accepted."""
-            ...
-
-        def prepare(self, core: Core, call: Call, /) -> None:
-            """A call is about to be observed."""
 
         def join(self, core: Core, deadline: float, /) -> bool:
             """Wait until all is done and everybody has left, until *deadline*; return whether that is so."""
-            ...
 
         def retire(self, core: Core, deadline: float, /) -> bool:
-            """The same, where nobody is to stay for longer than there is something to do."""
-            ...
+            """The same; from now on nobody stays for longer than there is something to do."""
 
-        def stop_for_fork(self) -> None:
-            """Before a fork: see that no hand is in the middle of anything. Called under the core's lock."""
+        def stop_for_fork(self, timeout: float, /) -> bool:
+            """Before a fork: see that no hand is in the middle of anything. Called under the core's lock.
+
+            Returns:
+                Whether that is so, after waiting for each for *timeout* seconds at most.
+            """
 
         def go_on_after_fork(self) -> None:
             """After, in the parent and in the child; may be done again."""
+
+    def restart(self, lock: threading.RLock) -> None:
+        """Start with nobody, as at the beginning and in a forked child."""
+
+    def see_to_put_off(self, core: Core) -> None:
+        """See that `Core.catch_up` is called when this thread has no lock any more."""
+
+    def terms_for(self, terms: Terms) -> Terms:
+        """Return the terms for calls that are submitted on these."""
+        return terms
+
+    def prepare(self, core: Core, call: Call) -> None:
+        """A call is about to be observed."""
 
 
 class Core:
@@ -125,25 +127,16 @@ class Core:
         self._is_stopped = False  # for a fork
         self.put_off: deque[Callable[[], object]] = deque()
         """What a destructor or a signal handler wanted to do in a thread that had a lock."""
-        self._assemble(
-            places=places,
-            is_mixed=False,
-            is_bounded=places is not None and places.backlog is not None,
-            refusal=None,
-            is_halted=False,
-        )
-        if places is not None:
-            crew.attach(self, places)
-            self._served.add(places)
+        self._assemble(places=places)
 
     def _assemble(
         self,
         *,
         places: Places | None,
-        is_mixed: bool,
-        is_bounded: bool,
-        refusal: Exception | None,
-        is_halted: bool,
+        is_mixed: bool = False,
+        is_bounded: bool = False,
+        refusal: Exception | None = None,
+        is_halted: bool = False,
     ) -> None:
         """Start with nothing: no call, nobody there, counters at zero; but open or closed as before."""
         crew = self.crew
@@ -387,7 +380,9 @@ class Core:
         if not self.lock.acquire(timeout=timeout):
             self._is_stopped = False
             return False
-        self.crew.stop_for_fork()
+        if not self.crew.stop_for_fork(timeout):
+            self.unlock_after_fork()
+            return False
         return True
 
     def unlock_after_fork(self) -> None:
@@ -404,6 +399,7 @@ class Core:
         calls = self.settling.all_calls()
         self.crew.go_on_after_fork()  # this thread may have a hand, and is in the middle of nothing
         self._is_stopped = False
+        self.put_off.clear()  # the parent's
         self._assemble(
             places=turns.places,
             is_mixed=turns.is_mixed,

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 
-from retrying_executor._calls.current import current
+from retrying_executor._calls.current import amid, current
 from retrying_executor._common.errors import PendingLimitError, refusal_like
 from retrying_executor._common.stdlib import HAS_GIL, is_held
 
@@ -101,8 +101,10 @@ class Entrance:
         if backlog is not None:
             call._pool.observe(call)  # so that whatever makes it done sees that there is more to do
         is_amid = self._crew.amid() is not None
-        may_wait = self._waits_when_full and not (is_amid or is_held(self._lock))
-        if is_amid:  # it is a single step, as to the GIL; without that, this thread has the lock
+        places = call._terms.places
+        is_amid_any = amid() is not None or is_held(self._lock) or (places is not None and places.is_held())
+        may_wait = self._waits_when_full and not is_amid_any  # others may need what this thread holds
+        if is_amid:  # it must not wait for the core's lock: so a few calls more than the limit may get in
             full, _ = self._let_in(call, backlog)
             if full is not None:
                 raise PendingLimitError(full)
@@ -152,15 +154,14 @@ class Entrance:
             backlog: That of the upstream, if it is that which is full.
             may_wait: Whether waiting is asked for.
         """
-        holder = current.holder
-        running = None if holder is None else holder.call
+        if not may_wait:
+            raise PendingLimitError(full)
+        running = None if current.holder is None else current.holder.call
         is_of_upstream = backlog is not None and running is not None and _backlog_of(running) is backlog
-        if may_wait and (is_of_upstream or self._crew.includes_current_thread()):
+        if is_of_upstream or self._crew.includes_current_thread():
             raise PendingLimitError(
                 f"{full}, and the executor's own threads cannot wait: they might wait for themselves"
             )
-        if not may_wait:
-            raise PendingLimitError(full)
 
 
 class _Waiter:

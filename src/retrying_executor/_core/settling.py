@@ -9,6 +9,7 @@ from contextlib import suppress
 from retrying_executor._calls import attempt
 from retrying_executor._common.stdlib import DONE_STATES
 from retrying_executor._core.turns import end_permit
+from retrying_executor._policy.answers import close_answers
 from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT
 
 TYPE_CHECKING = False
@@ -195,7 +196,8 @@ class Settling:
                 # Announced before the next attempt can fail too, so that the lines come in order.
                 attempt.announce(call, work, outcome, verdict, self._observer)
                 if self._back_off(hand, call, clock.monotonic() + verdict.delay):
-                    attempt.let_go(outcome)
+                    if outcome[1] is not None:
+                        close_answers(outcome[1])  # in backoff: give back its connections
                     return None
             if verdict.delay is not None:
                 verdict = CUT_SHORT
@@ -242,6 +244,9 @@ class Settling:
             if finished:
                 call._tell_waiters()
         del ending
+        if self._entrance.max_pending is not None:
+            with self._lock:  # before the callbacks: they may wait for a submitter that waits for room
+                self._entrance.made_done()
         if finished:
             call._open()
             call._invoke_callbacks()

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
-    from typing import Protocol, TypeVar
+    from typing import TypeVar
 
     from retrying_executor._calls.call import Call, Hand
     from retrying_executor._calls.lanes import Claim
@@ -21,46 +21,44 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-    class Crew(Protocol):
-        """Those that make the attempts, as far as the parts of a core ask; see `Core` for the rest."""
+_ASK_AGAIN_AFTER = 0.001  # seconds
+
+
+class Crew:
+    """Those that make the attempts, as far as the parts of a core ask; see `Core` for the rest."""
+
+    if TYPE_CHECKING:  # what each crew does in its own way
 
         @property
         def clock(self) -> Clock:
             """What tells the time."""
-            ...
 
         @property
         def is_coming(self) -> bool:
             """Whether somebody will look what there is to do: one rests, or is on its way."""
-            ...
 
         def hands(self) -> list[Hand]:
             """Return those that have a call, or may have one."""
-            ...
-
-        def due_at_changed(self, schedule: Schedule, /) -> None:
-            """What is due first may be something else now. Called under the core's lock."""
-
-        def wake_all(self) -> None:
-            """Have everybody look whether to stay. Needs no lock."""
-
-        def at_standstill(self, look: Callable[[bool], T], /) -> T:
-            """Return what *look* returns while no hand takes a call or makes one done.
-
-            It gets whether they all stand still. Called under the core's lock.
-            """
-            ...
-
-        def amid(self) -> Hand | None:
-            """Return the hand of this thread, if it is one of these and in the middle of something."""
-            ...
 
         def includes_current_thread(self) -> bool:
             """Return whether this thread makes attempts itself, and so must not wait for them."""
-            ...
 
+    def due_at_changed(self, schedule: Schedule) -> None:
+        """What is due first may be something else now. Called under the core's lock."""
 
-_ASK_AGAIN_AFTER = 0.001  # seconds
+    def wake_all(self) -> None:
+        """Have everybody look whether to stay. Needs no lock."""
+
+    def at_standstill(self, look: Callable[[bool], T]) -> T:
+        """Return what *look* returns while no hand takes a call or makes one done.
+
+        It gets whether they all stand still. Called under the core's lock.
+        """
+        return look(True)
+
+    def amid(self) -> Hand | None:
+        """Return the hand of this thread, if it is one of these and in the middle of something."""
+        return None
 
 
 class Turns:

@@ -55,28 +55,30 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
             if worker not in crew.roster.members:  # a callback has forked, and this is the child
                 return None
             permit = worker.permit
-    now, stray = time.monotonic(), None
+    now, call, stray = time.monotonic(), None, None
     try:
         worker.acquire()
-        call, ending = worker.call, worker.ending
-        if call is not None and ending is not None:
+        # Kept until the lock is given back: that may be the last reference, and a weakref callback of the
+        # program may use the executor.
+        done, ending = worker.call, worker.ending
+        if done is not None and ending is not None:
             (result, exception), unseen = ending
             if exception is not None:
-                call.__dict__  # noqa: B018  # made now, since from here on nothing may be
+                done.__dict__  # noqa: B018  # made now, since from here on nothing may be
             try:
-                del call._unobserved
-            except AttributeError:  # pragma: no cover  # since a moment ago: tests/schedules
+                del done._unobserved
+            except AttributeError:  # pragma: no cover  # observed after the look above: tests/schedules
                 return None
-            call._result = result
+            done._result = result
             if exception is None:
                 worker.succeeded += 1
             else:
-                call._exception, call._unseen = exception, unseen
+                done._exception, done._unseen = exception, unseen
                 worker.failed += 1
-            call._state = FINISHED
+            done._state = FINISHED
             worker.ending = None
-            if call._awaited:
-                call._open()
+            if done._awaited:
+                done._open()
         worker.call = None
         if now >= turns.only_fresh_until:
             return None
@@ -90,7 +92,7 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
         try:
             call = worker.call = core.fresh.popleft()
         except IndexError:
-            call = None
+            pass
         else:
             try:
                 del call._waits

@@ -8,8 +8,9 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from retrying_executor._calls.current import amid, current
+from retrying_executor._calls.current import amid
 from retrying_executor._common.stdlib import can_wait_for_a_start, is_held, start_thread
+from retrying_executor._core.core import Crew
 from retrying_executor._threads.roster import Roster
 from retrying_executor._threads.workers import work
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from retrying_executor._calls.call import Call, Hand, Outcome
     from retrying_executor._calls.schedule import Schedule
-    from retrying_executor._calls.terms import Terms
     from retrying_executor._common.unseen import UnseenFailure
     from retrying_executor._common.values import Clock
     from retrying_executor._core.core import Core
@@ -33,7 +33,7 @@ _ARRIVAL_TIMEOUT = 0.05  # seconds
 _STANDSTILL_TIMEOUT = 10.0  # seconds; many threads may have their turn before one goes on
 
 
-class Threads:
+class Threads(Crew):
     """The threads of one core.
 
     Args:
@@ -46,6 +46,7 @@ class Threads:
     """
 
     clock: Clock = time
+    roster: Roster
 
     def __init__(
         self,
@@ -131,7 +132,8 @@ class Threads:
                     if helper is not None and helper.is_starting and not roster.is_starved:
                         # Another thread starts it. Were all to wait for that, each with one call, it would
                         # have left by the time that they go on.
-                        self._on_credit.extend([call] * (helper in roster.newborns))
+                        if helper in roster.newborns:
+                            self._on_credit.append(call)
                         break
                 if roster.newborns:
                     error = self.start_newborns(core) or error
@@ -201,7 +203,7 @@ class Threads:
         """See to the calls that relied on a newborn, if it was withdrawn: try again, once; then they fail."""
         roster = self.roster
         with core.lock:
-            if roster.has_resting:  # since a moment ago: no other was born for their sake
+            if roster.has_resting:  # a worker came to rest while the newborn was being started
                 self.summon(core, time.monotonic())
             self._on_credit = [call for call in self._on_credit if not call.done()]
             if self._on_credit and not is_repeated:
@@ -255,15 +257,11 @@ class Threads:
                 on_credit[0]._wait(None if deadline == math.inf else patience)
 
     def retire(self, core: Core, deadline: float) -> bool:
-        """The same, where no thread is to stay for longer than there is something to do."""
-        idle_timeout = self.idle_timeout
-        try:
-            with core.lock:
-                self.idle_timeout = 0.0
-                self.wake_all()
-            return self.join(core, deadline)
-        finally:
-            self.idle_timeout = idle_timeout
+        """The same; from now on no thread stays for longer than there is something to do."""
+        with core.lock:
+            self.idle_timeout = 0.0
+            self.wake_all()
+        return self.join(core, deadline)
 
     def make_latch(self, core: Core, call: Call) -> Any:
         """Return a lock that is closed."""
@@ -297,16 +295,14 @@ class Threads:
     def see_to_put_off(self, core: Core) -> None:
         """See that `Core.catch_up` is called when this thread has no lock any more.
 
-        A worker does so itself before it rests or makes an attempt. For others a thread does, which waits for
-        the lock. If none can be had, it is up to the next worker that looks for calls.
+        A worker in the middle of taking a call, or of making one done, does so itself right afterwards. For
+        others a thread does, which waits for the lock. If none can be had, the next worker that looks for
+        calls does.
         """
-        if current.holder not in self.roster.members:
+        if self.amid() is None:
             catcher = threading.Thread(target=core.catch_up, name=f"{self._name}-catch-up", daemon=False)
             with suppress(Exception):
                 start_thread(catcher.start)  # not here: that takes locks which this thread may hold, too
-
-    def prepare(self, core: Core, call: Call) -> None:
-        """A call is about to be observed: there is nothing to do."""
 
     def attach(self, core: Core, places: Places) -> None:
         """Calls may go to this upstream from now on.
@@ -315,10 +311,6 @@ class Threads:
             ValueError: If it is in use in virtual time.
         """
         places.attach(core.monitor)
-
-    def terms_for(self, terms: Terms) -> Terms:
-        """Return the terms for calls that are submitted on these: the same."""
-        return terms
 
     # -- all of them at a standstill -------------------------------------------------------------
 
@@ -330,7 +322,7 @@ class Threads:
         """
         taken: list[threading.RLock] = []
         try:
-            return look(self._stop(taken))
+            return look(self._stop(taken, _STANDSTILL_TIMEOUT))
         finally:
             try:
                 _let_go_on(taken)
@@ -338,20 +330,20 @@ class Threads:
                 _let_go_on(taken)
                 raise
 
-    def _stop(self, taken: list[threading.RLock]) -> bool:
+    def _stop(self, taken: list[threading.RLock], timeout: float) -> bool:
         """Take the locks of all workers, but for those that this thread has; return whether it has all then.
 
         They are in *taken* before, since a signal handler may raise right after any of them is taken.
         """
         taken += [worker.lock for worker in list(self.roster.members) if not is_held(worker.lock)]
         for lock in taken:
-            lock.acquire(timeout=_STANDSTILL_TIMEOUT)
+            lock.acquire(timeout=timeout)
         return all(is_held(worker.lock) for worker in list(self.roster.members))
 
-    def stop_for_fork(self) -> None:
-        """Before a fork: no worker takes a call or makes one done."""
+    def stop_for_fork(self, timeout: float) -> bool:
+        """Before a fork: no worker takes a call or makes one done; return whether that is so in time."""
         self._stopped = []
-        self._stop(self._stopped)
+        return self._stop(self._stopped, timeout)
 
     def go_on_after_fork(self) -> None:
         """After, in the parent and in the child; may be done again."""

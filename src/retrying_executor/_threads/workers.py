@@ -77,12 +77,8 @@ class Shift:
                     has_arrived = True
                     if core.turns.invitations or core.turns.unused:
                         core.turns.decline_unused(core)
-                if core.put_off:
-                    core.catch_up()
-                if crew.roster.newborns:
-                    crew.start_newborns(core)
-                if unseen.overdue:
-                    unseen.report_overdue()
+                if core.put_off or crew.roster.newborns or unseen.overdue:
+                    self._see_to_others()
                 if call is None:
                     return
                 worker.ending = core.settling.attempt(worker, call)
@@ -92,6 +88,15 @@ class Shift:
                 with suppress(BaseException):
                     log.worker_interrupted(error)
             call = None
+
+    def _see_to_others(self) -> None:
+        """Do what has come up meanwhile; what that raises is no outcome of the call in the hand."""
+        try:
+            self._core.catch_up()
+            self._crew.start_newborns(self._core)
+            unseen.report_overdue()
+        except BaseException as error:  # of a done callback, or asynchronous
+            log.worker_interrupted(error)
 
     # -- the initializer -------------------------------------------------------------------------
 
@@ -105,29 +110,27 @@ class Shift:
         if crew.initializer is None:
             return True
         with core.lock:
-            if worker not in self._crew.roster.members:  # its start was interrupted
+            if worker not in crew.roster.members:  # its start was interrupted
                 return False
             # It arrives now, although it takes no call yet: others must be called for the calls that come
             # meanwhile. How many are in their initializer tells `summon` how many of these have a worker.
-            self._crew.roster.arrive(worker)
+            crew.roster.arrive(worker)
             crew.initializing += 1
-            if self._crew.roster.can_summon:
+            if crew.roster.can_summon:
                 crew.summon(core, time.monotonic())
         crew.start_newborns(core)
         core.turns.decline_unused(core, are_all=True)  # the initializer may take long
-        core.catch_up()
         works, pause = self._run_initializer(), _FIRST_PAUSE
         with core.lock:
-            crew.initializing -= (
-                worker in self._crew.roster.members
-            )  # else it has forked, and this is the child
+            if worker in crew.roster.members:  # else it has forked, and this is the child
+                crew.initializing -= 1
         while not works:
             if not self._await_recovery(pause):
                 return core.turns.is_halted  # for that, `_next` sees to
             works = self._run_initializer()
             pause = min(2 * pause, _LONGEST_PAUSE)
         with core.lock:
-            self._crew.roster.recover(worker)
+            crew.roster.recover(worker)
         return True
 
     def _run_initializer(self) -> bool:
@@ -170,7 +173,6 @@ class Shift:
                     roster.ail(worker)
                 if now >= due_at:
                     return True
-            core.catch_up()
             worker.gate.acquire(True, due_at - now)
         return False
 
@@ -183,10 +185,12 @@ class Shift:
             A call whose attempt is to run; ``None`` if the worker is to leave.
         """
         core, worker = self._core, self._worker
-        timed_out = False
+        timed_out = is_crowded = False
         if worker.permit is not None:
             end_permit(worker)
         while True:
+            if is_crowded:
+                time.sleep(0)  # or this thread would have the lock again before others that wait for it
             if worker.ending is not None:  # pragma: no cover  # a race: tests/schedules
                 core.settling.finish(worker)
             worker.call = None
@@ -194,22 +198,21 @@ class Shift:
                 core.ending.clear(core)
             if core.put_off:
                 core.catch_up()
-            roster, turns, schedule = (
-                self._crew.roster,
-                core.turns,
-                core.ledger.schedule,
-            )  # others after a fork
+            roster, turns = self._crew.roster, core.turns  # others after a fork
+            schedule = core.ledger.schedule
             with core.lock:
                 if worker not in roster.members:  # of a forked child; or its start was interrupted
                     return None
-                if turns.is_halted and len(schedule):  # since a moment ago: shutdown() waits for workers only
+                if turns.is_halted and len(schedule):  # it was halted after the look above: clear once more
                     continue
-                if core.entrance.max_pending is not None:
-                    core.entrance.made_done()  # it may have made a call done
+                core.entrance.made_done()  # this worker may have made a call done
                 roster.arrive(worker)
                 now = time.monotonic()
                 if (core.fresh or now >= turns.only_fresh_until) and self._take(now):
                     return worker.call
+                is_crowded = schedule.count_fresh() > 0 and not turns.is_halted
+                if is_crowded:  # there are more than `Schedule.take` puts in lanes in one go
+                    continue
                 # Submitters queue a call without this lock, then look whether somebody rests. So it is the
                 # other way round here: publish that this worker rests, then look once more. Whatever the
                 # order in which the two meet, the submitter wakes the worker, or the worker finds the call.
@@ -237,8 +240,6 @@ class Shift:
                     continue
             if turns.invitations or turns.unused:
                 turns.decline_unused(core)
-            if core.put_off:  # by a destructor that has interrupted this thread since the look above
-                continue
             timed_out = not worker.gate.acquire(True, patience)
 
     def _take(self, now: float) -> bool:
@@ -248,7 +249,7 @@ class Shift:
         roster.due_at_changed(core.ledger.schedule)  # also: an upstream may open sooner than it was thought
         if call is None:
             return False
-        if worker.rests:  # since a moment ago
+        if worker.rests:  # it had published that
             roster.arrive(worker)
         if roster.can_summon:
             self._crew.summon(core, now)

@@ -74,6 +74,7 @@ class Places:
         self.name = name
         self.backlog = backlog
         self.clock: Clock = time
+        self._is_over: Callable[[], bool] = bool
         self._about = about
         self._new_gate = new_gate
         self._gate = new_gate(random=_random)
@@ -158,6 +159,8 @@ class Places:
         Raises:
             ValueError: If it is in use in virtual time: times on that clock mean nothing to threads.
         """
+        if self.clock is not time and self._is_over():
+            self.start_afresh()
         if self.clock is not time:
             raise ValueError(
                 f"upstream must not be used by an executor in virtual time: {self!r}; shut that down first"
@@ -301,10 +304,22 @@ class Places:
                     self._tell()
                 raise
 
-    def start_afresh(self, clock: Clock = time, random: Callable[[], float] | None = None) -> None:
-        """Forget what is known, and go by this clock and source of jitter from now on."""
+    def start_afresh(
+        self,
+        clock: Clock = time,
+        random: Callable[[], float] | None = None,
+        is_over: Callable[[], bool] = bool,
+    ) -> None:
+        """Forget what is known, and go by this clock and source of jitter from now on.
+
+        Args:
+            clock: Tells the time.
+            random: Where jitter is drawn from; ``None``: from that of the standard library.
+            is_over: Whether the time of that clock has come to its end.
+        """
         with self._lock:
             self.clock = clock
+            self._is_over = is_over
             self._gate = self._new_gate(random=random or _random)
             self._waiting.clear()
             self._invited.clear()
@@ -318,6 +333,10 @@ class Places:
         """Wait until the thread that holds the lock, if one does, has released it."""
         with self._lock:
             pass
+
+    def is_held(self) -> bool:
+        """Return whether this thread is in the middle of something here."""
+        return is_held(self._lock)
 
     def lock_for_fork(self, timeout: float) -> bool:
         """Before: no other thread is in the middle of anything here, unless that takes too long."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
+import weakref
 from random import Random
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from retrying_executor._calls.current import current
 from retrying_executor._calls.terms import Terms
 from retrying_executor._common import log
 from retrying_executor._common.errors import final
+from retrying_executor._core.core import Crew
 from retrying_executor._core.turns import end_permit
 from retrying_executor._policy.policy import RetryPolicy
 from retrying_executor._virtual.waiting import Latch, Waiters
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from retrying_executor._calls.call import Call
-    from retrying_executor._calls.schedule import Schedule
     from retrying_executor._core.core import Core
     from retrying_executor._upstream.places import Places
 
@@ -46,8 +47,11 @@ class Roster:
     """So the crew is told of each call."""
 
 
-class VirtualCrew:
+class VirtualCrew(Crew):
     """Makes the attempts of one core in virtual time.
+
+    There is nobody to start, wake or stop: a thread that waits looks at everything with every step, and hands
+    take calls under the core's lock.
 
     Args:
         seed: What the jitter and the keys of calls are drawn from.
@@ -69,7 +73,8 @@ class VirtualCrew:
         self._now = 0.0
         self._hands: list[Hand] = []  # in which the calls are that run, the outermost first
         self._thread = 0  # which had the turn last: as long as there are hands, they are its own
-        self._served: dict[Places, Core] = {}  # what goes by this clock
+        # What goes by this clock.
+        self._served: weakref.WeakKeyDictionary[Places, Core] = weakref.WeakKeyDictionary()
         self.tell: Callable[[], object] = bool  # a listener, if there is one, what has not been told yet
 
     # -- the clock -------------------------------------------------------------------------------
@@ -95,7 +100,9 @@ class VirtualCrew:
         """Let time pass, with all that happens meanwhile."""
         with self._turn:
             if self._hands:
-                raise final(RuntimeError("advance() is for who waits for the calls: in a call, use sleep()"))
+                raise final(
+                    RuntimeError("advance() is for the code that waits for the calls: in a call, use sleep()")
+                )
             self._run(core, duration)
 
     def wait(
@@ -175,7 +182,7 @@ class VirtualCrew:
             if core.turns.invitations or core.turns.unused:
                 core.turns.decline_unused(core)
             if call is None:
-                return False
+                return core.ledger.schedule.count_fresh() > 0  # more than are put in lanes in one go
             self._attempt(core, hand, call)
         except BaseException as error:  # of a signal handler: the call must not stay in the hand
             if call is None or not call.done() or not isinstance(error, SystemExit):
@@ -231,9 +238,6 @@ class VirtualCrew:
 
     # -- what the core asks ----------------------------------------------------------------------
 
-    def restart(self, lock: threading.RLock) -> None:
-        """Nobody is there at the beginning, and none in a forked child either."""
-
     def hands(self) -> list[Hand]:
         """Return those in which calls are."""
         return self._hands.copy()
@@ -246,19 +250,6 @@ class VirtualCrew:
     def come(self, core: Core) -> bool:
         """The next thread that waits comes."""
         return True
-
-    def due_at_changed(self, schedule: Schedule) -> None:
-        """A thread that waits looks at it with every step."""
-
-    def wake_all(self) -> None:
-        """Nobody sleeps."""
-
-    def at_standstill(self, look: Callable[[bool], T]) -> T:
-        """Return what *look* returns: hands take calls under the core's lock, which the caller holds."""
-        return look(True)
-
-    def amid(self) -> None:
-        """Hands have the core's lock: what interrupts one there does not wait for it."""
 
     def includes_current_thread(self) -> bool:
         """Return whether this thread makes an attempt: there, to wait for others might be to wait for itself.
@@ -283,14 +274,6 @@ class VirtualCrew:
             self._let_upstreams_go(core)
             return is_over
 
-    retire = join
-
-    def stop_for_fork(self) -> None:
-        """There are no other threads."""
-
-    def go_on_after_fork(self) -> None:
-        """There is nothing to go on with."""
-
     # -- what calls are made on ------------------------------------------------------------------
 
     def give_key(self, call: Call) -> None:
@@ -300,13 +283,11 @@ class VirtualCrew:
     def terms_for(self, terms: Terms) -> Terms:
         """Return terms whose jitter is drawn from the seed, if it has no source of its own."""
         policy = terms.policy
-        if isinstance(policy, RetryPolicy) and policy.random is None:
-            policy = copy.copy(policy)
-            policy.__dict__["random"] = self._random
+        if not isinstance(policy, RetryPolicy) or policy.random is not None:
+            return terms
+        policy = copy.copy(policy)
+        policy.__dict__["random"] = self._random
         return Terms(policy, terms.upstream, label=terms.label, key=terms.key)
-
-    def see_to_put_off(self, core: Core) -> None:
-        """The thread that waits sees to it before its next step."""
 
     def attach(self, core: Core, places: Places) -> None:
         """Calls may go to this upstream from now on: it goes by this clock, until all has ended.
@@ -328,15 +309,19 @@ class VirtualCrew:
                 f"upstream must not be used by another executor in virtual time: {places!r}; "
                 "shut that down first"
             )
-        places.start_afresh(self, self._random)
+        places.start_afresh(self, self._random, lambda: self._is_over(core))
         self._served[places] = core
         if core.monitor is not None:
             places.notify(core.monitor)
 
+    def _is_over(self, core: Core) -> bool:
+        """Return whether no call is left, and none comes any more."""
+        return core.is_ending() and not self._hands and not len(core.ledger.schedule)
+
     def _let_upstreams_go(self, core: Core) -> None:
         """At the end, when the last call is done: from now on they go by the clock of all others."""
-        if core.is_ending() and not self._hands and not len(core.ledger.schedule):
-            for places in self._served:
+        if self._is_over(core):
+            for places in list(self._served):
                 if places.clock is self:
                     places.start_afresh()
 
