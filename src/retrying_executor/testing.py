@@ -50,8 +50,9 @@ class VirtualTimeExecutor(RetryingExecutor):
     Jitter is drawn from the *seed*, unless a policy has a source of its own. So with the same seed, the same
     program does the same at the same times. The keys of calls are drawn from it, too.
 
-    An upstream that is given to it, or to a view of it, goes by this clock until the executor is shut down,
-    and starts afresh then. Meanwhile, do not give it to any other executor.
+    An upstream that is given to it, or to a view of it, goes by this clock until the executor is shut down or
+    goes away, and starts afresh then. Meanwhile, do not give it to any other executor: two executors that
+    share an upstream cannot be tested in virtual time, unless both are views of one.
 
     Args:
         max_workers: Its value is checked but has no effect.
