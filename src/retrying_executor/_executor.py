@@ -64,9 +64,9 @@ class Submitter(Executor):
             RuntimeError: After ``shutdown()``, at the end of the interpreter, or if no thread can
                 be started and there is none. The call never runs.
             BrokenThreadPool: If the initializer failed.
-            PendingLimitError: If ``max_pending`` calls are accepted and not done, or as many of the
-                upstream as that allows; with ``when_full="wait"``, only where waiting for room could be
-                for ever.
+            PendingLimitError: If ``max_pending`` of the executor, or of the call's upstream, is reached; with
+                ``when_full="wait"``, only in the executor's own threads, and in a destructor or signal
+                handler that interrupts the executor, where waiting might never end.
         """
         terms = self._terms
         if terms.latest() is not fn or fn is None:  # None: that one is gone
@@ -156,10 +156,10 @@ class Submitter(Executor):
             iterables: Collected at once; with *buffersize*, as the results are taken.
             timeout: How long after this call the last result may be taken, in seconds.
             chunksize: Ignored, as by the standard executor; for process pools.
-            buffersize: How many calls may be submitted whose results are not taken yet, besides the
-                one whose result is waited for; 1 or more, or ``None`` for all. So ``max_pending`` must
-                be greater. If there is one, the results end when the executor is dropped, as with the
-                standard executor of Python 3.14.
+            buffersize: How many calls may be ahead of the result you are waiting for; 1 or more, or ``None``
+                for all. That call comes on top, so ``max_pending`` must be at least ``buffersize + 1``. With
+                a *buffersize*, the results end when the executor is dropped, as with the standard executor
+                of Python 3.14.
 
         Raises:
             TypeError: If *buffersize* is not an integer, or *timeout* neither a number nor a ``timedelta``.
@@ -199,11 +199,11 @@ class Submitter(Executor):
             upstream: The service that its calls go to, or ``None``; if left out, the one here.
             label: What tells its calls apart from others of the same function, in logs, events and
                 `current_call`: text in one line, or ``None``; if left out, the one here.
-            key: The key of its calls, instead of a UUID for each: what services take as an idempotency key.
-                All calls that the view submits have it, so it is for one call, or for several that are
-                the same to the service. Text in one line, or ``None``; if left out, the one here.
-            options: Options of `RetryPolicy` that differ from that policy; from the defaults, if
-                calls are never retried here.
+            key: The key of its calls, instead of a UUID for each. Services take it as an idempotency key. All
+                calls that the view submits have it, so use such a view for one call, or for several that
+                are the same to the service. Text in one line, or ``None``; if left out, the one here.
+            options: Options of `RetryPolicy` to change in the policy in force here, or in the default policy
+                if ``retry`` is ``None`` here.
 
         Raises:
             TypeError: If there are *options*, but the policy is a callable of your own, or *retry*
@@ -245,8 +245,9 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
     """A `ThreadPoolExecutor` whose calls are retried until they get through.
 
     A drop-in replacement: ``submit()`` returns a future that is done after the call's last
-    attempt. Between attempts a call holds no thread. Threads are started when there is work
-    and leave when there is none.
+    attempt. An attempt fails if it raises; whatever it returns counts as success, unless the policy has a
+    ``retry_result`` that rejects it. Between attempts a call holds no thread. Threads are started when
+    there is work and leave when there is none.
 
     Args:
         max_workers: How many threads there may be; the default is that of the standard executor.
@@ -261,17 +262,18 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
         upstream: The service that the calls go to: an `Upstream`, or ``None``.
         idle_timeout: How long a thread with nothing to do stays, in seconds; 0 or more; ``None``: for ever.
         exit_timeout: How long the end of the interpreter waits for the calls, in seconds; 0 or
-            more, or ``None`` for as long as it takes. Past it, calls that are not running are
-            cancelled, and those that are running are cut off. A ``with`` block that is left by an exception
-            waits no longer either, and the end of the interpreter has only the rest of that time. Left by
-            Ctrl-C, the block cancels at once what is not running.
+            more, or ``None`` for as long as it takes. Past it, calls that are not running are cancelled, and
+            attempts that are running are cut off. A ``with`` block that is left by an exception also waits
+            for at most this time, and the end of the interpreter for the rest of it. If the block is left
+            by Ctrl-C, it cancels at once the calls that are not running.
         max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no limit.
-        when_full: What ``submit()`` does when there are as many, or as many of the call's upstream as the
-            ``max_pending`` of that allows: ``"raise"`` a `PendingLimitError`, or ``"wait"`` until there is
-            room. The executor's own threads never wait: they might wait for themselves.
-        on_event: Called with each `Event`: what happens to calls, and to the upstreams that they go to. In
-            a thread of its own and in order, so that it holds up no call; see `Event`. If it falls behind by
-            10,000 events, further ones are dropped, which is logged.
+        when_full: What ``submit()`` does when ``max_pending`` of the executor, or of the call's upstream, is
+            reached: ``"raise"`` a `PendingLimitError`, or ``"wait"`` until there is room. The executor's own
+            threads never wait: they might wait for themselves.
+        on_event: Called with each `Event`: what happens to calls, and to the upstreams that they go to. It is
+            called in a thread of its own and in order, so that it delays no call; see `Event`. If it falls
+            behind by 10,000 events, further ones are dropped, which is logged. An end that has run out of
+            time does not wait for it.
         warn_after: After how many seconds of running an attempt is logged as a warning, with the stack of
             its thread; more than 0, or ``None`` for never.
         inherit_context: Whether attempts see the `contextvars` of the submitter. ``False``: each runs in
@@ -362,7 +364,10 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Shut down; after an exception within *exit_timeout*, after Ctrl-C without the calls that wait."""
+        """Shut down.
+
+        After an exception, wait for at most *exit_timeout*. After Ctrl-C, cancel waiting calls first.
+        """
         pool = self._pool
         limit: dict[str, Any] = {}
         if kind is not None and pool.exit_timeout.duration is not None:

@@ -44,31 +44,31 @@ class VirtualTimeExecutor(RetryingExecutor):
     The clock starts at 0 and is read by `monotonic`. The ``due_at`` of a future, the ``held_until`` of an
     upstream and the ``next_due_at`` of the statistics are on it. Attempts run one after the other and take
     no time, unless they call `sleep`. A call may wait for another, which then runs in the middle of it.
-    What an attempt raises has a traceback that leads to the code that waits, and to the futures there. It
-    goes when the garbage collector runs.
+    An exception of an attempt has a traceback that refers to the code that waits, and to the futures there.
+    So these go away when the garbage collector runs.
 
     Jitter is drawn from the *seed*, unless a policy has a source of its own. So with the same seed, the same
     program does the same at the same times. The keys of calls are drawn from it, too.
 
-    An upstream that is given to it, or to a view of it, goes by this clock until the executor is shut down,
-    and starts afresh then. Meanwhile, do not give it to any other executor.
+    An upstream that is given to it, or to a view of it, goes by this clock until the executor is shut down or
+    goes away, and starts afresh then. Meanwhile, do not give it to any other executor: two executors that
+    share an upstream cannot be tested in virtual time, unless both are views of one.
 
     Args:
-        max_workers: Checked, and otherwise ignored; so are *thread_name_prefix*, *idle_timeout* and
-            *warn_after*.
-        thread_name_prefix: See *max_workers*.
+        max_workers: Its value is checked but has no effect.
+        thread_name_prefix: As for the real one, in logs and events.
         initializer: Called once, before the first attempt. If it raises, the executor is broken.
         initargs: The arguments of *initializer*.
         seed: What the jitter is drawn from: an integer.
         retry: As for the real one.
         upstream: As for the real one.
-        idle_timeout: See *max_workers*.
+        idle_timeout: Its value is checked but has no effect.
         exit_timeout: As for the real one, in a ``with`` block that is left by an exception.
         max_pending: As for the real one.
         when_full: As for the real one. With ``"wait"``, ``submit()`` runs attempts until there is room.
         on_event: As for the real one, but called at once, in the same thread. The times of the events are
             those of `monotonic`.
-        warn_after: See *max_workers*.
+        warn_after: Its value is checked but has no effect.
         inherit_context: As for the real one.
 
     Raises:
@@ -137,7 +137,7 @@ class VirtualTimeExecutor(RetryingExecutor):
     def monotonic(self) -> float:
         """Return what time it is: virtual seconds since the executor was made.
 
-        For code under test that takes a clock, in place of `time.monotonic`.
+        Give this to code under test that takes a clock in place of `time.monotonic`.
         """
         return self._virtual.monotonic()
 
@@ -155,7 +155,7 @@ class VirtualTimeExecutor(RetryingExecutor):
         self._virtual.advance(self._pool, seconds("duration", duration))
 
     def sleep(self, duration: Duration) -> None:
-        """Let time pass: for code under test that takes a function to sleep, in place of `time.sleep`.
+        """Let time pass. Give this to code under test that takes a function in place of `time.sleep`.
 
         In a call, that is how long the attempt takes; nothing else runs meanwhile. Elsewhere, it is the same
         as `advance`.

@@ -205,9 +205,10 @@ class RetryingFuture(Future["T"]):
 
     @property
     def key(self) -> str:
-        """What `current_call`, events and logs tell of too: a UUID that no other call has.
+        """The key of this call, as in `current_call`, events and logs.
 
-        Or the *key* given to ``with_options()``, which all calls of that view have.
+        A UUID that no other call has; or the *key* given to ``with_options()``, which all calls of that view
+        have.
         """
         try:
             key: str = self.__dict__["_key"]
@@ -323,8 +324,8 @@ class RetryingFuture(Future["T"]):
     def cancel(self) -> bool:
         """Cancel the call unless an attempt is running or it is done; return whether it is cancelled.
 
-        In backoff that succeeds: no further attempt is made. While an attempt runs it does not,
-        but that attempt is then the last one, whatever its outcome.
+        In backoff that succeeds: no further attempt is made. While an attempt runs, ``cancel()`` does not
+        succeed, but that attempt is then the last one, whatever its outcome.
         """
         return self._pool.cancel(self)
 

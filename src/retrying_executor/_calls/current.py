@@ -36,13 +36,13 @@ def amid() -> Hand | None:
 
 @public
 class CurrentCall(Value):
-    """The call that this thread runs an attempt of.
+    """The call whose attempt runs in this thread.
 
     Attributes:
         name: What logs call it: the module and the qualified name of its function.
         attempt: Which attempt this is; the first is 1.
-        key: A UUID that stays the same over all attempts of the call, and that no other call has: what
-            services take as an ``Idempotency-Key``. Or the *key* given to ``with_options()``.
+        key: A UUID that is the same for all attempts of the call, and that no other call has; or the *key*
+            given to ``with_options()``. Services take it as an ``Idempotency-Key``.
         time_left: For how many seconds from now on further attempts may start, by the policy's
             ``max_elapsed`` and ``max_age``; 0 or more, or ``None`` without such a limit.
         label: The *label* given to ``with_options()``, or ``None``.
@@ -59,8 +59,7 @@ class CurrentCall(Value):
 def current_call() -> CurrentCall | None:
     """Return what is known of the call that runs in this thread; ``None`` if none does.
 
-    To be asked by the function that was submitted, or by whatever it calls, in the same thread; and by the
-    policy, which decides in that thread what follows.
+    Call it in the submitted function, in code that it calls in the same thread, or in the policy.
     """
     holder = current.holder
     call = None if holder is None else holder.call

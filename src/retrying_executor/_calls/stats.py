@@ -15,18 +15,19 @@ class Stats(Value):
     Attributes:
         threads: Threads that are at work, resting or being started.
         running: Calls whose attempt is running.
-        ready: Calls that could start now, were a worker free.
-        in_backoff: Calls that wait for the delay before their next attempt to be over.
+        ready: Calls that could start now, if a worker were free.
+        in_backoff: Calls that wait until the delay before their next attempt is over.
         submitted: Calls accepted so far.
-        succeeded: Calls that returned a result, a last one that was rejected included.
-        failed: Calls that are done with an exception.
+        succeeded: Calls that returned a result; this includes calls whose last result ``retry_result``
+            rejected.
+        failed: Calls that are done with an exception; this includes calls that gave up without any attempt.
         cancelled: Calls that were cancelled.
-        retried: Attempts that failed and after which the call went into backoff.
+        retried: Attempts after which the call went into backoff: they failed, or were answered "not now".
         next_due_at: When the first retry is due, or an upstream opens if that is sooner, in seconds on
             the clock of `time.monotonic`; ``None`` if no call waits for a time.
-        held: Calls that could start now, but for the limits or the hold of their upstream.
+        held: Calls that are ready but wait because of the limits or the hold of their upstream.
         opens_at: When the first of these upstreams lets a call through again, on the same clock; ``None`` if
-            no call is held, or if it is not known.
+            no call is held, or if that is not known.
     """
 
     threads: int
