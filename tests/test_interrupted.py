@@ -264,8 +264,8 @@ def test_tidying_up_that_is_interrupted_loses_no_call(monkeypatch: pytest.Monkey
     queue.fresh.extend(calls)
     for call in calls[::2]:
         queue.place_of(call, retried=False)[0].add(call)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(schedule, "deque", interrupted)
+    monkeypatch.setattr(schedule, "deque", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         queue.tidy()
     assert (calls[1::2], 3) == (list(queue.fresh), queue.count_fresh())
 

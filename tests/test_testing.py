@@ -706,14 +706,6 @@ def make_a_view_after_shutdown(executor: VirtualTimeExecutor) -> None:
     executor.with_options(upstream=upstream)
 
 
-
-    shut_down_without_waiting,
-    shut_down_and_look_at_nothing,
-    shut_down_in_a_call,
-    make_a_view_after_shutdown,
-]
-
-
 @pytest.mark.parametrize(
     "end",
     [
