@@ -37,7 +37,7 @@ def see_to_reports() -> None:
 
 def resting(executor: RetryingExecutor) -> int:
     """Return how many workers rest, at a gate of their own."""
-    roster = executor._pool.crew.roster
+    roster = executor._core.crew.roster
     return len(roster._resting) + (roster._leading is not None)
 
 

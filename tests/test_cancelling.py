@@ -263,7 +263,7 @@ def test_cancelled_calls_are_tidied_up_another_time(
     """If a worker cannot be stopped for that, they are dropped when the next call is cancelled (E1)."""
     monkeypatch.setattr(threads, "_STANDSTILL_TIMEOUT", 0.001)
     futures = [ready(lone, release), lone.submit(int)]
-    pool = lone._pool
+    pool = lone._core
     (worker,) = pool.crew.roster.members
     held, done = Event(), Event()
 
@@ -287,7 +287,7 @@ def test_cancelled_calls_do_not_stay_queued(lone: RetryingExecutor, release: Eve
     """Their futures are let go of while the only worker is busy, with the GIL and without (E1, G2)."""
     futures = [ready(lone, release), *(lone.submit(int) for _ in range(99))]
     assert all(future.cancel() for future in futures)
-    assert [] == list(lone._pool.fresh)
+    assert [] == list(lone._core.fresh)
 
 
 def test_many_threads_cancel_one_call(lone: RetryingExecutor, release: Event) -> None:

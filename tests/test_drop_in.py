@@ -1009,7 +1009,7 @@ def test_what_has_not_begun_can_be_taken_out_of_the_queue() -> None:
     busy = executor.submit(call)
     assert started.wait(TIMEOUT)
     futures = [executor.submit(print, number, end="") for number in range(100)]
-    assert not executor._pool.take_out(busy)  # it has begun
+    assert not executor._core.take_out(busy)  # it has begun
     assert futures[50].cancel()
     assert (99, False) == (work_queue.qsize(), work_queue.empty())
     item = work_queue.get_nowait()

@@ -271,7 +271,7 @@ def test_a_timeout_needs_a_wait() -> None:
 def test_a_call_that_is_queued_while_the_executor_closes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever queues a call and sees only then that the executor refuses them takes it back (F4, G1)."""
     executor = RetryingExecutor(1)
-    pool = executor._pool
+    pool = executor._core
     see_to = pool.crew.see_to
     monkeypatch.setattr(pool.crew, "see_to", lambda core, call: pool.close("too late") or see_to(core, call))
     with pytest.raises(RuntimeError, match="too late"):

@@ -274,7 +274,7 @@ def test_executors_may_be_made_while_the_exit_looks_at_those_there_are() -> None
                 say("guarded", is_held(forks.guard))
             return super().__iter__()
 
-    exits._pools, exits._monitors = Registry(), Registry()
+    exits._cores, exits._monitors = Registry(), Registry()
     executor = RetryingExecutor(1, on_event=lambda event: None)
     """
     code, output, errors = run(script)

@@ -164,7 +164,7 @@ def test_two_threads_that_fork_undo_what_is_theirs(
     forks._unlock_all()
     other.join(TIMEOUT)
     assert 0 == executor.submit(int).result(TIMEOUT)
-    last = threading.Thread(target=exits.pools)  # which needs the lock that is given back last
+    last = threading.Thread(target=exits.cores)  # which needs the lock that is given back last
     last.start()
     last.join(TIMEOUT)
     assert not last.is_alive()
@@ -179,7 +179,7 @@ def test_the_thread_that_forked_ends_in_the_child(where: str) -> None:
     release, calls = threading.Event(), []
 
     def fork(*_: object) -> None:
-        executor._pool.restart_in_child()
+        executor._core.restart_in_child()
         calls.append(executor.submit(release.wait, TIMEOUT))
         calls.append(executor.submit(threading.current_thread))
 
@@ -206,7 +206,7 @@ def test_who_waited_when_a_signal_handler_forked_waits_no_more_in_the_child() ->
         waiter = threading.Thread(target=lambda: outcomes.append(running.exception(TIMEOUT)))
         waiter.start()
         assert eventually(lambda: running._awaited)
-        executor._pool.restart_in_child()
+        executor._core.restart_in_child()
         waiter.join(TIMEOUT)
         release.set()
         assert isinstance(outcomes[0], ForkedFutureError)
@@ -330,8 +330,8 @@ def test_a_fork_waits_until_no_worker_is_in_the_middle_of_anything(executor: Ret
 
     future = executor.submit(hold_up)
     assert inside.wait(TIMEOUT)
-    assert not executor._pool.lock_for_fork(0.001)
-    assert not is_held(executor._pool.lock)
+    assert not executor._core.lock_for_fork(0.001)
+    assert not is_held(executor._core.lock)
     release.set()
     assert future.result(TIMEOUT) is None
 
@@ -339,7 +339,7 @@ def test_a_fork_waits_until_no_worker_is_in_the_middle_of_anything(executor: Ret
 def test_what_was_put_off_in_the_parent_is_not_done_in_the_child(executor: RetryingExecutor) -> None:
     """It is about calls of the parent (F6)."""
     done: list[int] = []
-    executor._pool.put_off.append(lambda: done.append(os.getpid()))
+    executor._core.put_off.append(lambda: done.append(os.getpid()))
     in_child(lambda: check_executor_works(executor))
     assert eventually(lambda: executor.submit(int).result(TIMEOUT) == 0 and done)
     assert [os.getpid()] == done
@@ -354,10 +354,10 @@ def test_a_fork_does_not_hold_up_a_destructor_that_holds_up_the_fork(
     inside, is_asked = threading.Event(), threading.Event()
     service = Upstream("service")
     with RetryingExecutor(1, upstream=service) as executor:
-        late: Any = service._places if is_upstream else executor._pool
+        late: Any = service._places if is_upstream else executor._core
 
         def hold_up() -> None:
-            with service._places._lock if is_upstream else executor._pool.lock:
+            with service._places._lock if is_upstream else executor._core.lock:
                 inside.set()
                 assert is_asked.wait(TIMEOUT)
                 with RetryingExecutor(1) as other:

@@ -186,7 +186,7 @@ def test_repr_takes_no_lock(lone: RetryingExecutor, look: Look) -> None:
     """It may be called anywhere, while others hold whatever lock there is (A3)."""
     future = look(backing_off(lone))
     seen: list[str] = []
-    with lone._pool.lock:
+    with lone._core.lock:
         thread = Thread(target=lambda: seen.append(repr(future)))
         thread.start()
         thread.join(TIMEOUT)
@@ -548,7 +548,7 @@ def test_an_outcome_set_as_a_worker_takes_the_call_stands(executor: RetryingExec
     """The worker has the call in hand, and makes no attempt of it (A3, G1)."""
     future = executor.submit(int)
     assert 0 == future.result(TIMEOUT)
-    assert executor._pool.settling.attempt(Hand(threading.RLock()), future) is None
+    assert executor._core.settling.attempt(Hand(threading.RLock()), future) is None
     assert 1 == future.attempts
 
 

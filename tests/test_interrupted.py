@@ -94,7 +94,7 @@ def test_an_interruption_leaves_to_a_worker_what_the_worker_does(
     assert [] == threads
     go.set()
     executor.shutdown()
-    assert [f"{executor._pool.name}_0"] == threads
+    assert [f"{executor._core.name}_0"] == threads
 
 
 def test_all_are_told_of_a_call_whose_cancellation_is_interrupted(
@@ -181,7 +181,7 @@ def test_an_interruption_leaves_no_worker_locked(
     interrupt_once(monkeypatch, owner, name, after=after)
     with pytest.raises(KeyboardInterrupt):
         executor.stats()
-    (worker,) = executor._pool.crew.roster.members
+    (worker,) = executor._core.crew.roster.members
     assert not is_held(worker.lock)
     assert 0 == executor.submit(int).result(TIMEOUT)
 
@@ -203,7 +203,7 @@ def test_an_interruption_right_after_a_worker_was_locked_leaves_it_unlocked(
             return is_held(lock)
 
     assert 0 == executor.submit(int).result(TIMEOUT)
-    (worker,) = executor._pool.crew.roster.members
+    (worker,) = executor._core.crew.roster.members
     lock, worker.lock = worker.lock, Lock()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         executor.stats()
@@ -216,7 +216,7 @@ def test_an_interrupted_wait_for_room_leaves_the_line(monkeypatch: pytest.Monkey
     go = threading.Event()
     with RetryingExecutor(1, max_pending=1, when_full="wait") as executor:
         first = executor.submit(go.wait, TIMEOUT)
-        pool = executor._pool
+        pool = executor._core
 
         class Latch:
             def acquire(self) -> NoReturn:
@@ -237,7 +237,7 @@ def test_an_interrupted_end_keeps_no_place(name: str, monkeypatch: pytest.Monkey
     """Places are given back even if shutdown() is interrupted while it does so (F9, U4)."""
     service, other = Upstream("service"), Upstream("other")._places
     executor = RetryingExecutor(1, upstream=service)
-    pool = executor._pool
+    pool = executor._core
     permit = service._places.ask(pool)
     assert isinstance(permit, Permit)
     pool.turns.unused.append(
@@ -274,11 +274,11 @@ def test_a_listener_whose_start_was_interrupted_is_told_all_the_same(monkeypatch
     """The next event starts its thread again (F9, G3)."""
     told: list[str] = []
     with RetryingExecutor(1, on_event=lambda event: told.append(event.kind)) as executor:
-        monitor = executor._pool.monitor
+        monitor = executor._core.monitor
         assert monitor is not None
         monitor._untold.append(lambda: told.append("late"))
         with monkeypatch.context() as patch:
-            patch.setattr(monitor._pool, "submit", interrupted)
+            patch.setattr(monitor._core, "submit", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 monitor._start_telling()
         assert 0 == executor.submit(int).result(TIMEOUT)
@@ -301,7 +301,7 @@ def test_what_a_signal_handler_raises_gets_out_of_drain(
 
     executor.submit(go.wait, TIMEOUT)
     with monkeypatch.context() as patch:
-        patch.setattr(executor._pool, "make_latch", lambda _: Latch())
+        patch.setattr(executor._core, "make_latch", lambda _: Latch())
         with pytest.raises(TimeoutError, match="the alarm"):
             executor.drain(TIMEOUT)
     go.set()

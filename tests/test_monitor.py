@@ -328,7 +328,7 @@ def test_a_call_that_is_cancelled_before_it_was_announced_is_accepted_first(
 ) -> None:
     """When somebody shuts down while ``submit()`` is about to return."""
     executor = RetryingExecutor(1, on_event=listener)
-    submit, started = executor._pool.submit, threading.Event()
+    submit, started = executor._core.submit, threading.Event()
     may_end = threading.Event()
     executor.submit(lambda: started.set() or may_end.wait(TIMEOUT))
     assert started.wait(TIMEOUT)
@@ -337,7 +337,7 @@ def test_a_call_that_is_cancelled_before_it_was_announced_is_accepted_first(
         submit(call)
         executor.shutdown(wait=False, cancel_futures=True)
 
-    monkeypatch.setattr(executor._pool, "submit", submit_late)
+    monkeypatch.setattr(executor._core, "submit", submit_late)
     future = executor.submit(int)
     assert future.cancelled()
     may_end.set()
@@ -431,7 +431,7 @@ def test_a_listener_that_never_returns_is_waited_for_once(
     listener.may_go_on.clear()
     executor.submit(int)
     executor.shutdown()
-    looks_on = executor._pool.monitor
+    looks_on = executor._core.monitor
     assert looks_on is not None
     assert 0.0 >= looks_on._patience
     looks_on.finish(TIMEOUT)
@@ -443,9 +443,9 @@ def test_all_who_look_on_have_one_timeout(listener: Listener, monkeypatch: pytes
     """What is waited for the watchdog is not waited for the listener once more (F3)."""
     now, patience = [0.0], list[float]()
     monkeypatch.setattr(monitor, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
-    looks_on: Any = RetryingExecutor(1, on_event=listener, warn_after=60)._pool.monitor
+    looks_on: Any = RetryingExecutor(1, on_event=listener, warn_after=60)._core.monitor
     monkeypatch.setattr(looks_on._watchdog, "finish", lambda timeout: now.insert(0, timeout - 1.0))
-    monkeypatch.setattr(looks_on._pool, "retire", lambda timeout: patience.append(timeout) or True)
+    monkeypatch.setattr(looks_on._core, "retire", lambda timeout: patience.append(timeout) or True)
     looks_on.finish(3.0)
     assert [1.0] == patience
 
@@ -508,7 +508,7 @@ def test_a_listener_may_use_the_executor(listener: Listener) -> None:
 
     executor = RetryingExecutor(1, on_event=on_event)
     executor.submit(int)
-    assert eventually(lambda: not threads_named(executor._pool.name))
+    assert eventually(lambda: not threads_named(executor._core.name))
     assert [None, 0] == seen
 
 
@@ -723,7 +723,7 @@ def test_a_watchdog_wakes_for_an_attempt_after_a_pause(caplog: pytest.LogCapture
     may_end = threading.Event()
     with RetryingExecutor(1, warn_after=0.001) as executor:
         executor.submit(int).result(TIMEOUT)
-        watchdog = executor._pool.monitor._watchdog  # type: ignore[union-attr]
+        watchdog = executor._core.monitor._watchdog  # type: ignore[union-attr]
         assert eventually(lambda: watchdog._is_idle)
         executor.submit(may_end.wait)
         assert eventually(lambda: caplog.records)
@@ -751,7 +751,7 @@ def test_a_watchdog_sees_an_attempt_that_begins_after_one_that_hangs(
     with RetryingExecutor(2, warn_after=0.05) as executor:
         executor.submit(may_end.wait)
         assert eventually(lambda: caplog.records)
-        watchdog = executor._pool.monitor._watchdog  # type: ignore[union-attr]
+        watchdog = executor._core.monitor._watchdog  # type: ignore[union-attr]
         (hung,) = watchdog._running.values()
         hung.warns_at = math.inf
         watchdog._look.set()
@@ -765,7 +765,7 @@ def test_a_watchdog_holds_on_to_no_call() -> None:
     """Once it is done, nothing of it is kept (G2)."""
     with RetryingExecutor(1, warn_after=0.001) as executor:
         executor.submit(time.sleep, 0.01).result(TIMEOUT)
-        watchdog = executor._pool.monitor._watchdog  # type: ignore[union-attr]
+        watchdog = executor._core.monitor._watchdog  # type: ignore[union-attr]
         assert {} == watchdog._running
 
 

@@ -281,7 +281,7 @@ def test_a_destructor_under_the_locks_of_threading_may_submit() -> None:
     with RetryingExecutor(2) as executor:
         with threading._active_limbo_lock:  # type: ignore[attr-defined]  # of which the standard library has several
             ended = in_an_unknown_thread(lambda: futures.append(executor.submit(int)))
-            assert eventually(lambda: executor._pool.crew.roster.newborns)
+            assert eventually(lambda: executor._core.crew.roster.newborns)
             futures.append(executor.submit(int))
         assert ended.wait(TIMEOUT)
         assert [0, 0] == [future.result(TIMEOUT) for future in futures]
@@ -295,7 +295,7 @@ def test_a_thread_that_is_not_known_to_threading_is_not_made_known_under_a_lock(
         with threading._active_limbo_lock:  # type: ignore[attr-defined]
             assert in_an_unknown_thread(lambda: executor.drain(0)).wait(TIMEOUT)
             ended = in_an_unknown_thread(lambda: executor.submit(int))
-            assert eventually(lambda: executor._pool.entrance._in_line)
+            assert eventually(lambda: executor._core.entrance._in_line)
         release.set()
         assert ended.wait(TIMEOUT)
 
@@ -316,7 +316,7 @@ def test_no_thread_is_started_or_looked_at_under_a_lock(monkeypatch: pytest.Monk
     for name in ("start", "is_alive"):
         monkeypatch.setattr(Thread, name, watched(getattr(Thread, name)))
     executor = RetryingExecutor(3, retry=lambda _: 0.0, idle_timeout=0, initializer=int)
-    pool = executor._pool
+    pool = executor._core
     both = Barrier(2)
 
     def submit_under_my_lock() -> RetryingFuture[int]:
@@ -340,7 +340,7 @@ def test_a_destructor_that_submits_under_the_lock_is_refused_if_no_thread_can_be
 ) -> None:
     """It leaves the start to another thread; without that its call never runs, and later ones do (C7, G1)."""
     with RetryingExecutor(1) as executor:
-        with monkeypatch.context() as patch, executor._pool.lock:
+        with monkeypatch.context() as patch, executor._core.lock:
             patch.setattr(threads, "start_thread", fail)
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 executor.submit(int)
@@ -381,7 +381,7 @@ def test_what_starts_threads_waits_for_the_lock_that_they_need(
         with lock:
             future = executor.submit(int)
             [start] = starters
-            [newborn] = executor._pool.crew.roster.newborns
+            [newborn] = executor._core.crew.roster.newborns
             ended = in_an_unknown_thread(start)
             assert eventually(lambda: newborn.is_starting)
         assert 0 == future.result(TIMEOUT)
@@ -400,12 +400,12 @@ def test_a_call_whose_thread_cannot_be_started_tries_for_one_of_its_own(
 
     monkeypatch.setattr(threads, "_ARRIVAL_TIMEOUT", TIMEOUT)
     with RetryingExecutor(2) as executor:
-        executor._pool.crew.roster.is_starved = True  # as if another start had failed before
-        wait_for = executor._pool.crew._has_come
+        executor._core.crew.roster.is_starved = True  # as if another start had failed before
+        wait_for = executor._core.crew._has_come
         starts = Starts(monkeypatch, False)
         ended = in_another_thread(lambda: submit_or_not(executor))
         assert starts.begun.wait(TIMEOUT)
-        monkeypatch.setattr(executor._pool.crew, "_has_come", has_come)
+        monkeypatch.setattr(executor._core.crew, "_has_come", has_come)
         assert 0 == executor.submit(int).result(TIMEOUT)
         assert ended.wait(TIMEOUT)
         assert executor.stats().submitted in (1, 2)  # the other call too, if the new thread was fast
@@ -419,7 +419,7 @@ def test_a_call_that_could_not_wait_for_a_start_is_not_lost(
     """Where the thread that another submitter starts fails to, another is tried, or the call fails (C7)."""
     monkeypatch.setattr(threads, "_ARRIVAL_TIMEOUT", 0.001)
     with RetryingExecutor(2) as executor:
-        executor._pool.crew.roster.is_starved = is_starved
+        executor._core.crew.roster.is_starved = is_starved
         starts = Starts(monkeypatch, *results)
         ended = in_another_thread(lambda: submit_or_not(executor))
         assert starts.begun.wait(TIMEOUT)
@@ -432,7 +432,7 @@ def test_a_call_that_could_not_wait_for_a_start_is_not_lost(
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 future.result(TIMEOUT)
         assert executor.stats().submitted in (1, 1 + results[-1])  # the other call too, if that was fast
-        assert eventually(lambda: not executor._pool.crew._on_credit)
+        assert eventually(lambda: not executor._core.crew._on_credit)
 
 
 def test_a_thread_that_cannot_be_started_leaves_the_calls_to_one_that_came_to_rest(
@@ -461,7 +461,7 @@ def test_a_thread_may_be_at_work_before_its_start_returns(monkeypatch: pytest.Mo
     with RetryingExecutor(1, idle_timeout=None) as executor:
         executor.submit(done.set)
         assert eventually(lambda: resting(executor))
-        assert not executor._pool.crew.roster.newborns
+        assert not executor._core.crew.roster.newborns
         assert 0 == executor.submit(int).result(TIMEOUT)
 
 
@@ -514,7 +514,7 @@ def test_a_start_that_an_interrupt_prevented_is_made_up_for(
 
     with RetryingExecutor(1) as executor:
         with monkeypatch.context() as patch:
-            patch.setattr(executor._pool.crew, "start_newborns", interrupted)
+            patch.setattr(executor._core.crew, "start_newborns", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 executor.submit(int)
         assert 0 == executor.stats().submitted
@@ -742,9 +742,9 @@ def test_a_destructor_in_the_middle_of_what_a_worker_does_waits_for_nobody(
         future._awaited = True
         release.set()
         assert inside.wait(TIMEOUT)
-        with executor._pool.lock:  # as stats() does
+        with executor._core.lock:  # as stats() does
             asks.set()
-            executor._pool.crew.at_standstill(bool)
+            executor._core.crew.at_standstill(bool)
             is_cancelled, submitted = answers
         assert not is_cancelled
         assert eventually(waiting.cancelled)
@@ -806,22 +806,22 @@ def test_what_a_destructor_wants_in_a_thread_that_has_the_lock_is_done_afterward
     waiting = held.submit(int)
     assert eventually(lambda: 1 == executor.stats().held or isinstance(executor, VirtualTimeExecutor))
     waiting.add_done_callback(lambda _: told.set())
-    with executor._pool.lock:
+    with executor._core.lock:
         assert not UNDER_THE_LOCK[operation](held if operation == "resume" else executor, waiting)
         assert not waiting.done()
-        assert [] == executor._pool.untried()
+        assert [] == executor._core.untried()
     assert wait([waiting], TIMEOUT).done
     assert told.wait(TIMEOUT)
     stats = executor.stats()
     assert 1 == stats.submitted == stats.succeeded + stats.failed + stats.cancelled
     executor.shutdown()
-    assert eventually(lambda: not threads_named(f"{executor._pool.name}-catch-up"))
+    assert eventually(lambda: not threads_named(f"{executor._core.name}-catch-up"))
 
 
 @both
 def test_a_thread_that_has_the_lock_cannot_wait_for_the_calls(executor: RetryingExecutor) -> None:
     """It would keep them from being made: drain() says so, and shutdown() does not wait (F1, F3)."""
-    with executor._pool.lock:
+    with executor._core.lock:
         future = executor.submit(int)
         with pytest.raises(RuntimeError, match="would wait for itself"):
             executor.drain(TIMEOUT)
@@ -836,7 +836,7 @@ def test_what_was_put_off_is_done_by_a_worker_where_no_thread_can_be_had(
     with RetryingExecutor(1, retry=lambda _: 3600, idle_timeout=None) as executor:
         waiting = executor.submit(Flaky())
         assert eventually(lambda: waiting.due_at and resting(executor))
-        with monkeypatch.context() as patch, executor._pool.lock:
+        with monkeypatch.context() as patch, executor._core.lock:
             patch.setattr(threads, "start_thread", fail)
             assert not waiting.cancel()
         assert not waiting.cancelled()
@@ -851,7 +851,7 @@ def test_a_worker_does_what_was_put_off_before_it_rests(monkeypatch: pytest.Monk
     with RetryingExecutor(1, retry=lambda _: 3600, idle_timeout=None) as executor:
         waiting = executor.submit(Flaky())
         assert eventually(lambda: waiting.due_at and resting(executor))
-        owner: Any = {"take": executor._pool.turns, "rest": executor._pool.crew.roster}[where]
+        owner: Any = {"take": executor._core.turns, "rest": executor._core.crew.roster}[where]
         method = getattr(owner, where)
 
         def interrupted(*args: Any) -> Any:
@@ -869,7 +869,7 @@ def test_what_was_put_off_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several threads may catch up at the same time (E1)."""
     done: list[int] = []
     with RetryingExecutor(1) as executor:
-        pool = executor._pool
+        pool = executor._core
         monkeypatch.setattr(pool.crew, "see_to_put_off", lambda _: None)
         for number in range(1000):
             pool._put_off(partial(done.append, number))
@@ -884,7 +884,7 @@ def test_a_call_in_the_middle_of_an_attempt_is_cancelled_at_once_where_that_is_p
     with RetryingExecutor(1) as executor:
 
         def call() -> None:
-            with executor._pool.lock:
+            with executor._core.lock:
                 assert not waiting.cancel()
             cancelled.append(eventually(waiting.cancelled))
 
@@ -906,7 +906,7 @@ def test_what_a_callback_of_another_call_raises_is_no_outcome(monkeypatch: pytes
         waiting = executor.submit(Flaky())
         assert eventually(lambda: waiting.due_at and resting(executor))
         waiting.add_done_callback(leave)
-        with monkeypatch.context() as patch, executor._pool.lock:
+        with monkeypatch.context() as patch, executor._core.lock:
             patch.setattr(threads, "start_thread", fail)
             assert not waiting.cancel()
         assert 0 == executor.submit(int).result(TIMEOUT)
@@ -940,7 +940,7 @@ def test_a_callback_may_wait_for_a_submitter_that_waits_for_room() -> None:
             lambda _: told.set() if submitted.wait(TIMEOUT) else None
         )
         ended = in_another_thread(lambda: (executor.submit(int), submitted.set()))
-        assert eventually(lambda: executor._pool.entrance._in_line)
+        assert eventually(lambda: executor._core.entrance._in_line)
         release.set()
         assert told.wait(TIMEOUT)
         assert ended.wait(TIMEOUT)

@@ -590,7 +590,7 @@ def awaited(executor: RetryingExecutor) -> Event:
             super().add(latch)
             waits.set()
 
-    executor._pool.entrance._in_line = Line()
+    executor._core.entrance._in_line = Line()
     return waits
 
 
@@ -666,7 +666,7 @@ def test_who_interrupts_the_executor_does_not_wait_for_room(release: Event) -> N
     with limited("wait") as executor:
         occupy(executor, release)
         ready = executor.submit(int)
-        with executor._pool.lock, pytest.raises(PendingLimitError, match="as many as max_pending allows"):
+        with executor._core.lock, pytest.raises(PendingLimitError, match="as many as max_pending allows"):
             executor.submit(boom)
         release.set()
         assert 0 == ready.result(TIMEOUT)
@@ -708,7 +708,7 @@ def test_room_that_a_refused_call_gave_up_goes_to_the_next(
     occupy(executor, release)
     caught: list[object] = []
     waiting = threading.Semaphore(0)
-    make_latch = executor._pool.make_latch
+    make_latch = executor._core.make_latch
 
     class Latch:
         def __init__(self, latch: Any) -> None:
@@ -719,7 +719,7 @@ def test_room_that_a_refused_call_gave_up_goes_to_the_next(
             waiting.release()
             self._acquire()
 
-    monkeypatch.setattr(executor._pool, "make_latch", lambda call: Latch(make_latch(call)))
+    monkeypatch.setattr(executor._core, "make_latch", lambda call: Latch(make_latch(call)))
 
     def submit() -> None:
         with pytest.raises(RuntimeError, match=r"^can't start new thread$"):

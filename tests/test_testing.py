@@ -346,11 +346,11 @@ def test_other_threads_wait_for_an_attempt_that_runs(executor: VirtualTimeExecut
 def test_a_wait_ends_though_the_thread_that_cancels_is_late(executor: VirtualTimeExecutor) -> None:
     """Between cancelling a call and telling so, the clock does not jump to the end of the wait (E1)."""
     future = executor.submit(int)
-    late = executor._virtual.make_latch(executor._pool, future)
+    late = executor._virtual.make_latch(executor._core, future)
     assert future.cancel()
     assert late.acquire(timeout=60)
     assert 0 == executor.monotonic()
-    assert executor._virtual.wait(executor._pool, bool, None, ())  # for room
+    assert executor._virtual.wait(executor._core, bool, None, ())  # for room
 
 
 # -- the same decisions ----------------------------------------------------------------------------
@@ -1196,10 +1196,10 @@ def test_options_are_those_of_the_real_one() -> None:
 def test_it_makes_nothing_that_could_start_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither for calls nor for a listener, nor for what looks for slow attempts."""
     monkeypatch.delattr(Threads, "__init__")
-    before = {*exits.pools()}
+    before = {*exits.cores()}
     with VirtualTimeExecutor(on_event=lambda _: None, warn_after=1) as executor:
         assert 42 == executor.submit(lambda: 42).result()
-        assert set() == {*exits.pools()} - before
+        assert set() == {*exits.cores()} - before
 
 
 def test_it_is_said_when_a_probe_that_failed_is_made_again(caplog: pytest.LogCaptureFixture) -> None:

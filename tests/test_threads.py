@@ -426,7 +426,7 @@ def test_a_slow_initializer_starts_no_more_threads_than_there_is_work() -> None:
         assert initializing.wait(TIMEOUT)
         assert 1 == executor.stats().threads
         futures.append(executor.submit(int))
-        assert eventually(lambda: executor._pool.crew.initializing == 2)
+        assert eventually(lambda: executor._core.crew.initializing == 2)
         assert 2 == executor.stats().threads
         release.set()
         assert not wait(futures, TIMEOUT).not_done
@@ -465,7 +465,7 @@ def test_a_thread_in_its_initializer_delays_no_call_that_another_can_take() -> N
 def test_a_call_that_comes_as_a_worker_comes_to_rest_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker has published that it rests, and looks once more (C5)."""
     with RetryingExecutor(1, idle_timeout=None) as executor:
-        crew = executor._pool.crew.roster
+        crew = executor._core.crew.roster
         rest = crew.rest
         late: list[RetryingFuture[int]] = []
 
@@ -492,7 +492,7 @@ def test_a_worker_that_is_woken_as_it_leaves_stays(monkeypatch: pytest.MonkeyPat
 
     late: list[RetryingFuture[int]] = []
     with RetryingExecutor(1, "woken", idle_timeout=0) as executor:
-        monkeypatch.setattr(executor._pool.crew.roster, "members", Members())
+        monkeypatch.setattr(executor._core.crew.roster, "members", Members())
         thread = executor.submit(threading.current_thread).result(TIMEOUT)
         assert eventually(lambda: late)
         assert 0 == late[0].result(TIMEOUT)
@@ -512,8 +512,8 @@ def test_a_submit_that_is_interrupted_is_a_refusal(monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     with RetryingExecutor(2) as executor:
-        see_to = executor._pool.crew.see_to
-        monkeypatch.setattr(executor._pool.crew, "see_to", interrupted)
+        see_to = executor._core.crew.see_to
+        monkeypatch.setattr(executor._core.crew, "see_to", interrupted)
         for call in (lambda: (ran.append(1), started.set(), release.wait(TIMEOUT)), partial(ran.append, 2)):
             with pytest.raises(KeyboardInterrupt):
                 executor.submit(call)
@@ -550,7 +550,7 @@ def test_a_call_that_is_taken_up_before_it_is_refused_has_all_its_attempts(
     executor = RetryingExecutor(1, retry=lambda _: asked.set() or 0.0, idle_timeout=None)
     assert 0 == executor.submit(int).result(TIMEOUT)
     assert eventually(lambda: resting(executor))
-    pool = executor._pool
+    pool = executor._core
     see_to, refuse = pool.crew.see_to, Ledger.refuse
     monkeypatch.setattr(pool.crew, "see_to", slow_see_to)
     monkeypatch.setattr(Ledger, "refuse", slow_refuse)
@@ -704,4 +704,4 @@ def test_a_worker_too_many_is_not_started() -> None:
 
 def test_attributes_of_a_pool_are_found_soon(executor: RetryingExecutor) -> None:
     """Of an object with more than 30 of them CPython finds none as fast, and all calls take longer."""
-    assert len(vars(executor._pool)) <= 30
+    assert len(vars(executor._core)) <= 30

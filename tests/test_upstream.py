@@ -408,7 +408,7 @@ def test_nothing_starts_while_calls_get_an_upstream_of_their_own(monkeypatch: py
         first, second = executor.submit(release.wait, TIMEOUT), executor.submit(began.set)
         assert eventually(first.running)
         service.pause()
-        pool = executor._pool
+        pool = executor._core
         worker, look_ahead = first._worker, pool.turns.look_ahead
 
         def slow() -> None:  # a worker that goes on just then has its turn first
@@ -432,8 +432,8 @@ def test_a_held_call_can_be_refused_after_all() -> None:
     with RetryingExecutor(1, upstream=service) as executor:
         future = executor.submit(Flaky(0))
         assert eventually(lambda: (0, 1) == counts(executor))
-        with executor._pool.lock:
-            executor._pool.ledger.refuse(future)
+        with executor._core.lock:
+            executor._core.ledger.refuse(future)
         assert (0, 0) == (executor.stats().submitted, executor.stats().held)
         service.resume()
     assert 0 == future.attempts
@@ -853,7 +853,7 @@ def test_who_has_the_lock_of_an_upstream_may_submit_and_cancel() -> None:
     with RetryingExecutor(1, upstream=service) as executor:
         with service._places._lock:
             cancelled, future = executor.submit(Flaky(0)), executor.submit(Flaky(0))
-            schedule = executor._pool.ledger.schedule
+            schedule = executor._core.ledger.schedule
             assert eventually(lambda: schedule.lane(service._places))  # it got no answer
             assert cancelled.cancel()
         assert 0 == future.result(TIMEOUT)
@@ -873,7 +873,7 @@ def test_an_executor_without_held_calls_is_not_told_of_holds() -> None:
 @contextmanager
 def no_worker_looks(executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keep the workers from looking for calls, while this thread does what any other may do."""
-    with executor._pool.lock, monkeypatch.context() as patch:
+    with executor._core.lock, monkeypatch.context() as patch:
         patch.setattr(Core, "_is_amid", lambda _: False)
         yield
 
@@ -1203,7 +1203,7 @@ def test_who_waits_for_room_in_an_upstream_learns_of_the_end() -> None:
         threads.append(threading.Thread(target=lambda: futures.append(other.submit(int))))
         threads[2].start()
         assert eventually(lambda: len(backlog(service)._line) == 3)
-        with executor._pool.lock:  # so that the first who waits is told of both
+        with executor._core.lock:  # so that the first who waits is told of both
             assert futures[0].cancel()
             executor.shutdown(wait=False)
         for thread in threads:
@@ -1225,7 +1225,7 @@ def test_room_in_an_upstream_is_not_kept_for_an_executor_that_is_full_itself() -
         for count, thread in enumerate((first, second), 1):
             thread.start()
             assert eventually(lambda count=count: len(backlog(service)._line) == count)
-        with executor._pool.lock:  # so that the first finds both changes
+        with executor._core.lock:  # so that the first finds both changes
             assert futures[0].cancel()
             executor.with_options(upstream=None).submit(may_end.wait, TIMEOUT)
         second.join(TIMEOUT)
@@ -1301,7 +1301,7 @@ def test_a_signal_handler_that_submits_finds_the_right_number() -> None:
     """It may come between two steps of a submit(), and in a thread that has other locks (U6)."""
     service = bounded()
     with RetryingExecutor(1, upstream=service) as executor, RetryingExecutor(1, upstream=service) as other:
-        with backlog(service)._door, executor._pool.lock:
+        with backlog(service)._door, executor._core.lock:
             futures = [executor.submit(int)]
         thread = threading.Thread(target=lambda: futures.append(other.submit(int)))
         with backlog(service)._door:  # whoever has it may wait for a lock of who wants it

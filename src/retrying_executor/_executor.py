@@ -15,7 +15,7 @@ from retrying_executor._common.errors import final
 from retrying_executor._common.misuse import refuse_to_copy, says_where
 from retrying_executor._common.public import public
 from retrying_executor._common.values import checked_bool, optional_seconds
-from retrying_executor._options import Options, changed_terms, checked_max_workers, new_pool
+from retrying_executor._options import Options, changed_terms, checked_max_workers, new_core
 from retrying_executor._policy.policy import RetryPolicy
 
 TYPE_CHECKING = False
@@ -45,9 +45,9 @@ _NO_KEYWORDS: dict[str, Any] = {}  # shared by all calls without any, and never 
 
 @public
 class Submitter(Executor):
-    """What an executor and its views have in common: each submits calls to the pool, on terms of its own."""
+    """What an executor and its views have in common: each submits calls to the core, on terms of its own."""
 
-    _pool: Core
+    _core: Core
     _terms: Terms
     _new_context: Callable[[], contextvars.Context]  # for the attempts of a call
 
@@ -75,16 +75,16 @@ class Submitter(Executor):
             else:
                 terms.latest = weakref.ref(fn)
         work = (fn, args, kwargs or _NO_KEYWORDS, self._new_context())
-        pool = self._pool
-        future: RetryingFuture[T] = RetryingFuture(pool, work, terms)
+        core = self._core
+        future: RetryingFuture[T] = RetryingFuture(core, work, terms)
         if terms.marks_calls:
-            future._go_by_terms()
-        monitor = pool.monitor
+            future._apply_terms()
+        monitor = core.monitor
         if monitor is None:
-            pool.submit(future)
+            core.submit(future)
         else:
             monitor.submitted(future)
-            pool.submit(future)
+            core.submit(future)
             monitor.accepted(future)
         return future
 
@@ -175,7 +175,7 @@ class Submitter(Executor):
         from retrying_executor._mapping import results  # most programs do not map
 
         return results(
-            self._reference(), fn, iterables, timeout=timeout, buffersize=buffersize, clock=self._pool.clock
+            self._reference(), fn, iterables, timeout=timeout, buffersize=buffersize, clock=self._core.clock
         )
 
     def _reference(self) -> Callable[[], Submitter | None]:
@@ -229,11 +229,11 @@ class Submitter(Executor):
             ValueError: If it is negative, infinite or not a number (NaN).
             RuntimeError: In one of the executor's own threads, which would wait for itself.
         """
-        return self._pool.drain(optional_seconds("timeout", timeout))
+        return self._core.drain(optional_seconds("timeout", timeout))
 
     def stats(self) -> Stats:
         """Return a consistent snapshot of what the executor is doing, all its views included."""
-        return self._pool.stats()
+        return self._core.stats()
 
 
 for _name in ("submit", "map", "with_options", "drain", "stats"):
@@ -320,13 +320,13 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
             inherit_context=inherit_context,
         )
         self._new_context = contextvars.copy_context if options.inherits_context else contextvars.Context
-        self._pool = self._new_pool(options)
-        self._terms = self._pool.adopt(options.terms)
-        self._work_queue = WorkQueue(self._pool)  # type: ignore[assignment]  # some clients look into it
+        self._core = self._new_core(options)
+        self._terms = self._core.adopt(options.terms)
+        self._work_queue = WorkQueue(self._core)  # type: ignore[assignment]  # some clients look into it
 
-    def _new_pool(self, options: Options) -> Core:
-        """Return the pool for the calls of this executor; that of the one in virtual time has no threads."""
-        return new_pool(self, self._max_workers, options)
+    def _new_core(self, options: Options) -> Core:
+        """Return the core for the calls of this executor; that of the one in virtual time has no threads."""
+        return new_core(self, self._max_workers, options)
 
     def shutdown(
         self, wait: bool = True, *, cancel_futures: bool = False, timeout: Duration | None = None
@@ -354,12 +354,12 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
         checked_bool("cancel_futures", cancel_futures)
         if timeout is not None and not wait:
             raise ValueError(f"timeout must be None if wait is false, not {timeout!r}")
-        patience, clock = optional_seconds("timeout", timeout), self._pool.clock
+        patience, clock = optional_seconds("timeout", timeout), self._core.clock
         began_at = clock.monotonic()
-        self._pool.shutdown(wait=wait, cancel_futures=cancel_futures, timeout=patience)
+        self._core.shutdown(wait=wait, cancel_futures=cancel_futures, timeout=patience)
         if wait:
             left = None if patience is None else began_at + patience - clock.monotonic()
-            exits.settle_views(self._pool, left)
+            exits.settle_views(self._core, left)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -368,16 +368,16 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
 
         After an exception, wait for at most *exit_timeout*. After Ctrl-C, cancel waiting calls first.
         """
-        pool = self._pool
+        core = self._core
         limit: dict[str, Any] = {}
-        if kind is not None and pool.exit_timeout.duration is not None:
-            limit["timeout"] = pool.exit_timeout.left()
+        if kind is not None and core.exit_timeout.duration is not None:
+            limit["timeout"] = core.exit_timeout.left()
         try:
             if kind is not None and issubclass(kind, KeyboardInterrupt):
-                pool.interrupt()
+                core.interrupt()
             self.shutdown(**limit)
         except KeyboardInterrupt:  # while waiting: get out, and leave nothing for which the exit would wait
-            pool.interrupt()
+            core.interrupt()
             raise
 
 
@@ -391,9 +391,9 @@ class View(Submitter):
 
     def __init__(self, origin: Submitter, terms: Terms) -> None:
         self._origin = origin
-        self._pool = origin._pool
+        self._core = origin._core
         self._new_context = origin._new_context
-        self._terms = self._pool.adopt(terms)
+        self._terms = self._core.adopt(terms)
 
     def __enter__(self) -> NoReturn:
         self.shutdown()

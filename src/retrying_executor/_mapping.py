@@ -90,7 +90,7 @@ def _cancel_all(futures: Iterable[RetryingFuture[Any]]) -> None:
 
 def _result(future: RetryingFuture[T], deadline: float | None) -> T:
     try:
-        return future.result(None if deadline is None else deadline - future._pool.clock.monotonic())
+        return future.result(None if deadline is None else deadline - future._core.clock.monotonic())
     finally:
         future.cancel()  # no more attempts for one that is late
         del future  # its exception refers to this frame

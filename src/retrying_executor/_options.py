@@ -1,6 +1,6 @@
 """The options of executors and views: each is checked here, once, whether time is real or virtual.
 
-And what is made of those of an executor where time is real: a pool with threads, and a monitor if a
+And what is made of those of an executor where time is real: a core with threads, and a monitor if a
 listener is to be called.
 """
 
@@ -109,8 +109,8 @@ def changed_terms(
     )
 
 
-def new_pool(executor: object, max_workers: int, options: Options) -> Core:
-    """Return the pool of an executor: with threads, none of which has been started."""
+def new_core(executor: object, max_workers: int, options: Options) -> Core:
+    """Return the core of an executor: with threads, none of which has been started."""
     limit = ExitTimeout(options.exit_timeout)
     threads = Threads(
         max_workers,
@@ -120,7 +120,7 @@ def new_pool(executor: object, max_workers: int, options: Options) -> Core:
         idle_timeout=options.idle_timeout,
         are_daemons=limit.duration is not None,  # the end of the interpreter would join others for ever
     )
-    pool = Core(
+    core = Core(
         threads,
         name=options.name,
         exit_timeout=limit,
@@ -129,22 +129,22 @@ def new_pool(executor: object, max_workers: int, options: Options) -> Core:
         places=options.terms.places,
         monitor=_new_monitor(options, limit),
     )
-    register(pool)
-    end_with(executor, pool)
-    return pool
+    register(core)
+    end_with(executor, core)
+    return core
 
 
-def end_with(executor: object, pool: Core) -> None:
-    """When the executor is gone, its pool is to end when it has nothing to do."""
-    # Weakly: the pool may refer to the executor, by its initializer or its listener.
-    finalize(executor, _abandon, ref(pool)).atexit = False
+def end_with(executor: object, core: Core) -> None:
+    """When the executor is gone, its core is to end when it has nothing to do."""
+    # Weakly: the core may refer to the executor, by its initializer or its listener.
+    finalize(executor, _abandon, ref(core)).atexit = False
 
 
 def _abandon(reference: ref[Core]) -> None:
-    """An executor is gone; its pool is too, unless it has something to do."""
-    pool = reference()
-    if pool is not None:
-        pool.abandon()
+    """An executor is gone; its core is too, unless it has something to do."""
+    core = reference()
+    if core is not None:
+        core.abandon()
 
 
 def _new_monitor(options: Options, limit: ExitTimeout) -> Monitor | None:
@@ -157,6 +157,6 @@ def _new_monitor(options: Options, limit: ExitTimeout) -> Monitor | None:
 
 
 def _new_teller(name: str) -> Core:
-    """Return a pool with a single thread, which calls a listener."""
+    """Return a core with a single thread, which calls a listener."""
     threads = Threads(1, name, idle_timeout=_GRACE, are_daemons=True)
     return Core(threads, name=name, exit_timeout=ExitTimeout(LISTENER_TIMEOUT))

@@ -244,9 +244,9 @@ def _outcome_of(exception: BaseException, span: Span) -> dict[str, str]:
 def _all_stats() -> dict[str, Counter[str]]:
     """Return the statistics by the executors' names, as a sum where several have the same."""
     totals: dict[str, Counter[str]] = {}
-    pools: list[Any] = exits.pools()
-    for pool in pools:
-        stats: Stats = pool.stats()
+    cores: list[Any] = exits.cores()
+    for core in cores:
+        stats: Stats = core.stats()
         numbers = {field: value for field, value in vars(stats).items() if isinstance(value, int)}
-        totals.setdefault(pool.name, Counter()).update(numbers)
+        totals.setdefault(core.name, Counter()).update(numbers)
     return totals

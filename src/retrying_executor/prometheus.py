@@ -132,7 +132,7 @@ class ExecutorCollector(Collector):
             for field, family in families.items():
                 family.add_metric([name], getattr(stats, field))
             due_at = stats.next_due_at
-            now = executor._pool.clock.monotonic()
+            now = executor._core.clock.monotonic()
             due.add_metric([name], math.nan if due_at is None else max(0.0, due_at - now))
         yield from families.values()
         yield due
@@ -149,7 +149,7 @@ class ExecutorCollector(Collector):
         for name, places in _alive(self._served):
             named.setdefault(name, set()).add(places)
         for _, executor in _alive(self._executors):
-            for places in executor._pool.served():
+            for places in executor._core.served():
                 named.setdefault(places.name, set()).add(places)
         for name, alike in named.items():  # the same series twice would spoil the whole scrape
             in_flight.add_metric([name], sum(places.in_flight for places in alike))

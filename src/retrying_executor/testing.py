@@ -115,7 +115,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             inherit_context=inherit_context,
         )
 
-    def _new_pool(self, options: Options) -> Core:
+    def _new_core(self, options: Options) -> Core:
         # The end of the interpreter does not wait for it, nor does a fork empty it: it has no thread.
         crew = self._virtual = VirtualCrew(self._seed, options.initializer, options.initargs)
         core = Core(
@@ -132,7 +132,7 @@ class VirtualTimeExecutor(RetryingExecutor):
 
     def _pending(self) -> list[str]:
         """Return the names of the calls that are accepted and not done."""
-        return names_of(self._virtual.pending(self._pool))
+        return names_of(self._virtual.pending(self._core))
 
     def monotonic(self) -> float:
         """Return what time it is: virtual seconds since the executor was made.
@@ -152,7 +152,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             ValueError: If it is negative, infinite or not a number (NaN).
             RuntimeError: In a call: there, use `sleep`.
         """
-        self._virtual.advance(self._pool, seconds("duration", duration))
+        self._virtual.advance(self._core, seconds("duration", duration))
 
     def sleep(self, duration: Duration) -> None:
         """Let time pass. Give this to code under test that takes a function in place of `time.sleep`.
@@ -167,4 +167,4 @@ class VirtualTimeExecutor(RetryingExecutor):
             TypeError: If *duration* is neither a number nor a ``timedelta``.
             ValueError: If it is negative, infinite or not a number (NaN).
         """
-        self._virtual.sleep(self._pool, seconds("duration", duration))
+        self._virtual.sleep(self._core, seconds("duration", duration))

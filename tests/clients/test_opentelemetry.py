@@ -460,7 +460,7 @@ def test_uninstrument_ends_it_and_instrument_begins_anew(
     instrumentor.instrument(**telemetry.providers)
     executor.submit(int).result(TIMEOUT)
     assert 1 == len(telemetry.spans())
-    name = executor._pool.name
+    name = executor._core.name
     assert {None: 2} == telemetry.numbers("retrying_executor.call.submitted", of=name)
 
 

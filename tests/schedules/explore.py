@@ -64,8 +64,8 @@ def run(scenario: Scenario, strategy: Strategy, *, fine: bool = False) -> Run:
             this(program)
         except RunError as failure:
             for pools in (
-                exits._pools,
-                forks._pools,
+                exits._cores,
+                forks._cores,
             ):  # what is left cannot be finished or locked
                 pools.clear()
             name = shlex.quote(getattr(scenario, "__name__", f"--program={scenario}"))

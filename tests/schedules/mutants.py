@@ -225,8 +225,8 @@ MUTANTS = [
         "outcome_from_outside_against_finishing",
         (
             "_calls/call.py",
-            ("        if self._state in DONE_STATES:\n            if unseen"),
-            ("        if False:\n            if unseen"),
+            "        if self._state in DONE_STATES:\n            self._last",
+            "        if False:\n            self._last",
         ),
     ),
     mutant(
@@ -302,7 +302,7 @@ MUTANTS = [
         (
             "_threads/shortcut.py",
             (
-                "            except AttributeError:  # pragma: no cover  # since a moment ago: tests/schedules\n"
+                "            except AttributeError:  # pragma: no cover  # observed after the look above: tests/schedules\n"
                 "                return None\n"
             ),
             ("            except AttributeError:\n                pass\n"),
@@ -334,8 +334,13 @@ MUTANTS = [
         "max_pending_against_a_call_that_finishes",
         (
             "_threads/workers.py",
-            "                core.entrance.made_done()  # it may have made a call done\n",
+            "                core.entrance.made_done()  # this worker may have made a call done\n",
             "                pass\n",
+        ),
+        (
+            "_core/settling.py",
+            "        if self._entrance.max_pending is not None:\n",
+            "        if False:\n",
         ),
     ),
     mutant(
@@ -349,8 +354,13 @@ MUTANTS = [
         ),
         (
             "_threads/workers.py",
-            "                core.entrance.made_done()  # it may have made a call done\n",
+            "                core.entrance.made_done()  # this worker may have made a call done\n",
             "                pass\n",
+        ),
+        (
+            "_core/settling.py",
+            "        if self._entrance.max_pending is not None:\n",
+            "        if False:\n",
         ),
     ),
     mutant(
@@ -380,7 +390,7 @@ MUTANTS = [
         (
             "_threads/workers.py",
             (
-                "                if turns.is_halted and len(schedule):  # since a moment ago: shutdown() waits for workers only\n"
+                "                if turns.is_halted and len(schedule):  # it was halted after the look above: clear once more\n"
                 "                    continue\n"
             ),
             "",
@@ -504,7 +514,7 @@ MUTANTS = [
         "two_calls_and_one_place",
         (
             "_upstream/places.py",
-            "            self._waiting[pool] = [opens]\n",
+            "            self._waiting[core] = [opens]\n",
             "",
         ),
     ),
@@ -574,8 +584,8 @@ MUTANTS = [
         "wait_against_cancel",
         (
             "_core/settling.py",
-            "            with call._condition:  # as long",
-            "            if True:  # as long",
+            "            with call._condition:\n                try:\n",
+            "            if True:\n                try:\n",
         ),
         fine=True,
     ),
@@ -624,12 +634,12 @@ MUTANTS = [
         "resubmit_after_result",
         (
             "_threads/shortcut.py",
-            "            call._state = FINISHED\n",
-            "            is_awaited, call._state = call._awaited, FINISHED\n",
+            "            done._state = FINISHED\n",
+            "            is_awaited, done._state = done._awaited, FINISHED\n",
         ),
         (
             "_threads/shortcut.py",
-            "            if call._awaited:\n",
+            "            if done._awaited:\n",
             "            if is_awaited:\n",
         ),
     ),
@@ -866,7 +876,7 @@ MUTANTS = [
         "room_in_an_upstream_against_cancel",
         (
             "_upstream/backlog.py",
-            "            call._leave = partial(self._leave, reference)\n",
+            "            call._leave_backlog = partial(self._leave_backlog, reference)\n",
             "",
         ),
     ),

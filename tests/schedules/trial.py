@@ -249,7 +249,7 @@ class Trial:
         self.executor: RetryingExecutor | None = RetryingExecutor(
             max_workers, "worker", retry=lambda _: DELAY, upstream=upstream, **options
         )
-        self.pool = self.executor._pool
+        self.pool = self.executor._core
         self.others: list[Trial] = []
         self.services: list[Service] = []
         assert Run.active is not None

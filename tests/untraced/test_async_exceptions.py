@@ -58,7 +58,7 @@ def test_an_exception_raised_in_a_running_call_is_its_outcome() -> None:
         future = executor.submit(run)
         others = [executor.submit(int, n) for n in range(3)]
         assert running.wait(TIMEOUT)
-        (thread,) = executor._pool.crew.roster.threads()
+        (thread,) = executor._core.crew.roster.threads()
         raise_in(thread)
         assert isinstance(future.exception(TIMEOUT), Interrupt)
         assert [0, 1, 2] == [other.result(TIMEOUT) for other in others]

@@ -61,7 +61,7 @@ class Scene:
         self.futures: list[Future[Any]] = []
         self.uncertain = 0  # calls that were accepted, or not, when submit() was interrupted
         self.others: list[threading.Thread] = []
-        self.locks = [self.executor._pool.lock, *locks_of(self.service)]
+        self.locks = [self.executor._core.lock, *locks_of(self.service)]
         self.is_over = False
 
     def add(self, future: Future[Any]) -> Any:
@@ -92,7 +92,7 @@ class Scene:
         """Return a call that waits for the service, which is paused."""
         self.service.pause()
         future = self.add(self.held.submit(int))
-        assert soon(lambda: future in self.executor._pool.ledger.schedule.lane_of)
+        assert soon(lambda: future in self.executor._core.ledger.schedule.lane_of)
         return future
 
     def watch(self, *futures: Future[Any]) -> None:
@@ -104,14 +104,14 @@ class Scene:
             assert soon(lambda future=future: future.__dict__.get("_latches"))
 
     def all_locks(self) -> list[Any]:
-        return [*self.locks, *(worker.lock for worker in list(self.executor._pool.crew.roster.members))]
+        return [*self.locks, *(worker.lock for worker in list(self.executor._core.crew.roster.members))]
 
     def check(self) -> str | None:
         """Return what is wrong, if anything is."""
         if any(lock._is_owned() for lock in self.all_locks()):
             return "a lock is held"
         self.gate.set()
-        pool = self.executor._pool
+        pool = self.executor._core
         self.service.resume()
         for future in self.futures:
             if getattr(future, "due_at", None):
@@ -164,7 +164,7 @@ class Scene:
                 future._open()
         self.executor.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + 5.0
-        for thread in self.executor._pool.crew.roster.threads():
+        for thread in self.executor._core.crew.roster.threads():
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
@@ -360,7 +360,7 @@ def leave_the_block(scene: Scene) -> Callable[[], object]:
 def leave_the_block_by_an_interrupt(scene: Scene) -> Callable[[], object]:
     scene.busy()
     scene.queued()
-    scene.executor._pool.exit_timeout = ExitTimeout(None)
+    scene.executor._core.exit_timeout = ExitTimeout(None)
     return lambda: scene.executor.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
 
 

@@ -97,7 +97,7 @@ def test_many_cancellations_leave_nothing_behind() -> None:
             futures = [executor.submit(fail) for _ in range(CANCELLATIONS)]
             assert 0 == executor.submit(int).result(TIMEOUT * 4)
             full = tracemalloc.get_traced_memory()[0]
-            workers = executor._pool.crew.roster.threads()
+            workers = executor._core.crew.roster.threads()
             assert CANCELLATIONS == executor.stats().in_backoff
             for future in futures:
                 assert future.cancel()

@@ -60,7 +60,7 @@ def make(
     try:
         terms = call._terms
         if call._attempts or terms.upstream is not None or terms.max_age is not None:
-            now = call._pool.clock.monotonic()
+            now = call._core.clock.monotonic()
             if call._is_too_late(now):
                 return _give_up(call, now)
             previous = call._last[1]
@@ -85,10 +85,10 @@ def _give_up(call: Call, now: float) -> tuple[Verdict, Outcome]:
     if call._attempts:
         return verdict, call._last
     if age is not None:
-        call._count_from(call._expires_at - age)  # for the note
+        call._set_began_at(call._expires_at - age)  # for the note
         return verdict, (None, TimeoutError(_TOO_OLD.format(in_words(age))))
     assert terms.upstream is not None  # what it has waited for all the time
-    call._count_from(call._waits_until - terms.max_elapsed)  # for the note
+    call._set_began_at(call._waits_until - terms.max_elapsed)  # for the note
     return verdict, (None, TimeoutError(_NEVER_TRIED.format(terms.upstream.name)))
 
 
@@ -103,7 +103,7 @@ def follow_up(call: Call, outcome: Outcome, *, is_probe: bool) -> tuple[Verdict,
     try:
         if terms.policy is None or call._is_last:
             return CUT_SHORT, outcome
-        now = call._pool.clock.monotonic()
+        now = call._core.clock.monotonic()
         elapsed = now - call._began_at
         # A probe is free if the service failed: for the policy it is as if there had been none.
         exception = outcome[1]
@@ -154,7 +154,7 @@ def conclude(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> Unse
     unseen = None
     if outcome[1] is not None:
         if call._terms.policy is not None:
-            elapsed = call._pool.clock.monotonic() - call._began_at
+            elapsed = call._core.clock.monotonic() - call._began_at
             add_note(outcome[1], call._attempts, elapsed, verdict.reason)
         unseen = call._unseen_failure(work, outcome[1])
     call._let_go(outcome if call._attempts > 1 or unseen is not None else NO_OUTCOME)

@@ -60,11 +60,11 @@ if TYPE_CHECKING:
     Outcome: TypeAlias = tuple[object, BaseException | None]
     """What an attempt ended with: a result and ``None``, or ``None`` and an exception."""
 
-    Ending: TypeAlias = tuple[Outcome, UnseenFailure | None]
+    Settlement: TypeAlias = tuple[Outcome, UnseenFailure | None]
     """What a call becomes done with."""
 
     class Owner(Protocol):
-        """Whose call it is: what a future asks of the pool that makes its attempts."""
+        """Whose call it is: what a future asks of the core that makes its attempts."""
 
         name: str
         """That of the executor."""
@@ -106,13 +106,13 @@ class Hand:
         lock: Guards it; reentrant.
     """
 
-    __slots__ = ("call", "ending", "failed", "lock", "permit", "succeeded")
+    __slots__ = ("call", "failed", "lock", "permit", "settlement", "succeeded")
 
     def __init__(self, lock: threading.RLock) -> None:
         self.lock = lock
         self.call: Call | None = None
         self.permit: Permit | None = None  # what lets it through, if it has an upstream
-        self.ending: Ending | None = None  # what it is to be made done with
+        self.settlement: Settlement | None = None  # what it is to be made done with
         self.succeeded = 0  # of the calls that it had
         self.failed = 0
 
@@ -130,7 +130,7 @@ class RetryingFuture(Future["T"]):
         "_attempts",
         "_awaited",
         "_began_at",
-        "_pool",
+        "_core",
         "_result",
         "_state",
         "_terms",
@@ -152,7 +152,7 @@ class RetryingFuture(Future["T"]):
     _last: Outcome = NO_OUTCOME
     _unseen: UnseenFailure | None = None
     # Gives back its place in the upstream's backlog, if that is limited.
-    _leave: Callable[[], object] | None = None
+    _leave_backlog: Callable[[], object] | None = None
     _story: Any = None  # what a monitor remembers of it
     _waits_until: float = math.inf  # for its upstream, at most
     _expires_at: float = math.inf  # by its max_age: no attempt starts later
@@ -163,9 +163,9 @@ class RetryingFuture(Future["T"]):
     _done_callbacks: list[Callable[[Future[T]], object]]
     _told: int = 0  # how many of the waiters
 
-    def __init__(self, pool: Owner, work: Work, terms: Terms) -> None:
+    def __init__(self, core: Owner, work: Work, terms: Terms) -> None:
         # Not Future.__init__: it would build what makes a future observed.
-        self._pool = pool
+        self._core = core
         self._work: Work | None = work
         self._terms = terms
         self._state = PENDING
@@ -176,7 +176,7 @@ class RetryingFuture(Future["T"]):
 
     def __getattr__(self, name: str) -> Any:
         if name == "_condition":
-            self._pool.observe(self)
+            self._core.observe(self)
             return self._condition
         if name in ("_waiters", "_done_callbacks"):  # used under the condition only
             return self.__dict__.setdefault(name, [])
@@ -290,12 +290,12 @@ class RetryingFuture(Future["T"]):
     def _wait(self, timeout: float | None) -> bool:
         """Wait until the call is done, for *timeout* seconds at most, and return whether it is."""
         latches = self.__dict__.setdefault("_latches", [])
-        latch = self._pool.make_latch(self)
+        latch = self._core.make_latch(self)
         try:
             latches.append(latch)
             self._awaited = True  # announce it, then look
             if not HAS_GIL:  # pragma: no cover  # coverage is measured with it
-                self._pool.synchronize()
+                self._core.synchronize()
             if self._state in DONE_STATES:
                 return True
             if timeout is None:
@@ -327,7 +327,7 @@ class RetryingFuture(Future["T"]):
         In backoff that succeeds: no further attempt is made. While an attempt runs, ``cancel()`` does not
         succeed, but that attempt is then the last one, whatever its outcome.
         """
-        return self._pool.cancel(self)
+        return self._core.cancel(self)
 
     def set_running_or_notify_cancel(self) -> NoReturn:
         """Raise `InvalidStateError`: only the executor starts the attempts of its calls."""
@@ -353,7 +353,7 @@ class RetryingFuture(Future["T"]):
         self._set_outcome((None, exception))
 
     def _set_outcome(self, outcome: Outcome) -> None:
-        if not self._pool.settle(self, outcome):
+        if not self._core.settle(self, outcome):
             raise final(InvalidStateError(f"{self._state}: {self!r}"))
 
     def _is_too_late(self, now: float) -> bool:
@@ -363,13 +363,13 @@ class RetryingFuture(Future["T"]):
         return self._waits_until <= now or self._expires_at < now
 
     @property
-    def _is_retry(self) -> bool:
+    def _waits_in_heap(self) -> bool:
         """Whether it waits among the retries, or did: it was tried, or waited in a lane for too long."""
         return self._attempts > 0 or self._waits_until < math.inf
 
     def _subject(self, work: Work) -> Subject:
         """Return what messages say of it, given its work, which may be gone by now."""
-        return Subject(name_of(work), key=self.key, label=self._terms.label, executor=self._pool.name)
+        return Subject(name_of(work), key=self.key, label=self._terms.label, executor=self._core.name)
 
     def _unseen_failure(self, work: Work, exception: BaseException) -> UnseenFailure:
         """Return what logs that the call failed, if nobody looks at that; *work* as for `_subject`."""
@@ -378,19 +378,19 @@ class RetryingFuture(Future["T"]):
 
     # -- for the core, before it is queued -------------------------------------------------------
 
-    def _go_by_terms(self) -> None:
+    def _apply_terms(self) -> None:
         """Take note of what it has by terms that mark their calls."""
         if self._terms.key is not None:
             self.__dict__["_key"] = self._terms.key
         if self._terms.max_age is not None:
-            self._expires_at = self._pool.clock.monotonic() + self._terms.max_age
+            self._expires_at = self._core.clock.monotonic() + self._terms.max_age
 
     def _draw_key(self, draw: Callable[[], str]) -> None:
         """Have a key that is drawn like that, unless it has one."""
         if "_key" not in self.__dict__:
             self.__dict__["_key"] = draw()
 
-    def _tell_in_own_way(self, waiters: list[Any]) -> None:
+    def _set_waiters(self, waiters: list[Any]) -> None:
         """Have these waiters, which are empty, unless it has some."""
         self.__dict__.setdefault("_waiters", waiters)
 
@@ -415,7 +415,7 @@ class RetryingFuture(Future["T"]):
 
     # -- for the hand that has it, without a lock ------------------------------------------------
 
-    def _count_from(self, began_at: float) -> None:
+    def _set_began_at(self, began_at: float) -> None:
         """Its time has begun then, although no attempt was made."""
         self._began_at = began_at
 
@@ -522,9 +522,11 @@ class RetryingFuture(Future["T"]):
     def _release(self) -> None:
         """Let go of what only a further attempt would need."""
         self._work = None
-        if self._leave is not None:  # before it is seen to be done, so that a thread that sees it finds room
-            self._leave()
-            self._leave = None
+        if (
+            self._leave_backlog is not None
+        ):  # before it is seen to be done, so that a thread that sees it finds room
+            self._leave_backlog()
+            self._leave_backlog = None
         if self._last is not NO_OUTCOME:
             self._last = NO_OUTCOME
             self._due_at = None

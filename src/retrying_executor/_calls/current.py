@@ -66,7 +66,7 @@ def current_call() -> CurrentCall | None:
     work = None if call is None else call._work
     if call is None or work is None or not call._attempts:
         return None
-    left = ends_at(call) - call._pool.clock.monotonic()
+    left = ends_at(call) - call._core.clock.monotonic()
     return CurrentCall(
         name=name_of(work),
         attempt=call._attempts,

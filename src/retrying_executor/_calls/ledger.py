@@ -19,19 +19,18 @@ import math
 
 from retrying_executor._calls.schedule import Schedule
 from retrying_executor._calls.stats import Stats
-from retrying_executor._common.stdlib import DONE_STATES
+from retrying_executor._common.stdlib import DONE_STATES, FINISHED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from retrying_executor._calls.call import Call, Hand, Outcome
-    from retrying_executor._calls.retries import Retries
     from retrying_executor._common.unseen import UnseenFailure
 
 
 class Ledger:
-    """The calls of one pool, from the moment they are accepted."""
+    """The calls of one core, from the moment they are accepted."""
 
     __slots__ = ("_cancelled", "_failed", "_retried", "_succeeded", "schedule")
 
@@ -59,21 +58,29 @@ class Ledger:
         return call._attempts == 0 and self._withdraw(call)
 
     def _withdraw(self, call: Call, counts: int = 1) -> bool:
-        """Cancel a call that waits, and return whether it did; an interruption does not stop it half-way."""
-        gone, retries = self.schedule.place_of(call, retried=call._is_retry)
+        """Cancel a call that waits, and return whether it did."""
+        return self._end(call, call._withdraw, counts)
+
+    def _end(self, call: Call, end: Callable[[set[Call]], bool], counts: int = 1) -> bool:
+        """Make a call done by *end*, which gets the set in which to note that, if it waited; count it.
+
+        An interruption does not stop that half-way.
+        """
+        gone, retries = self.schedule.place_of(call, retried=call._waits_in_heap)
         was_done = call.done()
         try:
-            return call._withdraw(gone)
+            return end(gone)
         finally:
             if call._state in DONE_STATES and not was_done:  # a method may be interrupted as it begins
-                self._cancelled += counts
-                self._forget(call, retries)
-
-    def _forget(self, call: Call, retries: Retries | None) -> None:
-        """A call that waited is done: drop what the schedule keeps of it, as far as that costs little."""
-        self.schedule.lane_of.pop(call, None)
-        if retries is not None:
-            retries.drop_gone()
+                if call._state != FINISHED:
+                    self._cancelled += counts
+                elif call._exception is None:
+                    self._succeeded += 1
+                else:
+                    self._failed += 1
+                self.schedule.lane_of.pop(call, None)
+                if retries is not None:
+                    retries.drop_gone()
 
     def back_off(self, call: Call, due_at: float) -> bool:
         """A call that runs waits again, until *due_at*; return whether it is the first that is due."""
@@ -83,15 +90,7 @@ class Ledger:
 
     def settle(self, call: Call, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
         """Make a call done from outside, wherever it is; return ``False`` if it is done already."""
-        gone, retries = self.schedule.place_of(call, retried=call._is_retry)
-        was_done = call.done()
-        try:
-            return call._finish_anywhere(outcome, unseen, gone)
-        finally:
-            if call._state in DONE_STATES and not was_done:
-                self._succeeded += outcome[1] is None
-                self._failed += outcome[1] is not None
-                self._forget(call, retries)
+        return self._end(call, lambda gone: call._finish_anywhere(outcome, unseen, gone))
 
     def take_over(self, worker: Hand) -> None:
         """A worker leaves: keep what it has counted."""

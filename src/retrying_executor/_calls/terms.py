@@ -52,7 +52,7 @@ class Terms:
         key: str | None = None,
     ) -> None:
         self.policy = policy
-        self.upstream = upstream  # so it lives as long as calls go to it; the pools use only its places
+        self.upstream = upstream  # so it lives as long as calls go to it; the cores use only its places
         self.places = None if upstream is None else upstream._places
         self.label = label
         self.key = key

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from retrying_executor._calls.call import Call
 
-    class Backlog(Protocol):
-        """A pool, as far as this looks into it."""
+    class Source(Protocol):
+        """A core, as far as this looks into it."""
 
         def untried(self) -> list[Call]: ...
         def take_out(self, call: Call, /) -> bool: ...
@@ -25,20 +25,20 @@ class WorkQueue:
     """The calls that wait for their first attempt, as a queue that can be emptied; nothing can be put in.
 
     Args:
-        pool: Whose calls these are.
+        core: Whose calls these are.
     """
 
-    def __init__(self, pool: Backlog) -> None:
-        self._pool = pool
+    def __init__(self, core: Source) -> None:
+        self._core = core
         self._seen: list[Call] = []  # the first one comes last; looked at once, since there may be many
 
     def qsize(self) -> int:
         """Return how many there are."""
-        return len(self._pool.untried())
+        return len(self._core.untried())
 
     def empty(self) -> bool:
         """Return whether there is none."""
-        return not self._pool.untried()
+        return not self._core.untried()
 
     def get(self, block: bool = True, timeout: float | None = None) -> SimpleNamespace:
         """Take the next call out for good: it is cancelled. Never waits, whatever the arguments.
@@ -52,12 +52,12 @@ class WorkQueue:
         """
         while True:
             if not self._seen:
-                self._seen = self._pool.untried()[::-1]
+                self._seen = self._core.untried()[::-1]
             if not self._seen:
                 raise Empty
             call = self._seen.pop()
             work = call._work
-            if work is not None and self._pool.take_out(call):
+            if work is not None and self._core.take_out(call):
                 fn, args, kwargs, _ = work
                 task = (fn, args, kwargs)
                 return SimpleNamespace(future=call, fn=fn, args=args, kwargs=kwargs, task=task)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-    class Pool(forks.Forkable, Protocol):
+    class Core(forks.Forkable, Protocol):
         """The calls of one executor, and the threads that make them."""
 
         exit_timeout: ExitTimeout
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
         exit_timeout: ExitTimeout
 
-        def settle(self, pool: object, timeout: float | None, /) -> None:
-            """End if all is done: *pool* was waited for."""
+        def settle(self, core: object, timeout: float | None, /) -> None:
+            """End if all is done: *core* was waited for."""
 
         def end(self, timeout: float | None, /) -> None:
             """End, whatever is pending."""
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 LISTENER_TIMEOUT = 5.0
 """How long an end waits for listeners, in seconds."""
 
-_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+_cores: weakref.WeakSet[Core] = weakref.WeakSet()
 _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
 _views: weakref.WeakSet[Watcher] = weakref.WeakSet()
 _exiting = False
@@ -88,18 +88,18 @@ class ExitTimeout:
         return max(0.0, self._ends_at - now)
 
 
-def register(pool: Pool) -> None:
-    """Finish the pool's calls when the interpreter ends, and see it through forks."""
+def register(core: Core) -> None:
+    """Finish the core's calls when the interpreter ends, and see it through forks."""
     with forks.guard:
-        forks.register_pool(pool)
-        _pools.add(pool)
+        forks.register_core(core)
+        _cores.add(core)
         if _exiting:
-            pool.close()
+            core.close()
 
 
-def pools() -> list[Pool]:
-    """Return the pools that exist."""
-    return _all(_pools)
+def cores() -> list[Core]:
+    """Return the cores that exist."""
+    return _all(_cores)
 
 
 def _all(registered: weakref.WeakSet[T]) -> list[T]:
@@ -114,20 +114,20 @@ def register_monitor(monitor: Monitor) -> None:
 
 
 def register_view(view: Watcher) -> bool:
-    """See that the view ends with its pool and with the interpreter; ``False``: that is ending already."""
+    """See that the view ends with its core and with the interpreter; ``False``: that is ending already."""
     with forks.guard:
         _views.add(view)
         return not _exiting
 
 
-def settle_views(pool: Pool, timeout: float | None) -> None:
-    """Have the views of a pool that was waited for show how it has ended, if all is done.
+def settle_views(core: Core, timeout: float | None) -> None:
+    """Have the views of a core that was waited for show how it has ended, if all is done.
 
     Wait for that, for *timeout* seconds at most; ``None``: as long as an end of the executor may take.
     """
     began_at = time.monotonic()
     for view in _all(_views):
-        view.settle(pool, None if timeout is None else began_at + timeout - time.monotonic())
+        view.settle(core, None if timeout is None else began_at + timeout - time.monotonic())
 
 
 def _finish_all() -> None:
@@ -135,16 +135,16 @@ def _finish_all() -> None:
     global _exiting
     with forks.guard:
         _exiting = True
-        pools, monitors = list(_pools), list(_monitors)
-    for limit in [*(pool.exit_timeout for pool in pools), *(monitor.exit_timeout for monitor in monitors)]:
+        cores, monitors = list(_cores), list(_monitors)
+    for limit in [*(core.exit_timeout for core in cores), *(monitor.exit_timeout for monitor in monitors)]:
         limit.left()  # the time of each begins now
-    # Pools without a limit come last, so that those with one are stopped in time.
-    pools.sort(key=lambda pool: math.inf if (left := pool.exit_timeout.left()) is None else left)
+    # Cores without a limit come last, so that those with one are stopped in time.
+    cores.sort(key=lambda core: math.inf if (left := core.exit_timeout.left()) is None else left)
     try:
-        for pool in pools:
-            pool.close()
-        for pool in pools:
-            pool.finish(pool.exit_timeout.left(), granted=pool.exit_timeout.duration)
+        for core in cores:
+            core.close()
+        for core in cores:
+            core.finish(core.exit_timeout.left(), granted=core.exit_timeout.duration)
     finally:  # after Ctrl-C too
         for view in _all(_views):
             view.end(view.exit_timeout.left())

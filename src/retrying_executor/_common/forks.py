@@ -42,7 +42,7 @@ guard = threading.RLock()
 """Guards all that is registered, here and in `exits`. A child has another one: look it up for each use."""
 
 _upstreams: weakref.WeakSet[Forkable] = weakref.WeakSet()
-_pools: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_cores: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _preparations: list[Callable[[], object]] = []
 _restarts: list[Callable[[], object]] = []
 
@@ -79,10 +79,10 @@ def register_upstream(upstream: Forkable) -> None:
         _upstreams.add(upstream)
 
 
-def register_pool(pool: Forkable) -> None:
-    """See the pool through forks, for as long as it exists."""
+def register_core(core: Forkable) -> None:
+    """See the core through forks, for as long as it exists."""
     with guard:
-        _pools.add(pool)
+        _cores.add(core)
 
 
 def _before_fork() -> None:
@@ -114,7 +114,7 @@ def _lock_all() -> Forkable | None:
     """
     guard.acquire()
     _undo.steps.append(_unlock_guard)
-    everything: list[Forkable] = [*_upstreams, *_pools]
+    everything: list[Forkable] = [*_upstreams, *_cores]
     for one in everything:
         _undo.steps.append(one.unlock_after_fork)
         if not one.lock_for_fork(_LOCK_TIMEOUT):
@@ -137,7 +137,7 @@ def _after_fork_in_child() -> None:
     global guard
     guard = threading.RLock()
     _undo.steps.clear()
-    for one in [*_upstreams, *_pools]:
+    for one in [*_upstreams, *_cores]:
         one.restart_in_child()
     for restart in _restarts:
         restart()

@@ -16,11 +16,12 @@ publish first (a call, that a thread rests, that it left), then look once more f
 
 Lock order: the registry of forks and exits; the condition of an observed call; the core's lock; those of the
 hands. From the core's lock an upstream's is taken for a limited time only. Under the core's lock no thread is
-started or asked whether it is alive, no user code runs, nothing is logged and no waiter is told.
+started or asked whether it is alive, no user code runs and nothing is logged. Of those that wait, only
+submitters (for room) and workers are woken under it.
 
 A destructor or a signal handler may interrupt a thread that holds one of these locks, and use the executor
-there. It may queue a call, and look: so the locks are reentrant. Everything else that changes calls is put
-off until that thread holds no lock any more (`Core.catch_up`), so the parts below need not expect it between
-two steps. Such a thread may hold the lock of its own hand and wait for the core's. So a thread that has the
-core's lock does not wait for that of a hand for ever.
+there. It may queue a call, have it refused, and look: so the locks are reentrant. Cancelling a call, setting
+its outcome and ending the core are put off until that thread holds no lock any more (`Core.catch_up`), so the
+parts below need not expect it between two steps. Such a thread may hold the lock of its own hand and wait for
+the core's. So a thread that has the core's lock does not wait for that of a hand for ever.
 """

@@ -68,7 +68,7 @@ class Entrance:
         """Accept no call from now on, and tell the submitters that wait for room. Called under the lock.
 
         Args:
-            refusal: What ``submit()`` raises. That the pool is broken stands for what it raised before.
+            refusal: What ``submit()`` raises. That the core is broken stands for what it raised before.
         """
         if self.refusal is None or isinstance(refusal, BrokenExecutor):
             self.refusal = refusal
@@ -99,7 +99,7 @@ class Entrance:
         """
         backlog = _backlog_of(call)
         if backlog is not None:
-            call._pool.observe(call)  # so that whatever makes it done sees that there is more to do
+            call._core.observe(call)  # so that whatever makes it done sees that there is more to do
         is_amid = self._crew.amid() is not None
         places = call._terms.places
         is_amid_any = amid() is not None or is_held(self._lock) or (places is not None and places.is_held())
@@ -109,7 +109,7 @@ class Entrance:
             if full is not None:
                 raise PendingLimitError(full)
             return
-        waiter = _Waiter(self._in_line, call._pool.make_latch(call), backlog)
+        waiter = _Waiter(self._in_line, call._core.make_latch(call), backlog)
         try:
             while True:
                 with self._lock:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from retrying_executor._calls.attempt import Observer
-    from retrying_executor._calls.call import Call, Ending, Hand, Outcome
+    from retrying_executor._calls.call import Call, Hand, Outcome, Settlement
     from retrying_executor._calls.ledger import Ledger
     from retrying_executor._core.entrance import Entrance
     from retrying_executor._core.turns import Crew, Turns
@@ -165,7 +165,7 @@ class Settling:
 
     # -- by the hand that has the call -----------------------------------------------------------
 
-    def attempt(self, hand: Hand, call: Call) -> Ending | None:
+    def attempt(self, hand: Hand, call: Call) -> Settlement | None:
         """Make an attempt, and put the call in backoff if another follows.
 
         Returns:
@@ -225,25 +225,25 @@ class Settling:
 
     def finish(self, hand: Hand) -> None:
         """Make the call in a hand done, which has its outcome, and tell its observers."""
-        call, ending = hand.call, hand.ending
+        call, settlement = hand.call, hand.settlement
         assert call is not None
-        assert ending is not None
-        hand.ending = None
+        assert settlement is not None
+        hand.settlement = None
         call._let_go()
         end_permit(hand)  # the callbacks may take long, or wait for it
         # The call is observed: its observers add themselves under the condition, as in `_change`. The lock of
         # the hand is for `stats`: a call is counted when it leaves the hand, not before or after.
         with call._condition:
             with hand.lock:
-                finished = call._finish(*ending)
-                if finished and ending[0][1] is None:
+                finished = call._finish(*settlement)
+                if finished and settlement[0][1] is None:
                     hand.succeeded += 1
                 elif finished:
                     hand.failed += 1
                 hand.call = None
             if finished:
                 call._tell_waiters()
-        del ending
+        del settlement
         if self._entrance.max_pending is not None:
             with self._lock:  # before the callbacks: they may wait for a submitter that waits for room
                 self._entrance.made_done()
@@ -255,6 +255,6 @@ class Settling:
         """See to what is in a hand, where *error* was raised by a done callback, or asynchronously."""
         with suppress(BaseException):
             end_permit(hand, "none")
-        if hand.call is not None and hand.ending is None:
+        if hand.call is not None and hand.settlement is None:
             with suppress(BaseException):  # of its callbacks; its state is changed before they run
                 self.settle(hand.call, (None, error))

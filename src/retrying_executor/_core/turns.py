@@ -95,7 +95,7 @@ class Turns:
         self.invitations: dict[Places, None] = {}
         """Permits that upstreams keep for this core, until it asks for them or declines."""
         self.unused: list[Permit] = []
-        """Permits of calls that were cancelled at that very moment."""
+        """Permits that were got for a call which another hand took, or which was cancelled, meanwhile."""
         self.only_fresh_until = -math.inf
         """Until when there is nothing to see to but fresh calls."""
         self.look_ahead()

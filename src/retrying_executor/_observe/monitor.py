@@ -2,7 +2,7 @@
 
 An executor without either has no monitor, and only pays for checking that.
 
-The listener is called in a thread of its own, so that it holds up no call. The thread belongs to a pool with
+The listener is called in a thread of its own, so that it holds up no call. The thread belongs to a core with
 a single worker, so it starts when there is an event and leaves when there is none. Events are queued in
 ``_untold`` without a lock. A thread that has an event appends it first, then looks at ``_is_telling``. The
 listener's thread resets ``_is_telling`` first, then looks at ``_untold``. So no event is left behind.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from retrying_executor._common.exits import ExitTimeout
 
     class Teller(Owner, Protocol):
-        """A pool with a single thread that leaves when it has nothing to do."""
+        """A core with a single thread that leaves when it has nothing to do."""
 
         def submit(self, call: Call, /) -> None: ...
         def is_own_thread(self) -> bool: ...
@@ -128,7 +128,7 @@ class Monitor:
         warn_after: For how many seconds an attempt may run before that is logged; ``None``: for ever.
         thread_name: What the names of its threads begin with.
         exit_timeout: How long the end of the interpreter waits.
-        new_teller: Makes the pool with a single thread that calls the listener, given its name.
+        new_teller: Makes the core with a single thread that calls the listener, given its name.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Monitor:
         self._reported = 0.1  # how many at the latest message; the next comes at ten times as many
         self._patience = LISTENER_TIMEOUT
         self._is_late = False
-        self._pool = self._new_teller(f"{self._thread_name}-events")
+        self._core = self._new_teller(f"{self._thread_name}-events")
         if self._watchdog is not None:
             self._watchdog.restart()
 
@@ -218,7 +218,7 @@ class Monitor:
             self._add("done", call, duration=took, outcome="failed", exception=error, reason=reason)
 
     def upstream_changed(self, name: str, kind: Kind, delay: float | None, reason: str) -> None:
-        """An upstream that calls of this pool go to is held, or works again."""
+        """An upstream that calls of this core go to is held, or works again."""
         if self._on_event is not None and not self._is_over:
             event = Event(kind=kind, time=self._now(), upstream=name, delay=delay, reason=reason)
             self._queue(partial(self._call_listener, event))
@@ -252,7 +252,7 @@ class Monitor:
             self._is_telling = True
         work: Work = (self._tell_all, (), {}, contextvars.Context())
         try:
-            self._pool.submit(RetryingFuture(self._pool, work, Terms(None)))
+            self._core.submit(RetryingFuture(self._core, work, Terms(None)))
         except BaseException as error:
             self._is_telling = False
             if not isinstance(error, RuntimeError):  # no thread can be started: the next event tries again
@@ -304,10 +304,10 @@ class Monitor:
         self._report_dropped()
         if self._watchdog is not None:
             self._watchdog.finish(timeout)
-        if not self._pool.is_own_thread():
+        if not self._core.is_own_thread():
             self._start_telling()
             left = began_at + timeout - time.monotonic()
-            is_told = self._pool.retire(left) or not (self._untold or self._is_telling)
+            is_told = self._core.retire(left) or not (self._untold or self._is_telling)
             if not is_told and not self._is_late:
                 self._is_late = True
                 log.listener_is_late(timeout)

@@ -108,7 +108,7 @@ class Watchdog:
             # whose destructors may do anything. And this frame is among them: a reference cycle.
             frames.clear()
         for call, run, duration, stack in due:
-            subject = log.Subject(run.name, key=call.key, label=run.label, executor=call._pool.name)
+            subject = log.Subject(run.name, key=call.key, label=run.label, executor=call._core.name)
             log.runs_for_long(subject, run.attempt, duration, run.thread.name, "".join(stack.format()))
         # An attempt that begins meanwhile does not wake this thread: its warning is not due before that.
         return min(max(0.0, warns_at - now), self._warn_after, threading.TIMEOUT_MAX)

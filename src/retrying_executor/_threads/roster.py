@@ -21,8 +21,8 @@ That lock guards all of it; methods that need no lock say so. What must stay tru
   lock will look for calls again.
 
 A worker has a lock of its own, for taking a call and for making it done: with one lock for all, workers
-that make short calls would spend their time waiting for each other. That it does for taking a call out of
-a queue that others append to without a lock needs the GIL. Without it, that one lock it is.
+that make short calls would spend their time waiting for each other. Taking calls under a worker's own lock,
+while others append without one, is safe only with the GIL. Without it, all share the core's lock.
 """
 
 from __future__ import annotations

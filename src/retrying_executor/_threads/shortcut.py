@@ -44,7 +44,7 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
     """
     turns, call, permit = core.turns, worker.call, worker.permit
     places = turns.places
-    if call is not None and worker.ending is not None:
+    if call is not None and worker.settlement is not None:
         call._work = None  # now, so that no destructor of an argument runs under a lock
         try:
             call._unobserved  # noqa: B018
@@ -60,9 +60,9 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
         worker.acquire()
         # Kept until the lock is given back: that may be the last reference, and a weakref callback of the
         # program may use the executor.
-        done, ending = worker.call, worker.ending
-        if done is not None and ending is not None:
-            (result, exception), unseen = ending
+        done, settlement = worker.call, worker.settlement
+        if done is not None and settlement is not None:
+            (result, exception), unseen = settlement
             if exception is not None:
                 done.__dict__  # noqa: B018  # made now, since from here on nothing may be
             try:
@@ -76,7 +76,7 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
                 done._exception, done._unseen = exception, unseen
                 worker.failed += 1
             done._state = FINISHED
-            worker.ending = None
+            worker.settlement = None
             if done._awaited:
                 done._open()
         worker.call = None

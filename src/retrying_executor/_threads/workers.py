@@ -81,7 +81,7 @@ class Shift:
                     self._see_to_others()
                 if call is None:
                     return
-                worker.ending = core.settling.attempt(worker, call)
+                worker.settlement = core.settling.attempt(worker, call)
             except BaseException as error:  # of a done callback, or asynchronous
                 has_arrived = False
                 core.settling.rescue(worker, error)
@@ -101,7 +101,7 @@ class Shift:
     # -- the initializer -------------------------------------------------------------------------
 
     def _initialize(self) -> bool:
-        """Run the initializer, if there is one, until it works, or the pool is broken.
+        """Run the initializer, if there is one, until it works, or the core is broken.
 
         Returns:
             Whether the worker goes on. If not, it has left.
@@ -134,7 +134,7 @@ class Shift:
         return True
 
     def _run_initializer(self) -> bool:
-        """Run the initializer; return whether it worked. If it never has so far, break the pool."""
+        """Run the initializer; return whether it worked. If it never has so far, break the core."""
         crew = self._crew
         assert crew.initializer is not None
         try:
@@ -191,7 +191,7 @@ class Shift:
         while True:
             if is_crowded:
                 time.sleep(0)  # or this thread would have the lock again before others that wait for it
-            if worker.ending is not None:  # pragma: no cover  # a race: tests/schedules
+            if worker.settlement is not None:  # pragma: no cover  # a race: tests/schedules
                 core.settling.finish(worker)
             worker.call = None
             if core.turns.is_halted:

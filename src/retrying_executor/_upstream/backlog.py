@@ -1,6 +1,6 @@
 """How many calls to one service are pending, over all executors, and the submitters that wait for room.
 
-Calls become done under the locks of pools and workers, so what a call does then takes no lock. Only
+Calls become done under the locks of cores and workers, so what a call does then takes no lock. Only
 submitters take ``_door``, and each waits for it only briefly: the thread that holds it may be in a destructor
 that submits, and wait for a lock that the submitter holds.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     class Member(Protocol):
         """A call that is pending."""
 
-        _leave: Callable[[], object] | None
+        _leave_backlog: Callable[[], object] | None
         """Called when it is done."""
 
 
@@ -51,14 +51,14 @@ class Backlog:
 
     def admit(self, call: Member) -> bool:
         """Count a call that is about to be accepted, until it is done or gone, if there is room for it."""
-        reference = weakref.ref(call, self._leave)
+        reference = weakref.ref(call, self._leave_backlog)
         try:
             self._door.acquire(timeout=_LOCK_TIMEOUT)  # in here: a signal handler may raise right after it
             self._pending.add(reference)  # before the check: a signal handler may submit in between
             if len(self._pending) > self._max_pending:
                 self._pending.discard(reference)
                 return False
-            call._leave = partial(self._leave, reference)
+            call._leave_backlog = partial(self._leave_backlog, reference)
             return True
         finally:
             try:  # noqa: SIM105  # suppress() could be interrupted before it has begun
@@ -66,7 +66,7 @@ class Backlog:
             except RuntimeError:
                 pass  # it was not taken: another thread has had it for long
 
-    def _leave(self, reference: weakref.ref[Member]) -> None:
+    def _leave_backlog(self, reference: weakref.ref[Member]) -> None:
         """A call is done: there is room for another. Needs no lock."""
         self._pending.discard(reference)  # publish first, then look
         self.call_next()

@@ -1,16 +1,16 @@
-"""What executors share of one service: its limits, and the pools that wait for a permit.
+"""What executors share of one service: its limits, and the cores that wait for a permit.
 
 ``_lock`` guards ``_gate``, ``_waiting`` and ``_invited``. While it is free:
 
-- a pool that was refused is in ``_waiting``, with the time at which it asks again, and no pool waits in vain:
-  if there is room, as many pools are invited; if there will be room at a certain time, they know that time;
-- a pool in ``_invited`` will ask or decline, and until then a permit is kept for it.
+- a core that was refused is in ``_waiting``, with the time at which it asks again, and no core waits in vain:
+  if there is room, as many cores are invited; if there will be room at a certain time, they know that time;
+- a core in ``_invited`` will ask or decline, and until then a permit is kept for it.
 
-So permits go round among the pools that wait. A worker whose attempt worked keeps its permit for its next
+So permits go round among the cores that wait. A worker whose attempt worked keeps its permit for its next
 call, without the lock, for as long as that takes nothing from anybody: see `Places.reusable_era`.
 
-The pools are told when this lock is free. But while a thread holds it, a destructor or a signal handler may
-submit in that thread, and wait for a pool's lock. So a thread that holds a pool's lock waits for this one
+The cores are told when this lock is free. But while a thread holds it, a destructor or a signal handler may
+submit in that thread, and wait for a core's lock. So a thread that holds a core's lock waits for this one
 only briefly. After that it goes on as if it had been refused, and asks again in a moment.
 """
 
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
         def upstream_changed(self, name: str, kind: Change, delay: float | None, reason: str, /) -> None: ...
 
     class Asker(Protocol):
-        """A pool, which asks whether an attempt may start."""
+        """A core, which asks whether an attempt may start."""
 
         def look_again(self, places: Places, opens_at: float, /) -> bool:
             """The service may be called again, now or at a certain time.
 
             Returns:
-                Whether the pool will ask then; else the permit goes to another.
+                Whether the core will ask then; else the permit goes to another.
             """
             ...
 
@@ -58,9 +58,9 @@ _A_MOMENT = 0.001  # seconds
 
 
 class Places:
-    """The machinery of one `Upstream`: what the pools ask, and tell.
+    """The machinery of one `Upstream`: what the cores ask, and tell.
 
-    Pools call `ask` under their lock, and `take_slot` under that of the worker. All that may tell pools
+    Cores call `ask` under their lock, and `take_slot` under that of the worker. All that may tell cores
     something (`end`, `decline`, `take_back`, `return_slot`, `pause`, `resume`) is called without a lock.
 
     Args:
@@ -78,7 +78,7 @@ class Places:
         self._about = about
         self._new_gate = new_gate
         self._gate = new_gate(random=_random)
-        # In the order of their asking. Weak: a pool that waits for something is kept alive by a thread.
+        # In the order of their asking. Weak: a core that waits for something is kept alive by a thread.
         self._waiting: weakref.WeakKeyDictionary[Asker, list[float]] = weakref.WeakKeyDictionary()
         self._invited: set[Asker] = set()
         self._is_known_to_fail = False  # a warning has said that it is held
@@ -86,9 +86,9 @@ class Places:
         self.reusable_era: int | None = None
         """The era of the permits under which attempts may follow each other without the lock.
 
-        An attempt that worked leaves its permit to the next of the same worker while no pool waits for one,
+        An attempt that worked leaves its permit to the next of the same worker while no core waits for one,
         and while it would tell nothing new. A worker reads this without the lock: so one more attempt may
-        start after a pool was refused, or after the first failure.
+        start after a core was refused, or after the first failure.
         """
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
         self._is_stopped = False  # for a fork
@@ -131,7 +131,7 @@ class Places:
             log.upstream_paused(self.name, length)
             self._inform("upstream_held", length, "paused")
             self._tell()
-        except BaseException:  # of a signal handler: the pools that wait may not know yet
+        except BaseException:  # of a signal handler: the cores that wait may not know yet
             self._tell()
             raise
 
@@ -144,7 +144,7 @@ class Places:
             if was_held:
                 log.upstream_resumed(self.name)
             self._tell()
-        except BaseException:  # of a signal handler: the pools that wait may not know yet
+        except BaseException:  # of a signal handler: the cores that wait may not know yet
             self._tell()
             raise
 
@@ -154,7 +154,7 @@ class Places:
             self._listeners.add(listener)
 
     def attach(self, listener: Listener | None) -> None:
-        """A pool of threads uses it from now on.
+        """A core of threads uses it from now on.
 
         Raises:
             ValueError: If it is in use in virtual time: times on that clock mean nothing to threads.
@@ -168,30 +168,30 @@ class Places:
         if listener is not None:
             self.notify(listener)
 
-    # -- for the pools ---------------------------------------------------------------------------
+    # -- for the cores ---------------------------------------------------------------------------
 
-    def ask(self, pool: Asker) -> Permit | float | None:
-        """Let an attempt through, or say when to ask again: infinity means that the pool will be told.
+    def ask(self, core: Asker) -> Permit | float | None:
+        """Let an attempt through, or say when to ask again: infinity means that the core will be told.
 
-        Called under the pool's lock. ``None``: there is no answer yet, and an invitation stays open.
+        Called under the core's lock. ``None``: there is no answer yet, and an invitation stays open.
         """
         if not self._lock.acquire(timeout=_LOCK_TIMEOUT):
-            return None  # the thread that holds it may wait for the pool's lock: see above
+            return None  # the thread that holds it may wait for the core's lock: see above
         try:
             now, opens = self.clock.monotonic(), self._gate.open_at()
             if opens <= now:
                 opens = math.inf
-                if pool in self._invited or self._gate.room() > len(self._invited):
+                if core in self._invited or self._gate.room() > len(self._invited):
                     permit = self._gate.start(now, self.clock.monotonic)
                     if permit is not None:
-                        self._waiting.pop(pool, None)
+                        self._waiting.pop(core, None)
                         permit.places = self
                         return permit
                     opens = now + _A_MOMENT
-            self._waiting[pool] = [opens]
+            self._waiting[core] = [opens]
             return opens
         finally:
-            self._invited.discard(pool)
+            self._invited.discard(core)
             self._note_era()
             self._lock.release()
 
@@ -257,49 +257,49 @@ class Places:
         for listener in listeners:
             listener.upstream_changed(self.name, kind, delay, reason)
 
-    def decline(self, pool: Asker) -> None:
-        """An invited pool has nothing to start: the permit goes to another."""
+    def decline(self, core: Asker) -> None:
+        """An invited core has nothing to start: the permit goes to another."""
         with self._lock:
-            self._invited.discard(pool)
+            self._invited.discard(core)
             self._note_era()
         self._tell()
 
     def _tell(self) -> None:
-        """Tell the pools that wait what has changed: that there is room, or when to ask again."""
+        """Tell the cores that wait what has changed: that there is room, or when to ask again."""
         while True:
-            pool = None
+            core = None
             try:
                 with self._lock:
                     now, opens = self.clock.monotonic(), self._gate.open_at()
                     is_open = opens <= now
                     if is_open and self._gate.room() <= len(self._invited):
                         return
-                    # While it is open any pool will do; else one that would ask too late.
+                    # While it is open any core will do; else one that would ask too late.
                     after = -math.inf if is_open else opens
-                    pool = next(
+                    core = next(
                         (one for one, asks_at in list(self._waiting.items()) if asks_at[0] > after), None
                     )
-                    if pool is None:
+                    if core is None:
                         return
-                    entry = self._waiting[pool] = [opens]
+                    entry = self._waiting[core] = [opens]
                     if is_open:
-                        self._waiting.pop(pool, None)
-                        self._invited.add(pool)
+                        self._waiting.pop(core, None)
+                        self._invited.add(core)
                         self._note_era()
-                # Without the lock, since this takes the pool's. Meanwhile the pool may ask, and be refused
+                # Without the lock, since this takes the core's. Meanwhile the core may ask, and be refused
                 # again: then its entry is another, and stays.
-                is_told = pool.look_again(self, max(opens, now))
+                is_told = core.look_again(self, max(opens, now))
                 if not is_told:
                     with self._lock:
-                        self._invited.discard(pool)
-                        if self._waiting.get(pool) is entry:
-                            self._waiting.pop(pool, None)
+                        self._invited.discard(core)
+                        if self._waiting.get(core) is entry:
+                            self._waiting.pop(core, None)
                         self._note_era()
-            except BaseException:  # of a signal handler: the pool may not know, and the others wait
-                if pool is not None:
+            except BaseException:  # of a signal handler: the core may not know, and the others wait
+                if core is not None:
                     with self._lock:
-                        self._invited.discard(pool)
-                        self._waiting[pool] = [math.inf]
+                        self._invited.discard(core)
+                        self._waiting[core] = [math.inf]
                         self._note_era()
                     self._tell()
                 raise

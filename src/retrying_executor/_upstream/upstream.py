@@ -115,7 +115,7 @@ class Upstream:
             initial_hold=first,
             max_hold=longest,
         )
-        self._places = Places(name, about, new_gate, backlog)  # for the pools: see `Terms`
+        self._places = Places(name, about, new_gate, backlog)  # for the cores: see `Terms`
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._places}>"

@@ -186,7 +186,7 @@ class VirtualCrew(Crew):
             self._attempt(core, hand, call)
         except BaseException as error:  # of a signal handler: the call must not stay in the hand
             if call is None or not call.done() or not isinstance(error, SystemExit):
-                hand.ending = None
+                hand.settlement = None
                 core.settling.rescue(hand, error)
                 raise
             log.worker_interrupted(error)  # of a done callback
@@ -202,9 +202,9 @@ class VirtualCrew(Crew):
 
     def _attempt(self, core: Core, hand: Hand, call: Call) -> None:
         """Make an attempt, and put the call in backoff or make it done."""
-        hand.ending = core.settling.attempt(hand, call)
+        hand.settlement = core.settling.attempt(hand, call)
         self.tell()
-        if hand.ending is not None:
+        if hand.settlement is not None:
             core.settling.finish(hand)
 
     def _prefer(self, core: Core, calls: Container[Call]) -> None:
@@ -264,7 +264,7 @@ class VirtualCrew(Crew):
 
     def prepare(self, core: Core, call: Call) -> None:
         """A call is about to be observed: its waiters make attempts."""
-        call._tell_in_own_way(Waiters(self, core, call))
+        call._set_waiters(Waiters(self, core, call))
 
     def join(self, core: Core, deadline: float) -> bool:
         """Make attempts until all is done, until *deadline*; return whether it is."""

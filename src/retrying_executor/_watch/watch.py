@@ -81,15 +81,15 @@ class Watcher:
     """
 
     def __init__(self, executor: RetryingExecutor | View, display: Display) -> None:
-        self._pool = executor._pool  # not the executor, which may be dropped
-        self.exit_timeout = self._pool.exit_timeout
+        self._core = executor._core  # not the executor, which may be dropped
+        self.exit_timeout = self._core.exit_timeout
         self._display = display
         self._is_left = False
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __repr__(self) -> str:
-        return f"<watch of {self._pool.name!r}>"
+        return f"<watch of {self._core.name!r}>"
 
     def __enter__(self) -> None:
         if self._thread is not None:
@@ -99,7 +99,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="retrying_executor.watch", daemon=daemon)
         self._began_at = time.monotonic()
         self._pace = Pace(self._began_at)
-        self._first = self._pool.stats()
+        self._first = self._core.stats()
         try:
             with suppress(*BROKEN):
                 self._display.begin(self._look())
@@ -116,11 +116,11 @@ class Watcher:
     ) -> None:
         if os.getpid() == self._pid:  # in a forked child, the thread is gone, and may have held any lock
             self._is_left = True
-            self.settle(self._pool, None)
+            self.settle(self._core, None)
 
-    def settle(self, pool: object, timeout: float | None) -> None:
-        """End, if the block has been left, and no call of *pool* is pending."""
-        if pool is self._pool and self._is_finished():
+    def settle(self, core: object, timeout: float | None) -> None:
+        """End, if the block has been left, and no call of *core* is pending."""
+        if core is self._core and self._is_finished():
             self.end(timeout)
 
     def end(self, timeout: float | None) -> None:
@@ -163,13 +163,13 @@ class Watcher:
     def _is_finished(self) -> bool:
         if not self._is_left:
             return False
-        now = self._pool.stats()
+        now = self._core.stats()
         return not now.ready + now.running + now.in_backoff + now.held
 
     def _look(self) -> Progress:
-        first, last, now = self._first, self._pool.stats(), time.monotonic()
+        first, last, now = self._first, self._core.stats(), time.monotonic()
         rate = self._pace.rate(now, last.succeeded + last.failed - first.succeeded - first.failed)
-        its_now = self._pool.clock.monotonic()  # which may be virtual
+        its_now = self._core.clock.monotonic()  # which may be virtual
         return progress(first, last, elapsed=now - self._began_at, now=its_now, rate=rate)
 
 
