@@ -393,9 +393,9 @@ def test_what_is_submitted_may_be_anything_callable(executor: Any) -> None:
         (
             (),
             {"retry_on": KeyboardInterrupt},
-            "ValueError: retry_on must be subclasses of Exception: <class",
+            "ValueError: retry_on must name subclasses of Exception: <class",
         ),
-        ((), {"retry_on": (ValueError, SystemExit)}, "ValueError: retry_on must be subclasses of Exception"),
+        ((), {"retry_on": (ValueError, SystemExit)}, "ValueError: retry_on must name subclasses of Exception"),
         ((), {"retry_on": retry_after}, "TypeError: retry_on must say whether an exception is worth"),
         (
             (),
@@ -461,11 +461,11 @@ def test_an_answer_that_is_none_ends_the_call_with_an_error_that_says_so(answer:
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda: Service(""), "ValueError: name must be text in one line, not empty or blank, not ''"),
-        (lambda: Service(" "), "ValueError: name must be text in one line, not empty or blank, not ' '"),
+        (lambda: Service(""), "ValueError: name must be one line of text, and not blank: not ''"),
+        (lambda: Service(" "), "ValueError: name must be one line of text, and not blank: not ' '"),
         (
             lambda: Service("a\nb"),
-            "ValueError: name must be text in one line, not empty or blank, not 'a\\nb'",
+            "ValueError: name must be one line of text, and not blank: not 'a\\nb'",
         ),
         (
             lambda: Service("x", record_exceptions=lambda: True),

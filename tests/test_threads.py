@@ -310,9 +310,7 @@ def test_an_initializer_that_has_worked_is_tried_again_until_it_works(
     pauses_made = [later - sooner for sooner, later in pairwise(times)]
     assert all(made >= at_least for made, at_least in zip(pauses_made, (0.01, 0.02, 0.03, 0.03), strict=True))
     assert 1 == len({thread for _, thread in connect.runs[1:6]})
-    assert {"Exception in initializer, which is to be tried again:"} == {
-        r.getMessage() for r in caplog.records
-    }
+    assert {"Exception in initializer; it will be called again:"} == {r.getMessage() for r in caplog.records}
     assert {"ERROR"} == {record.levelname for record in caplog.records}
 
 

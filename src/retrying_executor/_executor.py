@@ -396,7 +396,9 @@ class View(Submitter):
         self._terms = self._core.adopt(terms)
 
     def __enter__(self) -> NoReturn:
-        self.shutdown()
+        raise final(
+            RuntimeError("a view cannot be used in a with statement: use the executor that it is a view of")
+        )
 
     def _reference(self) -> Callable[[], Submitter]:
         return lambda: self  # a view is often made for one expression: it must not end with that

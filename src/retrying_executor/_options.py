@@ -99,7 +99,9 @@ def changed_terms(
         if policy is None and retry is ...:
             policy = RetryPolicy()
         if not isinstance(policy, RetryPolicy):
-            raise TypeError(f"options {sorted(changes)} need a RetryPolicy to apply to, not {policy!r}")
+            raise TypeError(
+                f"{', '.join(sorted(changes))} must go with a RetryPolicy, not with retry={policy!r}"
+            )
         policy = policy.replace(**changes)
     return Terms(
         policy,

@@ -233,19 +233,31 @@ def listener_failed(kind: str, error: BaseException) -> None:
     """``on_event`` raised an exception."""
     level, times = _repeats.level("listener", id(type(error)))
     extra = {"kind": "listener_failed"}
-    _log(level, "on_event raised, told of %s%s", kind, times, exc_info=error, extra=extra)
+    _log(
+        level,
+        "on_event raised an exception when it was told of %s%s",
+        kind,
+        times,
+        exc_info=error,
+        extra=extra,
+    )
 
 
 def events_dropped(count: int) -> None:
     """``on_event`` is too slow: its queue was full."""
     extra = {"kind": "events_dropped", "count": count}
-    _log(logging.WARNING, "on_event falls behind: events dropped so far: %d", count, extra=extra)
+    _log(logging.WARNING, "on_event is too slow: %d events dropped so far", count, extra=extra)
 
 
 def listener_is_late(patience: float) -> None:
     """An end waited *patience* seconds for ``on_event``, which has not been told everything."""
     extra = {"kind": "listener_is_late"}
-    _log(logging.WARNING, "on_event was not told everything in %s", in_words(patience), extra=extra)
+    _log(
+        logging.WARNING,
+        "on_event has not been told everything: stopped waiting after %s",
+        in_words(patience),
+        extra=extra,
+    )
 
 
 def initializer_failed(error: BaseException, *, breaks: bool = True) -> None:
@@ -253,7 +265,7 @@ def initializer_failed(error: BaseException, *, breaks: bool = True) -> None:
     if breaks:
         _log(logging.CRITICAL, "Exception in initializer:", exc_info=error, to=LOGGER)
     else:
-        message = "Exception in initializer, which is to be tried again:"
+        message = "Exception in initializer; it will be called again:"
         _log(logging.ERROR, message, exc_info=error, to=LOGGER)
 
 

@@ -191,7 +191,7 @@ def checked_name(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, not {value!r}")
     if not value.strip() or not value.isprintable():
-        raise ValueError(f"{name} must be text in one line, not empty or blank, not {value!r}")
+        raise ValueError(f"{name} must be one line of text, and not blank: not {value!r}")
     return value
 
 

@@ -369,7 +369,7 @@ def _checked_retry_on(retry_on: RetryOn) -> RetryOn:
         raise ValueError("retry_on must name an exception class, not (): with retry=None nothing is retried")
     for one in classes or ():
         if not issubclass(one, Exception) and not issubclass(Exception, one):
-            raise ValueError(f"retry_on must be subclasses of Exception: {one!r} is never retried")
+            raise ValueError(f"retry_on must name subclasses of Exception only: {one!r} is never retried")
     return retry_on
 
 

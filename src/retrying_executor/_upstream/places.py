@@ -372,8 +372,9 @@ def _why_held(before: State, failures: int, asked: Asked | None, exception: Base
     last = "" if exception is None else log.describe(None, exception)
     if before == "probing":
         return f"the probe failed ({last})"
-    plural = "" if failures == 1 else "s"
-    return f"{failures} attempt{plural} failed in a row, the last with {last}"
+    if failures == 1:
+        return f"an attempt failed ({last})"
+    return f"{failures} attempts failed in a row, the last with {last}"
 
 
 def _random() -> float:
