@@ -12,10 +12,14 @@ import pytest
 from conftest import TIMEOUT
 from retrying_executor import RetryingExecutor
 from retrying_executor._common import unseen
+from retrying_executor._common.stdlib import HAS_GIL
 
 needs_gil = pytest.mark.skipif(
     not getattr(sys, "_is_gil_enabled", lambda: True)(),
     reason="without the GIL an object that threads share goes no sooner than its own thread gets to it",
+)
+needs_locks_of_workers = pytest.mark.skipif(
+    not HAS_GIL, reason="without the GIL workers have no lock of their own"
 )
 
 _never = threading.Event()

@@ -20,9 +20,8 @@ from typing import Any, NoReturn
 import pytest
 
 from conftest import TIMEOUT, both
-from observe import eventually
+from observe import eventually, needs_locks_of_workers
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, Upstream
-from retrying_executor._common.stdlib import HAS_GIL
 from retrying_executor._threads import threads
 from retrying_executor._threads.roster import Worker
 from retrying_executor.testing import VirtualTimeExecutor
@@ -256,7 +255,7 @@ def test_a_call_that_was_not_cancelled_can_be_observed(lone: RetryingExecutor, r
     assert told.wait(TIMEOUT)
 
 
-@pytest.mark.skipif(not HAS_GIL, reason="without the GIL workers have no lock of their own")
+@needs_locks_of_workers
 def test_cancelled_calls_are_tidied_up_another_time(
     lone: RetryingExecutor, release: Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:

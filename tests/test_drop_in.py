@@ -669,7 +669,8 @@ def test_map_raises_in_place_and_cancels_the_rest(one_worker: ThreadPoolExecutor
         next(results)
     go.set()
     one_worker.shutdown()
-    assert ran in ([0, 1], [0, 1, 3])
+    assert [0, 1] == ran[:2]
+    assert len(ran) <= 3  # the worker may begin any of the rest while those before it are cancelled
 
 
 @with_threads
@@ -697,7 +698,8 @@ def test_map_closed_early_cancels_the_rest(one_worker: ThreadPoolExecutor) -> No
         assert 0 == next(results)
     go.set()
     one_worker.shutdown()
-    assert ran in ([0], [0, 1])
+    assert [0] == ran[:1]
+    assert len(ran) <= 2  # the worker may begin any of the rest while those before it are cancelled
 
 
 def test_map_goes_on_without_its_executor(create: Create) -> None:

@@ -586,6 +586,8 @@ def test_an_interrupt_at_the_end_of_a_block_gets_out(
 
     executor = RetryingExecutor(1, retry=lambda _: NEVER_DUE)
     future = executor.submit(Flaky())
+    while future.due_at is None:  # it waits when its first attempt has failed
+        wait([future], 0.001)
     with monkeypatch.context() as patch:
         patch.setattr(Core, "finish", interrupted)
         with pytest.raises(KeyboardInterrupt):

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 import pytest
 
 from conftest import TIMEOUT, both
+from observe import needs_locks_of_workers
 from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy
 from retrying_executor._calls.call import Hand
 
@@ -599,6 +600,7 @@ def begin_to_observe(future: AnyFuture, how: str, seen: list[str], came: Semapho
     return thread
 
 
+@needs_locks_of_workers
 @pytest.mark.parametrize("second", ["callback", "wait", "outcome"])
 def test_all_who_observe_a_call_as_its_worker_ends_are_told(
     monkeypatch: pytest.MonkeyPatch, lone: RetryingExecutor, release: Event, second: str

@@ -145,7 +145,7 @@ def prepared(*, fine: bool = False) -> Iterator[None]:
         stack.callback(gc.enable)
         gc.disable()
         if fine:
-            replacements()  # now: of what is frozen the collector says nothing
+            replacements()  # now, and not as part of the first run
         stack.callback(gc.unfreeze)
         gc.freeze()  # so that a collection in between looks at what the runs have left, and at nothing else
         stack.callback(logging.disable, level)

@@ -55,8 +55,9 @@ def load(
         assert list(as_completed(futures[-8:], TIMEOUT))
 
     def take_result() -> None:
+        latest = futures[-1:]  # without the GIL, futures[-1] fails if the list gets shorter meanwhile
         with suppress(CancelledError, ConnectionError):
-            futures[-1].result(TIMEOUT)
+            latest[0].result(TIMEOUT)
 
     def repeat(step: Callable[[], None]) -> None:
         try:
@@ -92,7 +93,6 @@ def test_fork_at_any_moment(policy: RetryPolicy) -> None:
 
     def check() -> None:
         check_orphaned(running)
-        recent = futures[-RECENT:]
         assert not wait(recent, TIMEOUT).not_done
         assert len(recent) == len(list(as_completed(recent, TIMEOUT)))
         for future in recent:
@@ -115,6 +115,8 @@ def test_fork_at_any_moment(policy: RetryPolicy) -> None:
         with load(executor, futures, meddled):
             for _ in range(FORKS):
                 with held(executor) as running:
+                    # Not in the child, where without the GIL a list that others use may stay locked.
+                    recent = futures[-RECENT:]
                     in_child(check)
                 settle(RECENT)
         settle(0)

@@ -380,6 +380,7 @@ def pause_for_a_while(scene: Scene) -> Callable[[], object]:
 
 
 def map_results(scene: Scene) -> Callable[[], object]:
+    scene.busy()  # an interrupted start of a thread would leave that in threading's list for good
     results = scene.executor.map(int, "1234", buffersize=2)
     scene.uncertain = 4
     return lambda: list(results)
