@@ -393,9 +393,13 @@ def test_what_is_submitted_may_be_anything_callable(executor: Any) -> None:
         (
             (),
             {"retry_on": KeyboardInterrupt},
-            "ValueError: retry_on must name subclasses of Exception: <class",
+            "ValueError: retry_on must name subclasses of Exception only: <class",
         ),
-        ((), {"retry_on": (ValueError, SystemExit)}, "ValueError: retry_on must name subclasses of Exception"),
+        (
+            (),
+            {"retry_on": (ValueError, SystemExit)},
+            "ValueError: retry_on must name subclasses of Exception only",
+        ),
         ((), {"retry_on": retry_after}, "TypeError: retry_on must say whether an exception is worth"),
         (
             (),
