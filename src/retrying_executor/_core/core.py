@@ -48,26 +48,31 @@ class Crew(PartsCrew):
     """Those that make the attempts. They do not know for which core: it gives itself along."""
 
     if TYPE_CHECKING:  # what each crew does in its own way
+        roster: Any
+        """A `Roster`."""
 
-        @property
-        def roster(self) -> Roster: ...
         def see_to(self, core: Core, call: Call, /) -> Exception | None:
             """See that a call which was queued is taken; return why it is to be refused, if it is."""
+            ...
 
         def come(self, core: Core, /) -> bool:
             """See that somebody comes for a call that may start now; return whether that is so."""
+            ...
 
         def attach(self, core: Core, places: Places, /) -> None:
             """Calls may go to this upstream from now on: see that both go by the same clock."""
 
         def make_latch(self, core: Core, call: Call, /) -> Any:
             """Return a lock that is closed, at which somebody waits for *call*, or until it is accepted."""
+            ...
 
         def join(self, core: Core, deadline: float, /) -> bool:
             """Wait until all is done and everybody has left, until *deadline*; return whether that is so."""
+            ...
 
         def retire(self, core: Core, deadline: float, /) -> bool:
             """The same; from now on nobody stays for longer than there is something to do."""
+            ...
 
         def stop_for_fork(self, timeout: float, /) -> bool:
             """Before a fork: see that no hand is in the middle of anything. Called under the core's lock.
@@ -75,6 +80,7 @@ class Crew(PartsCrew):
             Returns:
                 Whether that is so, after waiting for each for *timeout* seconds at most.
             """
+            ...
 
         def go_on_after_fork(self) -> None:
             """After, in the parent and in the child; may be done again."""
@@ -144,7 +150,7 @@ class Core:
         crew.restart(lock)
         self.ledger = ledger = Ledger()
         self.fresh = ledger.schedule.fresh
-        self.roster = crew.roster
+        self.roster: Roster = crew.roster
         self.entrance = entrance = Entrance(
             lock=lock,
             ledger=ledger,

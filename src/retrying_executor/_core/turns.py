@@ -32,16 +32,20 @@ class Crew:
         @property
         def clock(self) -> Clock:
             """What tells the time."""
+            ...
 
         @property
         def is_coming(self) -> bool:
             """Whether somebody will look what there is to do: one rests, or is on its way."""
+            ...
 
         def hands(self) -> list[Hand]:
             """Return those that have a call, or may have one."""
+            ...
 
         def includes_current_thread(self) -> bool:
             """Return whether this thread makes attempts itself, and so must not wait for them."""
+            ...
 
     def due_at_changed(self, schedule: Schedule) -> None:
         """What is due first may be something else now. Called under the core's lock."""

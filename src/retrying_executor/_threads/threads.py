@@ -45,8 +45,12 @@ class Threads(Crew):
         are_daemons: Whether the interpreter may end while they work, where it allows that.
     """
 
-    clock: Clock = time
     roster: Roster
+
+    @property
+    def clock(self) -> Clock:
+        """What tells the time."""
+        return time
 
     def __init__(
         self,

@@ -60,7 +60,6 @@ class VirtualCrew(Crew):
     """
 
     roster = Roster()
-    is_coming = True  # sooner or later somebody waits
 
     def __init__(
         self, seed: int, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
@@ -78,6 +77,11 @@ class VirtualCrew(Crew):
         self.tell: Callable[[], object] = bool  # a listener, if there is one, what has not been told yet
 
     # -- the clock -------------------------------------------------------------------------------
+
+    @property
+    def is_coming(self) -> bool:
+        """Return whether somebody will look what there is to do: sooner or later somebody waits."""
+        return True
 
     @property
     def clock(self) -> VirtualCrew:
