@@ -221,21 +221,20 @@ def test_a_call_with_a_place_that_is_too_old_gives_it_back(release: Event) -> No
 def test_a_retry_that_is_too_old_when_its_turn_comes_fails_with_what_it_had(release: Event) -> None:
     """It was due in time, but no thread was free (B12, B3)."""
     error = ConnectionError("down")
-    tried = Event()
+    blockers: list[Any] = []
 
     def call() -> NoReturn:
-        tried.set()
+        if not blockers:
+            blockers.append(executor.submit(release.wait, TIMEOUT))
         raise error
 
     with RetryingExecutor(1) as executor:
-        view = executor.with_options(delays=[0.001, 0.001], max_age=3600)
-        future = view.submit(call)
-        blocker = executor.submit(release.wait, TIMEOUT)
-        assert tried.wait(TIMEOUT)
+        future = executor.with_options(delays=[0.01] * 100, max_age=3600).submit(call)
+        assert eventually(lambda: blockers and blockers[0].running())
         future._expires_at = 0.0  # as if time had passed
         release.set()
         assert future.exception(TIMEOUT) is error
-        assert blocker.result(TIMEOUT)
+        assert blockers[0].result(TIMEOUT)
     assert "max_age" in note_of(error)
 
 
