@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from concurrent.futures import CancelledError, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Barrier, Event, Thread
@@ -22,6 +22,7 @@ from forks import check_executor_works, in_child
 from observe import eventually, needs_gil, resting, threads_named
 from retrying_executor import PendingLimitError, RetryingExecutor, RetryingFuture, RetryPolicy, Upstream
 from retrying_executor._calls.current import current
+from retrying_executor._calls.schedule import Schedule
 from retrying_executor._common.stdlib import is_held
 from retrying_executor._threads import roster, threads
 from retrying_executor._threads.roster import Roster, Worker
@@ -955,3 +956,42 @@ def test_a_thread_that_has_the_lock_of_an_upstream_does_not_wait_for_room() -> N
         with service._places._lock, pytest.raises(PendingLimitError, match="as many as max_pending allows"):
             executor.submit(int)
         release.set()
+
+
+@needs_gil
+def test_what_a_callback_raises_that_was_put_off_is_no_outcome_of_the_next_call() -> None:
+    """The worker has taken that already when it catches up (B3, E1)."""
+
+    def leave(_: object) -> NoReturn:
+        raise SystemExit
+
+    release = Event()
+    with RetryingExecutor(1, retry=lambda _: 3600) as executor:
+        waiting = executor.submit(Flaky())
+        assert eventually(lambda: waiting.due_at)
+        waiting.add_done_callback(leave)
+        first, second = executor.submit(release.wait, TIMEOUT), executor.submit(int, 7)
+        first.__dict__["_latches"] = [Amid(waiting.cancel)]
+        first._awaited = True
+        release.set()
+        assert 7 == second.result(TIMEOUT)
+        assert waiting.cancelled()
+
+
+def test_a_wait_in_virtual_time_does_what_was_put_off_before_time_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A destructor may cancel a call as the wait looks when that is due (E1, F7)."""
+    first_due_at = Schedule.first_due_at
+    executor = VirtualTimeExecutor(retry=lambda _: 3600)
+    waiting = executor.submit(Flaky())
+    executor.advance(0)
+
+    def interrupted(schedule: Schedule) -> float | None:
+        waiting.cancel()
+        return first_due_at(schedule)
+
+    monkeypatch.setattr(Schedule, "first_due_at", interrupted)
+    with pytest.raises(CancelledError):
+        waiting.result()
+    assert 0.0 == executor.monotonic()

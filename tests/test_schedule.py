@@ -544,6 +544,15 @@ def test_a_call_that_an_interruption_has_left_in_the_heap_is_passed_over(*, is_h
     assert 0 == entries(schedule)
 
 
+def test_a_lane_whose_last_call_an_interruption_has_left_there_is_empty() -> None:
+    """It holds up nobody (F9)."""
+    schedule: Any = Schedule()
+    [item] = fill_lane(schedule, Service(0.0), 1)
+    item.gone = True
+    assert [] == take_all(schedule, 5.0)
+    assert 0 == entries(schedule)
+
+
 def test_so_many_calls_are_put_in_a_lane_that_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """While others queue calls without a lock, the one that finds them held gives its own back (C4, U4)."""
     monkeypatch.setattr(schedule_module, "_MOST_DEFERRED", 10)

@@ -73,7 +73,7 @@ class Lane:
 
     def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
         """Return the call whose turn it is, no longer in the lane; ``None`` if the lane closes."""
-        while self.opens_at <= now:
+        while True:
             self.notice(now)
             entry = self.calls.first()
             if entry is None:
@@ -85,7 +85,6 @@ class Lane:
             self.calls.pop()
             if claimed:  # else an interruption has left it here, taken
                 return entry[2]
-        return None
 
     def give_up(self, now: float) -> list[Call]:
         """Return the calls that have waited for too long, no longer in the lane.

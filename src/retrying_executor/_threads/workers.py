@@ -122,8 +122,7 @@ class Shift:
         core.turns.decline_unused(core, are_all=True)  # the initializer may take long
         works, pause = self._run_initializer(), _FIRST_PAUSE
         with core.lock:
-            if worker in crew.roster.members:  # else it has forked, and this is the child
-                crew.initializing -= 1
+            crew.initializing -= worker in crew.roster.members  # else it has forked, and this is the child
         while not works:
             if not self._await_recovery(pause):
                 return core.turns.is_halted  # for that, `_next` sees to
