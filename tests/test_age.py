@@ -224,8 +224,7 @@ def test_a_retry_that_is_too_old_when_its_turn_comes_fails_with_what_it_had(rele
     blockers: list[Any] = []
 
     def call() -> NoReturn:
-        if not blockers:
-            blockers.append(executor.submit(release.wait, TIMEOUT))
+        blockers.append(executor.submit(release.wait, TIMEOUT))
         raise error
 
     with RetryingExecutor(1) as executor:

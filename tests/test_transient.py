@@ -93,7 +93,7 @@ SHAPES: dict[str, Callable[[Any, Any], Exception]] = {
     ),
 }
 HTTP = [
-    *((status, True) for status in (100, 200, 304, 408, 425, 500, 501, 502, 503, 504, 599)),
+    *((status, True) for status in (100, 200, 304, 408, 423, 425, 449, 500, 501, 502, 503, 504, 599)),
     *((status, False) for status in (400, 401, 403, 404, 405, 409, 410, 422, 451, 499)),
     (429, NotNow),
 ]
@@ -399,7 +399,7 @@ HOSTILE_OBJECTS = [
     type("HostileInt", (int,), {"__eq__": refuse, "__le__": refuse, "__hash__": refuse, "__int__": refuse})(
         404
     ),
-    type("HostileStr", (str,), {"__eq__": refuse, "__hash__": refuse, "__str__": refuse})("SlowDown"),
+    type("HostileStr", (str,), {"__eq__": refuse, "__hash__": refuse, "__str__": refuse})("no"),
     type("HostileDict", (dict,), {"get": refuse, "items": refuse})(),
     SimpleNamespace(items=refuse),
     SimpleNamespace(items=lambda: 42),

@@ -5,9 +5,8 @@ from retrying_executor._calls.current import CurrentCall, current_call
 from retrying_executor._calls.stats import Stats
 from retrying_executor._common.errors import ForkedFutureError, NotNow, PendingLimitError
 from retrying_executor._executor import RetryingExecutor, View
-from retrying_executor._policy.answers import retry_after
 from retrying_executor._policy.policy import RetryPolicy
-from retrying_executor._policy.transient import transient
+from retrying_executor._policy.transient import explain, retry_after, transient
 from retrying_executor._policy.verdict import Attempt
 from retrying_executor._upstream.evidence import service_failed
 from retrying_executor._upstream.upstream import Upstream
@@ -31,6 +30,7 @@ __all__ = [
     "Upstream",
     "View",
     "current_call",
+    "explain",
     "retry_after",
     "service_failed",
     "transient",

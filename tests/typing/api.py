@@ -21,6 +21,7 @@ from retrying_executor import (
     Stats,
     Upstream,
     View,
+    explain,
     retry_after,
     transient,
     watch,
@@ -273,6 +274,8 @@ def answers(error: Exception) -> None:
     """What failures mean (U1 to U3)."""
     assert_type(transient(error), bool | NotNow)
     assert_type(retry_after(error), float | None)
+    assert_type(explain(error), str)
+    explain("404")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert_type(NotNow("busy", after=timedelta(seconds=1)).after, float | None)
     RetryPolicy(retry_on=lambda error: NotNow(after=1), max_retry_after=None)
     NotNow("busy")

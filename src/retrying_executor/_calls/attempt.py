@@ -13,8 +13,8 @@ from retrying_executor._common import log
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import class_name, is_a, set_cause, traceback_of
 from retrying_executor._common.values import in_words, optional_seconds
-from retrying_executor._policy.answers import get
 from retrying_executor._policy.policy import no_time_for
+from retrying_executor._policy.reading import get
 from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT, TOO_LATE, TOO_OLD, Attempt, Verdict
 
 TYPE_CHECKING = False

@@ -35,6 +35,11 @@ def traceback_of(exception: BaseException) -> TracebackType | None:
     return traceback
 
 
+def cause_of(exception: BaseException) -> object:
+    """Return what ``raise ... from`` has set."""
+    return _CAUSE.__get__(exception)
+
+
 def led_to(exception: BaseException) -> list[BaseException]:
     """Return the exceptions that led to *exception*: its cause and its context."""
     exceptions = (_CAUSE.__get__(exception), _CONTEXT.__get__(exception))

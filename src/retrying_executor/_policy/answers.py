@@ -1,28 +1,30 @@
-"""Reads the answer of a service off an exception: status, code, and how long it asks to wait.
+"""Which answer an exception stands for: a status of HTTP or gRPC, a code of AWS, a database, a mail server.
 
-Exceptions are read by their shape, so no client library is needed: an HTTP status and headers
-(requests, httpx, urllib, urllib3, aiohttp, and SDKs built on them), an AWS error code (botocore), a gRPC
-status (grpc, google-api-core). What each of these means is decided in `codes` and `transient`.
+Exceptions are read by their shape, so no client library is needed. What each answer means is decided in
+`transient`, by the tables in `codes`.
 """
 
 from __future__ import annotations
 
-import math
-import sys
-import time
-from contextlib import suppress
+import re
 
 from retrying_executor._common.exceptions import led_to
-from retrying_executor._common.forks import before_fork
-from retrying_executor._common.public import public
+from retrying_executor._policy.reading import called, get, item
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Any
+    from collections.abc import Iterator
 
+    from retrying_executor._policy.reading import Answer
 
 _MOST_EXCEPTIONS = 100  # of one chain
+_STATUSES = (
+    "status_code",  # SDKs
+    "http_status",
+    "status",  # aiohttp, SDKs
+    "response_code",  # python-gitlab
+    "errcode",  # xmlrpc
+)
 
 
 def check_exception(exception: object) -> None:
@@ -31,207 +33,102 @@ def check_exception(exception: object) -> None:
         raise TypeError(f"exception must be an exception, not {exception!r}")
 
 
-# -- which answer it is ----------------------------------------------------------------------------
-
-
-def get(obj: object, name: str) -> object:
-    """Return an attribute; ``None`` if there is none, or if reading it raises."""
-    try:
-        return getattr(obj, name, None)
-    except BaseException:
-        return None
-
-
-def _item(mapping: object, name: str) -> object:
-    """Return an item of a dictionary; ``None`` if there is none, or if *mapping* is no dictionary."""
-    return mapping.get(name) if isinstance(mapping, dict) else None
-
-
-def aws_code_of(exception: BaseException) -> str | None:
+def aws_code_of(answer: Answer) -> str | None:
     """Return the error code of an exception of botocore: ``response["Error"]["Code"]``."""
-    code = _item(_item(get(exception, "response"), "Error"), "Code")
+    code = item(item(answer.get("response"), "Error"), "Code")
     # Within an event stream, codes begin with a small letter.
     return code[:1].upper() + code[1:] if isinstance(code, str) else None
 
 
-def grpc_status_of(exception: BaseException) -> str | None:
+def aws_reasons_of(answer: Answer) -> list[str]:
+    """Return why a transaction of DynamoDB was cancelled: the codes of its parts."""
+    reasons = item(answer.get("response"), "CancellationReasons")
+    parts = reasons if isinstance(reasons, list) else []
+    return [code for part in parts if isinstance(code := item(part, "Code"), str) and code != "None"]
+
+
+def grpc_status_of(answer: Answer) -> str | None:
     """Return the name of the gRPC status of an exception of grpc or google-api-core."""
-    code = get(exception, "grpc_status_code")
-    if code is None:
-        code = get(exception, "code") if callable(get(exception, "details")) else None
-        code = code() if callable(code) else None
+    code = answer.get("grpc_status_code")
+    if code is None and callable(answer.get("details")):
+        code = called(answer.get("code"))
     name = get(code, "name")
     return name if isinstance(name, str) and type(code).__name__ == "StatusCode" else None
 
 
-def http_status_of(exception: BaseException) -> int | None:
-    """Return the status of the HTTP answer behind an exception; ``None`` if there is none."""
-    response = get(exception, "response")
-    places = (
-        (_item(response, "ResponseMetadata"), "HTTPStatusCode"),  # botocore
-        (response, "status_code"),  # requests, httpx, SDKs
-        (response, "status"),  # urllib3, aiohttp
-        (exception, "status_code"),  # SDKs
-        (exception, "http_status"),  # SDKs
-        (exception, "status"),  # aiohttp, SDKs
-        (exception, "code"),  # urllib, google-api-core
-    )
-    for place, name in places:
-        if name == "code" and response is get(exception, "headers") is get(exception, "errors") is None:
-            continue  # there is no HTTP answer: this may be a code of any kind
-        status = _item(place, name) if isinstance(place, dict) else get(place, name)
-        if isinstance(status, int) and not isinstance(status, bool) and 100 <= status < 600:
-            return int(status)
-    return _exhausted_status(exception)
+def http_status_of(answer: Answer) -> int | None:
+    """Return the status of the HTTP answer behind an exception; ``None`` if there is none.
+
+    Where an exception and its answer have different ones, that of an error: the answer of a stream is 200.
+    """
+    kept = answer.__dict__
+    if "status" not in kept:
+        found = None
+        for status in _statuses(answer):
+            number = _number_of(status)
+            if number is not None and (found is None or number >= 400):
+                found = number
+            if found is not None and found >= 400:
+                break
+        kept["status"] = _exhausted_status(answer) if found is None else found
+    known: int | None = kept["status"]
+    return known
 
 
-def _exhausted_status(exception: BaseException) -> int | None:
+def _statuses(answer: Answer) -> Iterator[object]:
+    """Yield what may be the status, in the order of precedence."""
+    yield item(item(answer.get("response"), "ResponseMetadata"), "HTTPStatusCode")  # botocore
+    for one in answer.answers:
+        yield get(one, "status_code")  # requests, httpx
+        yield get(one, "status")  # urllib3, aiohttp
+    for name in _STATUSES:
+        yield answer.get(name)
+    yield called(answer.get("http_status"))  # facebook-business
+    if (
+        answer.answers
+        or answer.get("headers") is not None
+        or answer.bodies
+        or answer.get("errors") is not None
+    ):
+        yield answer.get("code")  # urllib, google-api-core; else it may be a code of any kind
+
+
+def _number_of(status: object) -> int | None:
+    if isinstance(status, int) and not isinstance(status, bool) and 100 <= status < 600:
+        return int(status)
+    return None
+
+
+def _exhausted_status(answer: Answer) -> int | None:
     """Return the status that urllib3 retried in vain; requests wraps its exception once more."""
-    for wrapper in (exception, *exception.args[:1]):
-        words = str(get(wrapper, "reason")).split()
+    for reason in (answer.get("reason"), *(get(inner, "reason") for inner in answer.exception.args[:1])):
+        words = str(reason).split() if reason is not None else []
         if words[:2] == ["too", "many"] and words[3:] == ["error", "responses"]:
             return int(words[2])
     return None
 
 
-# -- how long it asks to wait ----------------------------------------------------------------------
-
-
-@public
-def retry_after(exception: BaseException) -> float | None:
-    """Return how many seconds an answer asks to wait: 0 or more; ``None`` if it does not.
-
-    Never raises for an exception, whatever its attributes do.
-
-    It looks for these, in this order, and ignores values that are malformed or negative:
-
-    - the header ``retry-after-ms`` or ``x-ms-retry-after-ms``;
-    - the header ``Retry-After``, in seconds or as a date. The header ``Date`` is subtracted from a date, so
-      that the clocks of service and client need not agree;
-    - gRPC's ``grpc-retry-pushback-ms``, then the detail ``google.rpc.RetryInfo``. Reading the detail takes
-      googleapis-common-protos, which google-api-core and grpcio-status bring along.
-
-    References:
-        RFC 9110, section 10.2.3 (Retry-After). gRFC A6 (pushback).
-        https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto (RetryInfo)
-
-    Raises:
-        TypeError: If *exception* is no exception.
-    """
-    check_exception(exception)
-    for read in (_asked_by_headers, _asked_by_metadata, _asked_by_details):
-        try:
-            seconds = read(exception)
-        except BaseException:  # a hostile attribute, or a malformed value
-            continue
-        if seconds is not None and 0.0 <= seconds < math.inf:
-            return seconds
+def sql_state_of(answer: Answer) -> str | None:
+    """Return the SQLSTATE of an error of a database (ISO 9075): its first two characters are a class."""
+    states = [answer.get("sqlstate"), answer.get("pgcode")]
+    states += [answer.first_argument] if answer.root == "pyodbc" else []
+    for state in states:
+        if isinstance(state, str) and re.fullmatch("[0-9A-Z]{5}", state):
+            return state
     return None
 
 
-def _asked_by_headers(exception: BaseException) -> float | None:
-    headers = _headers(exception)
-    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
-        milliseconds = _number(headers.get(name, ""))
-        if milliseconds is not None:
-            return milliseconds / 1000.0
-    value = headers.get("retry-after", "")
-    seconds = _number(value)
-    if seconds is None:
-        date = _timestamp_of(value)
-        now = _timestamp_of(headers.get("date", ""))
-        seconds = None if date is None else max(0.0, date - (time.time() if now is None else now))
-    return seconds
-
-
-def _headers(exception: BaseException) -> dict[str, str]:
-    """Return the headers of the HTTP answer behind an exception, by lower-case name."""
-    response = get(exception, "response")
-    candidates = (
-        _item(_item(response, "ResponseMetadata"), "HTTPHeaders"),  # botocore
-        get(response, "headers"),
-        get(exception, "headers"),
-    )
-    for headers in candidates:
-        items = get(headers, "items")
-        if callable(items):
-            pairs: Any = items()
-            return {_text(name).lower(): _text(value) for name, value in pairs}
-    return {}
-
-
-def _text(value: object) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
-
-
-def _number(text: str) -> float | None:
-    """Return a number without a sign, in digits with at most one point; ``None`` for anything else."""
-    text = text.strip()
-    digits = text.replace(".", "", 1)
-    return float(text) if digits.isascii() and digits.isdigit() else None
-
-
-def _timestamp_of(text: str) -> float | None:
-    """Return the date in a header, in seconds since the epoch; ``None`` if it is no date."""
-    if not text:
-        return None
-    from datetime import datetime  # slow to import, and few answers have a date
-    from email.utils import mktime_tz, parsedate_tz
-
-    parsed = parsedate_tz(text)
-    if parsed is None:
-        return None
-    try:
-        datetime(*parsed[:5], min(parsed[5], 59))  # there are leap seconds
-    except ValueError:
-        return None
-    return float(mktime_tz(parsed))
-
-
-def _asked_by_metadata(exception: BaseException) -> float | None:
-    """Read the trailing metadata of a gRPC call: the pushback, or the details of its status."""
-    trailing = get(exception, "trailing_metadata")
-    pairs: Any = trailing() if callable(trailing) else ()
-    metadata: dict[str, object] = dict(pairs)
-    milliseconds = _number(_text(metadata.get("grpc-retry-pushback-ms", "")))
-    if milliseconds is not None:
-        return milliseconds / 1000.0
-    status = metadata.get("grpc-status-details-bin")
-    return _delay_in(_retry_infos(status)) if isinstance(status, bytes) else None
-
-
-def _asked_by_details(exception: BaseException) -> float | None:
-    """Read the details that google-api-core has parsed, or else the grpc exception that it refers to."""
-    details = get(exception, "details")
-    response = get(exception, "response")
-    delay = _delay_in(details) if isinstance(details, (list, tuple)) else None
-    return _asked_by_metadata(response) if delay is None and isinstance(response, Exception) else delay
-
-
-def _retry_infos(status: bytes) -> Iterator[object]:
-    """Yield each ``google.rpc.RetryInfo`` of an encoded ``google.rpc.Status``.
-
-    Raises:
-        Exception: Any, if *status* is malformed, or if the library that reads it is missing or broken.
-    """
-    if "grpc" not in sys.modules:  # no client can have such an answer, and a fork needs no import
-        return
-    from importlib import import_module  # as what it imports: slow, and few answers have details
-
-    error_details = import_module("google.rpc.error_details_pb2")
-    for detail in import_module("google.rpc.status_pb2").Status.FromString(status).details:
-        info = error_details.RetryInfo()
-        if detail.Unpack(info):
-            yield info
-
-
-def _delay_in(details: Iterable[object]) -> float | None:
-    """Return the delay of the first ``google.rpc.RetryInfo`` that has one."""
-    for detail in details:
-        delay: Any = get(detail, "retry_delay")
-        if delay is not None and detail.HasField("retry_delay"):  # type: ignore[attr-defined]  # it is one
-            return float(delay.ToJsonString()[:-1])  # such as "3.5s"; raises if malformed
-    return None
+def reply_codes_of(answer: Answer) -> list[int]:
+    """Return the codes that a server of mail or files has replied with: one for each address."""
+    recipients = answer.get("recipients")
+    found = [answer.get("smtp_code")]
+    if isinstance(recipients, dict):  # smtplib
+        found = [reply[0] for reply in recipients.values() if isinstance(reply, tuple) and reply]
+    elif answer.root == "aiosmtplib":
+        found = (
+            [get(one, "code") for one in recipients] if isinstance(recipients, list) else [answer.get("code")]
+        )
+    return [code for code in found if isinstance(code, int) and 400 <= code < 600]
 
 
 # -- closing it -----------------------------------------------------------------------------------
@@ -262,15 +159,3 @@ def _is_answer(obj: object) -> bool:
     """Return whether an object looks like an HTTP answer that can be closed."""
     has_status = any(isinstance(get(obj, name), int) for name in ("status_code", "status", "code"))
     return has_status and get(obj, "headers") is not None and callable(get(obj, "close"))
-
-
-# -- forks -----------------------------------------------------------------------------------------
-
-
-def _prepare_for_fork() -> None:
-    _timestamp_of("Thu, 01 Jan 1970 00:00:00 GMT")
-    with suppress(Exception):  # the library is missing or broken
-        list(_retry_infos(b""))
-
-
-before_fork(_prepare_for_fork)

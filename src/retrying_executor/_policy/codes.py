@@ -7,77 +7,298 @@ from __future__ import annotations
 
 # -- HTTP ------------------------------------------------------------------------------------------
 
-HTTP_NOT_NOW = frozenset({429})
-"""Too Many Requests: the service works, and asks to be asked later (RFC 6585, section 4)."""
-
 HTTP_CLIENT_ERRORS = range(400, 500)
 """The request is at fault, and would be again (RFC 9110, section 15.5)."""
 
-HTTP_TRANSIENT_CLIENT_ERRORS = frozenset({408, 425})
-"""Exceptions to that: Request Timeout (RFC 9110, section 15.5.9) and Too Early (RFC 8470, section 5.2)."""
+HTTP_TRANSIENT_CLIENT_ERRORS = frozenset(
+    {
+        408,  # Request Timeout: RFC 9110, section 15.5.9
+        423,  # Locked: https://developers.hubspot.com/docs/api-reference/error-handling
+        425,  # Too Early: RFC 8470, section 5.2
+        449,  # Retry With: https://learn.microsoft.com/rest/api/cosmos-db/http-status-codes-for-cosmosdb
+    }
+)
+"""Exceptions to that: another attempt may help."""
+
+CONFLICT_RETRIED_BY = frozenset({"anthropic", "cohere", "groq", "litellm", "openai", "stripe"})
+"""Clients that try 409 (Conflict) again: openai._base_client, stripe._http_client and their like."""
+
+HTTP_NOT_NOW = frozenset({420, 429})
+"""Too Many Requests: the service works, and asks to be asked later (RFC 6585, section 4). Twitter had 420."""
 
 HTTP_FAILED = frozenset({408})
 """Like all 5xx, it says that the service is in trouble: it gave up waiting."""
 
+SHOULD_RETRY_HEADERS = ("x-should-retry", "stripe-should-retry")
+"""The service's own word: openai._base_client, anthropic._base_client, stripe._http_client."""
+
+# -- words in the JSON of an answer, or on an exception, as `reading.squashed` ---------------------
+
+NEVER_WORDS = frozenset(
+    {
+        # No waiting helps: https://platform.openai.com/docs/guides/error-codes
+        "insufficientquota",
+        "billinghardlimitreached",
+        "billingnotactive",
+        "accountdeactivated",
+    }
+)
+"""What no hour of waiting changes, although the status may be that of "not now"."""
+
+NOT_NOW_WORDS = frozenset(
+    {
+        "capacityexceeded",  # 498: https://console.groq.com/docs/errors
+        "overloadederror",  # https://docs.anthropic.com/en/api/errors
+        "quotaexceeded",  # Google: https://developers.google.com/workspace/drive/api/guides/handle-errors
+        "ratelimit",
+        "ratelimited",  # Slack: https://docs.slack.dev/apis/web-api/rate-limits; Notion
+        "ratelimiterror",  # Anthropic
+        "ratelimitexceeded",  # OpenAI, Google
+        "requestlimitexceeded",  # Salesforce
+        "resourceexhausted",  # google.rpc.Code
+        "slowdown",
+        "throttled",
+        "throttling",
+        "toomanyrequests",
+        "userratelimitexceeded",  # Google
+    }
+)
+"""The service works, and asks to be asked later; with any status but 5xx."""
+
+RETRY_WORDS = frozenset(
+    {
+        "apierror",  # Anthropic: an unexpected error of its own
+        "backenderror",  # Google: google.cloud.bigquery.retry
+        "conflicterror",  # Notion: https://developers.notion.com/reference/status-codes
+        "engineoverloaded",
+        "internalerror",
+        "internalservererror",
+        "locktimeout",  # Stripe: https://docs.stripe.com/error-codes
+        "overloaded",
+        "servererror",  # OpenAI
+        "serviceunavailable",
+        "timeout",
+        "timeouterror",  # Anthropic
+        "unabletolockrow",  # Salesforce
+        "unavailable",
+    }
+)
+"""Failures of the service that may come with a 4xx, or with none in the middle of a stream."""
+
+FINAL_WORDS = frozenset(
+    {
+        # In the middle of a stream no status says so: https://docs.anthropic.com/en/api/errors,
+        # https://platform.openai.com/docs/guides/error-codes
+        "authenticationerror",
+        "billingerror",
+        "contentfilter",
+        "contextlengthexceeded",
+        "failedprecondition",
+        "invalidapikey",
+        "invalidargument",
+        "invalidprompt",
+        "invalidrequesterror",
+        "modelnotfound",
+        "notfound",
+        "notfounderror",
+        "permissiondenied",
+        "permissionerror",
+        "requesttoolarge",
+        "unauthenticated",
+        "validationerror",
+        # OAuth: RFC 6749, section 5.2
+        "invalidclient",
+        "invalidgrant",
+        "invalidscope",
+        "unauthorizedclient",
+        "unsupportedgranttype",
+    }
+)
+"""The request is at fault; asked where there is no status of an error."""
+
+FACEBOOK_NOT_NOW = frozenset({4, 17, 32, 341, 613, *range(80000, 80015)})
+"""https://developers.facebook.com/docs/graph-api/overview/rate-limiting"""
+
+SLACK_FINAL = (
+    "not_|_not|invalid|missing|^no_|too_|already|cant_|archived|restricted|expired|revoked|inactive|denied"
+    "|disabled|deprecated|deactivated|permission|mismatch|unsupported|_taken|required|blocked|duplicate|unknown_"
+)
+"""What codes have in them that say that a request is at fault: https://docs.slack.dev/reference/methods"""
+
+# -- databases, mail, files ------------------------------------------------------------------------
+
+SQL_FINAL_CLASSES = frozenset({"22", "23", "28", "42"})
+"""Classes of SQLSTATE about the statement, its data, or the client: ISO 9075;
+https://www.postgresql.org/docs/current/errcodes-appendix.html"""
+
+POSTGRES_REFUSED = "(password|peer|ident) authentication failed|no pg_hba.conf entry|role .* does not exist"
+"""https://www.postgresql.org/docs/current/client-authentication-problems.html"""
+
+SQLITE_FINAL = (
+    "no such |syntax error|has no column|incomplete input|wrong number of arguments|already exists"
+    "|duplicate column|columns but|ORDER BY term|datatype mismatch|Incorrect number of bindings"
+    "|[Ee]rror binding parameter"
+    "|You did not supply a value|attempt to write a readonly|file is not a database|type .* is not supported"
+)
+"""What SQLite says of a statement that cannot be prepared or bound: https://sqlite.org/rescode.html#error"""
+
+MYSQL_FINAL = frozenset(
+    {
+        1022,
+        1044,
+        1045,
+        1046,
+        1048,
+        1049,
+        1050,
+        1051,
+        1052,
+        1054,
+        1060,
+        1061,
+        1062,
+        1063,
+        1064,
+        1065,
+        1068,
+        1091,
+    }
+    | {
+        1109,
+        1110,
+        1136,
+        1142,
+        1143,
+        1146,
+        1149,
+        1169,
+        1216,
+        1217,
+        1227,
+        1231,
+        1264,
+        1265,
+        1292,
+        1305,
+        1364,
+        1365,
+    }
+    | {1366, 1367, 1370, 1406, 1411, 1451, 1452, 1557, 1586, 1644, 1690, 1698, 3140, 3819}
+)
+"""Of access, names, syntax and data: https://dev.mysql.com/doc/mysql-errors/en/server-error-reference.html"""
+
+MYSQL_AGAIN = frozenset({1040, 1203, 1226})
+"""Limits on connections, which pass, although their SQLSTATE is of a class that is final."""
+
+ORACLE_FINAL = frozenset(
+    {1, 900, 903, 904, 907, 911, 917, 923, 933, 936, 942, 955, 1017, 1031, 1400, 1722, 1858}
+)
+ORACLE_FINAL |= {1861, 2290, 2291, 2292, 6550, 12899, 28000}
+"""https://docs.oracle.com/error-help/db/"""
+
+CLICKHOUSE_FINAL = frozenset(
+    {36, 42, 43, 46, 47, 48, 50, 53, 57, 60, 62, 81, 82, 117, 192, 193, 194, 497, 516}
+)
+"""https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp"""
+
+MONGODB_FINAL = frozenset(
+    {2, 9, 11, 13, 14, 15, 18, 20, 22, 26, 28, 48, 52, 59, 66, 72, 121, 11000, 11001, 12582}
+)
+"""https://github.com/mongodb/mongo/blob/master/src/mongo/base/error_codes.yml"""
+
+MONGODB_NEVER_SENT = (
+    "^(ConfigurationError|InvalidName|InvalidDocument|InvalidBSON|DocumentTooLarge|CollectionInvalid)$"
+)
+"""https://pymongo.readthedocs.io/en/stable/api/pymongo/errors.html"""
+
+REDIS_FINAL = (
+    "(WRONGTYPE|NOAUTH|WRONGPASS|NOPERM|CROSSSLOT|NOSCRIPT|BADARG)"
+    "|(ERR )?(unknown (sub)?command|wrong number of arguments|syntax error|value is not|invalid |no such key"
+    "|Operation against a key|wrong kind of value|User .* has no permissions"
+    "|.* out of range|Keys in request don't hash)"
+    "|.*wrong kind of value|.*has no permissions"
+)
+"""https://redis.io/docs/latest/develop/reference/protocol-spec/#simple-errors"""
+
+CASSANDRA_FINAL = (
+    "^(RequestValidationException|ConfigurationException|InvalidRequest|InvalidRequestException|AlreadyExists"
+    "|AlreadyExistsException|Unauthorized|UnauthorizedErrorMessage|SyntaxException|AuthenticationFailed"
+    "|BadCredentials|UnsupportedOperation)$"
+)
+"""The native protocol, version 5, section 8: errors 0x0100 and 0x2xxx"""
+
+KAFKA_FINAL = frozenset(
+    {2, 10, 12, 17, 18, 21, 23, 24, 26, 28, 29, 30, 31, 33, 34, 35, 36, 37, 38, 39, 40, 42, 43, 44}
+)
+KAFKA_FINAL |= {45, 46, 47, 48, 49, 53, 54, 58, 59, 67, 76, 87, 88}
+"""https://kafka.apache.org/protocol#protocol_error_codes: not retriable"""
+
+AMQP_FINAL = frozenset({403, 404, 406, 501, 502, 503, 530, 540})
+"""AMQP 0-9-1, section 1.2"""
+
+NATS_FINAL = (
+    "^(MaxPayloadError|BadSubjectError|BadSubscriptionError|AuthorizationError|InvalidUserCredentialsError)$"
+)
+"""https://nats-io.github.io/nats.py/modules.html"""
+
 # -- AWS -------------------------------------------------------------------------------------------
 
-AWS_NOT_NOW = frozenset(
-    {
-        # Throttling, as botocore sees it: botocore/retries/standard.py, ThrottledRetryableChecker.
-        "BandwidthLimitExceeded",
-        "EC2ThrottledException",
-        "LimitExceededException",
-        "PriorRequestNotComplete",
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "SlowDown",
-        "ThrottledException",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-        "TransactionInProgressException",
-        # Throttling under other names, each from the API reference of its service.
-        "KMSThrottlingException",  # Lambda
-        "SnapshotCreationPerVolumeRateExceeded",  # EC2
-        "TooManyUpdates",  # Systems Manager
-        # A cap on what runs at once, which frees itself; each from the API reference of its service.
-        "ActiveStatementsExceededException",  # Redshift Data
-        "ActivityLimitExceeded",  # Step Functions
-        "ConcurrentRunsExceededException",  # Glue
-        "ENILimitReachedException",  # Lambda
-        "ExecutionLimitExceeded",  # Step Functions
-        "InsufficientCapacityException",  # several
-        "InsufficientHostCapacity",  # EC2
-        "InsufficientInstanceCapacity",  # EC2
-        "InstanceLimitExceeded",  # EC2
-        "MaxSpotInstanceCountExceeded",  # EC2
-        "ModelNotReadyException",  # Bedrock
-        "ResourceNumberLimitExceededException",  # Glue
-        "ServiceQuotaExceededException",  # many
-        "SubnetIPAddressLimitReachedException",  # Lambda
-        "VcpuLimitExceeded",  # EC2
-    }
+AWS_FINAL = (
+    "^(AccessDenied|BadRequest|ResourceNotFound|UnrecognizedClient|Validation)Exception$",
+    "ServiceQuotaExceeded",  # 402 in 142 of the 193 service models that have it; no waiting helps
+    "^ConditionalCheckFailed|^ValidationError$|^ItemCollectionSizeLimitExceeded|^DuplicateItem$",  # DynamoDB
+    "NotRetry",
+    "^ResourcePolicyConflict",
 )
-"""Error codes of AWS that mean "not now"."""
-
-AWS_TRANSIENT = frozenset({"InternalError", "RequestTimeout", "RequestTimeoutException"})
-"""Failures that may come with a 4xx: botocore/retries/standard.py, TransientRetryableChecker."""
-
-AWS_FINAL = frozenset(
-    {
-        "AccessDeniedException",
-        "BadRequestException",
-        "ResourceNotFoundException",
-        "UnrecognizedClientException",
-        "ValidationException",
-    }
-)
-"""The request is at fault, and within an event stream no HTTP status says so.
+"""The request is at fault, or an account limit; within an event stream no HTTP status says so. Asked first.
 
 https://docs.aws.amazon.com/bedrock/latest/APIReference/CommonErrors.html
 """
+
+AWS_NOT_NOW = (
+    # Throttling: botocore/retries/standard.py, ThrottledRetryableChecker, and the same under other names.
+    "(?i:throttl)",
+    "TooMany(Requests|Updates|InvalidationsInProgress)",
+    "RequestLimitExceeded|RateExceeded|RateLimit|CallRate|^ClientLimit|^ConnectionLimit|SlowDown",
+    "ProvisionedThroughputExceeded|BandwidthLimitExceeded|^OverLimit$|^PriorRequestNotComplete$",
+    "^TransactionInProgressException$",
+    # Caps on what runs at once, which free themselves: the API references of the services.
+    r"Concurren\w*(Limit|Exceeded)|MaxConcurrent|InProgress\w*QuotaExceeded",
+    r"^Active(Sessions|Statements|WaitingRequests)\w*Exceeded|^Activity\w*LimitExceeded|ExecutionLimitExceeded",
+    r"Insufficient(?!ClusterCapacity$)\w*Capacity|OutOfCapacity|FleetCapacity|^ModelNotReadyException$",
+    "^(Backfill|Operation|Replay|ReportGeneration|SerialConsoleSession)LimitExceeded",
+    "^ENILimitReached|^SubnetIPAddressLimit|^InstanceLimitExceeded$|^VcpuLimitExceeded$",
+    "^MaxSpotInstanceCountExceeded$|^ResourceNumberLimitExceededException$",
+)
+"""Codes of throttling, and of caps on what runs at once: "not now"."""
+
+AWS_LIMIT = "LimitExceededException"
+"""Throttling to botocore, and in 74 service models; an account limit where it comes with one of these:"""
+
+AWS_ACCOUNT_LIMIT_STATUSES = frozenset({403, 409, 410, 412})
+
+AWS_AGAIN = (
+    r"(?<!Delete)(?<!Transfer)(?<!Certificate)(?<!Token)(?<!Idempotency)(?<!FileEntry)(?<!Version)(?<!Results)"
+    r"(?<!Export)(?<!Import)ConflictException$",
+    "Concurrent(Modif|Updat|Access|Oper|Ref)",
+    "Conflicting(Operation|Resource)|IntegrationConflictOperation|RequestConflict",
+    "InProgress(Exception|Failure|Fault)?$|NotReady|Resuming|Pending(Exception)?$|Temporar",
+    "OperationAborted|StreamError|Busy|Retry|^Retryable",
+    "^(?!.*(Log|Backup|Key|InTier|Data|Recovery)).*Unavailable",
+    "Internal(Server|Service|Error|Failure|Exception|Stream)",
+    "^(?!Invalid).*(Timeout(Exception)?$|TimedOut)",
+    "^(BackupInUseException|DataRepositoryTaskExecuting|RoleModified|StaleTag|CopyToRegionDisabledFault)$",
+    "^(SnapshotCopyDisabledFault|FinalizingOrganizationException|GameSessionFullException|BadDigest)$",
+    "^(IDPCommunicationError|ResourcePropagationDelayException|TLDInMaintenance|RequestTimeout)$",
+    "^(S3Exception|RangeNotSatisfiableException|BulkLoadIdNotFoundException)$",
+)
+"""Failures of the service, and two at once, which may come with a 4xx: another attempt may help.
+
+From the descriptions in botocore's service models, and their trait ``retryable``.
+"""
+
+AWS_TRANSIENT = frozenset({"InternalError", "RequestTimeout", "RequestTimeoutException"})
+"""Those of them that say that the service failed, whatever the status."""
 
 # -- gRPC ------------------------------------------------------------------------------------------
 
@@ -133,18 +354,82 @@ NETWORK_FAILURES = (
 )
 """Parts of the names of classes that clients raise when a service cannot be reached, or breaks off."""
 
-BEFORE_THE_SERVICE = (
-    "CertificateError",
+NEVER_SENT = (
+    "Authentication(Exception|Error)$",  # paramiko, azure-core, and what SDKs raise without a key
+    "^BadAuthenticationType$",  # paramiko
+    "^(BadHostKey|PasswordRequired)",  # paramiko
+    "Certificate(Error|VerificationError)",
     "CertVerification",  # ssl
-    "EmptyPool",  # urllib3: all connections are in use here
-    "Invalid",  # InvalidURL, InvalidSchema, InvalidJSONError of requests
-    "LocalProtocolError",  # httpx: the program broke the protocol
-    "MissingSchema",  # requests
-    "NoCredentials",  # botocore
-    "PoolTimeout",  # httpx: all connections are in use here
-    "UnsupportedProtocol",  # httpx
+    "^DefaultCredentialsError$",  # google-auth
+    "CredentialUnavailable",  # azure-identity
+    "^Invalid(URL|Url|Schema|ProxyURL|JSONError|Protocol|URI)",  # requests, httpx, http.client, aiohttp
+    r"^requests\.exceptions\.InvalidHeader$",  # of urllib3, it is one of the answer
+    "^JSONEncodeError$",
+    "^LocalProtocolError$",  # httpx, h11: the program broke the protocol
+    "^Location(Parse|Value)Error$",  # urllib3
+    "^MissingSchema$",  # requests
+    "^NonHttpUrl",  # aiohttp
+    "^NoCredentials",  # botocore
+    "^NoRegionError$",  # botocore
+    "^ParamValidationError$",  # botocore
+    "^PartialCredentialsError$",  # botocore
+    "^PicklingError$",
+    "^ProfileNotFound$",  # botocore
+    "^(UnauthorizedSSOToken|SSOTokenLoad|UnknownService|DataNotFound|UnknownEndpoint)Error$",  # botocore
+    "^UnsupportedProtocol$",  # httpx
+    "^URLRequired$",  # requests
+    "^URLSchemeUnknown$",  # urllib3
 )
-"""Parts of the names of classes for failures before the service is reached, or at its certificate."""
+"""Names of classes for calls that fail before they reach the service, or at its door: they would again."""
+
+BEFORE_THE_SERVICE = (
+    *NEVER_SENT,
+    "EmptyPool",  # urllib3: all connections are in use here
+    "Invalid",
+    "PoolTimeout",  # httpx: all connections are in use here
+)
+"""And those that another attempt may help: they say nothing of the service either."""
+
+MAY_PASS = "timeout|shut down"
+"""Where one of these has such a message, it is no proof: paramiko may say so of a connection that broke."""
+
+NEVER_SENT_WORDS = (
+    "is not JSON serializable|JSON compliant|^unknown url type|not found in known_hosts"
+    r"|\A(?i:(?=.*(must be|provide|missing|could not|no |set ))(?=.*(api[_ ]?key|authentication method)))"
+)
+"""What is said of a call that cannot be sent, by exceptions of no class of their own.
+
+json.encoder; urllib.request; paramiko.client; openai, groq, anthropic, google-genai and cohere without a key.
+"""
+
+MAIL_FINAL = (
+    r"\[(AUTHENTICATIONFAILED|AUTHORIZATIONFAILED|EXPIRED|PRIVACYREQUIRED|NOPERM|AUTH|SYS/PERM|NONEXISTENT)\]"
+)
+"""Response codes of IMAP (RFC 5530) and POP (RFC 3206)."""
+
+NOT_NOW_NAMES = (
+    "RateLimit",
+    "TooManyRequests",
+    "Throttl",
+    "^Flood",  # telethon
+    "^RetryAfter$",  # python-telegram-bot
+    "^TelegramRetryAfter$",  # aiogram
+    "SlowMode",
+    "ResourceExhausted",
+)
+"""Names of classes that say "too fast", of clients that keep no status on them."""
+
+FINAL_NAMES = (
+    # What HTTP calls an answer: databricks, hvac, telethon; of python-telegram-bot, a NetworkError too.
+    "^(Telegram)?(BadRequest|Forbidden|Unauthorized|Unauthenticated|PermissionDenied|NotFound)(Error)?$",
+    "^ResourceConflict$",  # databricks
+    "^(AuthKeyError|InvalidToken|InvalidPath|InvalidRequest)$",  # telethon, python-telegram-bot, hvac
+    r"^hvac\.exceptions\.UnsupportedOperation$",
+    "^(ChatMigrated|TelegramMigrateToChat|TelegramEntityTooLarge)$",  # python-telegram-bot, aiogram
+    "^(LengthFinishReason|ContentFilterFinishReason)Error$",  # openai
+    "^error_perm$",  # ftplib: replies 5xx
+)
+"""Names of classes for answers that are final, of clients that keep no status on them."""
 
 LOCAL_ERRORS = (
     ValueError,  # of requests, many are an OSError too

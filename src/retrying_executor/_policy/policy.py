@@ -20,8 +20,8 @@ from retrying_executor._common.values import (
     seconds,
     sequence,
 )
-from retrying_executor._policy.answers import get, retry_after
-from retrying_executor._policy.transient import transient
+from retrying_executor._policy.reading import get
+from retrying_executor._policy.transient import retry_after, transient
 from retrying_executor._policy.verdict import Asked, Attempt, Verdict
 
 TYPE_CHECKING = False

@@ -13,14 +13,9 @@ import re
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.public import public
 from retrying_executor._policy import codes
-from retrying_executor._policy.answers import (
-    aws_code_of,
-    check_exception,
-    get,
-    grpc_status_of,
-    http_status_of,
-)
-from retrying_executor._policy.transient import transient
+from retrying_executor._policy.answers import aws_code_of, check_exception, grpc_status_of, http_status_of
+from retrying_executor._policy.reading import Answer, get
+from retrying_executor._policy.transient import inside, transient
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,11 +105,12 @@ def _service_failed(exception: BaseException) -> bool:
 
 def _verdict(exception: BaseException) -> bool | None:
     """Return what one exception says by itself; ``None`` if nothing."""
-    status = http_status_of(exception)
-    code = aws_code_of(exception)
+    answer = Answer(exception)
+    status = http_status_of(answer)
+    code = aws_code_of(answer)
     if code is not None:
         return code in codes.AWS_TRANSIENT or (status is not None and status >= 500)
-    grpc_status = grpc_status_of(exception)
+    grpc_status = grpc_status_of(answer)
     if grpc_status is not None:
         return grpc_status in codes.GRPC_FAILED
     if status is not None:
@@ -136,8 +132,8 @@ def _chain(exception: BaseException) -> Iterator[BaseException]:
             return
         one = unseen.pop(0)
         yield one
-        inside = (one.__cause__, get(one, "reason"), *one.args[:2])
-        unseen += [other for other in inside if isinstance(other, BaseException)]
+        members = get(one, "exceptions")
+        unseen += [*inside(one), *(members if isinstance(members, tuple) else ())]
 
 
 def _is_network_class(exception: OSError) -> bool:
@@ -151,4 +147,5 @@ def _has_name(exception: BaseException, words: str) -> bool:
 
 def _was_answered(exception: Exception) -> bool:
     """Return whether a failure that is final is what the service said."""
-    return any(read(exception) is not None for read in (http_status_of, aws_code_of, grpc_status_of))
+    answer = Answer(exception)
+    return any(read(answer) is not None for read in (http_status_of, aws_code_of, grpc_status_of))
