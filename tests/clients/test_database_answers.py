@@ -279,8 +279,7 @@ def ask_sqlalchemy(port: int) -> None:
     sqlalchemy = library("sqlalchemy")
     url = f"postgresql+psycopg://u:p@127.0.0.1:{port}/d?sslmode=disable&gssencmode=disable"
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
-    with engine.connect() as connection:
-        connection.exec_driver_sql("SELECT 1")
+    engine.connect().exec_driver_sql("SELECT 1")
 
 
 POSTGRES = [ask_psycopg, ask_asyncpg, ask_sqlalchemy]

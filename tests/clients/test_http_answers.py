@@ -664,8 +664,8 @@ def test_a_websocket_that_is_refused_says_why(server: Server) -> None:
     aiohttp = library("aiohttp")
 
     async def connect() -> None:
-        async with aiohttp.ClientSession() as session, session.ws_connect(server.url):
-            raise AssertionError
+        async with aiohttp.ClientSession() as session:
+            await session.ws_connect(server.url)
 
     for status, headers, verdict, after in [
         (200, {}, RETRY, None),

@@ -790,9 +790,9 @@ def test_tenacity_gives_up_because_of_an_answer(
 
 
 def group(*members: Exception) -> Exception:
-    if sys.version_info >= (3, 11):
-        return builtins.ExceptionGroup("some failed", list(members))
-    return library("exceptiongroup").ExceptionGroup("some failed", list(members))  # type: ignore[no-any-return]
+    module = builtins if sys.version_info >= (3, 11) else library("exceptiongroup")
+    made: Exception = module.ExceptionGroup("some failed", list(members))
+    return made
 
 
 def test_a_group_is_what_its_members_are(server: Server) -> None:

@@ -208,7 +208,6 @@ def ask_stripe(url: str) -> None:
     stripe = library("stripe")
     client = stripe.StripeClient("k", base_addresses={"api": url}, http_client=stripe.RequestsClient())
     client.v1.customers.list()
-    raise AssertionError("it answered")
 
 
 def ask_telegram(url: str) -> None:

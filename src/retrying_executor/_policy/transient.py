@@ -193,8 +193,8 @@ def _first_ruling(
         if isinstance(members, tuple) and members and all(is_a(each, BaseException) for each in members):
             return _ruling_of_group(members, budget)
         answer = Answer(one)
-        if one is exception and not is_member:
-            ruling = _of_the_program(answer)
+        if one is exception:
+            ruling = _of_the_program(answer, is_raised=not is_member)
             if ruling is not None:
                 return *ruling, [answer]
         for rule in _rules_for(answer):
@@ -243,13 +243,14 @@ def inside(exception: BaseException) -> list[BaseException]:
 # -- the rules, in their order ---------------------------------------------------------------------
 
 
-def _of_the_program(answer: Answer) -> Ruling | None:
+def _of_the_program(answer: Answer, *, is_raised: bool) -> Ruling | None:
+    """What another attempt would only repeat; of a `TypeError` that can be seen where the call raised it."""
     exception = answer.exception
     if issubclass(type(exception), codes.PROGRAMMING_ERRORS):
         return False, "another attempt would only repeat it"
     if is_final(exception):
         return False, "it could only repeat"
-    if is_a(exception, TypeError) and _was_not_entered(exception):
+    if is_raised and is_a(exception, TypeError) and _was_not_entered(exception):
         return False, "the arguments of the call do not fit"
     return None
 
