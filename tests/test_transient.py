@@ -37,7 +37,7 @@ from retrying_executor import (
     transient,
     watch,
 )
-from retrying_executor._policy.answers import close_answers
+from retrying_executor._policy.reading import close_answers
 from retrying_executor._upstream.evidence import evidence_of
 from retrying_executor.testing import VirtualTimeExecutor
 from test_retrying import Answer, AnsweredError

@@ -9,7 +9,7 @@ from contextlib import suppress
 from retrying_executor._calls import attempt
 from retrying_executor._common.stdlib import DONE_STATES
 from retrying_executor._core.turns import end_permit
-from retrying_executor._policy.answers import close_answers
+from retrying_executor._policy.reading import close_answers
 from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT
 
 TYPE_CHECKING = False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 
-from retrying_executor._common.exceptions import led_to
 from retrying_executor._policy.reading import called, get, item
 
 TYPE_CHECKING = False
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
     from retrying_executor._policy.reading import Answer
 
-_MOST_EXCEPTIONS = 100  # of one chain
 _STATUSES = (
     "status_code",  # SDKs
     "http_status",
@@ -25,12 +23,6 @@ _STATUSES = (
     "response_code",  # python-gitlab
     "errcode",  # xmlrpc
 )
-
-
-def check_exception(exception: object) -> None:
-    """Raise `TypeError` if *exception* is not an exception."""
-    if not isinstance(exception, BaseException):
-        raise TypeError(f"exception must be an exception, not {exception!r}")
 
 
 def aws_code_of(answer: Answer) -> str | None:
@@ -129,33 +121,3 @@ def reply_codes_of(answer: Answer) -> list[int]:
             [get(one, "code") for one in recipients] if isinstance(recipients, list) else [answer.get("code")]
         )
     return [code for code in found if isinstance(code, int) and 400 <= code < 600]
-
-
-# -- closing it -----------------------------------------------------------------------------------
-
-
-def close_answers(exception: BaseException) -> None:
-    """Close the HTTP answers of an exception and of those that led to it. Never raises.
-
-    With urllib, the exception is the answer; others have a ``response``. Each may hold an open connection.
-    """
-    seen: set[int] = set()
-    found = [exception]
-    while found and len(seen) < _MOST_EXCEPTIONS:
-        one = found.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        found += led_to(one)
-        for answer in (one, get(one, "response")):
-            try:
-                if _is_answer(answer):
-                    answer.close()  # type: ignore[attr-defined]  # it has that
-            except BaseException:  # a hostile attribute, or a broken connection
-                continue
-
-
-def _is_answer(obj: object) -> bool:
-    """Return whether an object looks like an HTTP answer that can be closed."""
-    has_status = any(isinstance(get(obj, name), int) for name in ("status_code", "status", "code"))
-    return has_status and get(obj, "headers") is not None and callable(get(obj, "close"))

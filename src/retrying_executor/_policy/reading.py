@@ -10,6 +10,7 @@ import re
 import sys
 from functools import lru_cache
 
+from retrying_executor._common.exceptions import led_to
 from retrying_executor._common.forks import before_fork
 
 TYPE_CHECKING = False
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _LONGEST_BODY = 65_536  # characters, of what is parsed
 _LONGEST_WORD = 64  # characters, of what may be a code
 _LONGEST_MESSAGE = 1000  # characters, of one that is searched
+_MOST_EXCEPTIONS = 100  # of one chain
 _MOST_ERRORS = 8  # of those that a body lists
 _BODIES = (
     "_body",
@@ -268,6 +270,39 @@ def messages_of(exception: BaseException) -> str:
     """Return what an exception was made with, as text of which a rule reads the beginning."""
     words = [text(argument) for argument in exception.args[:3] if isinstance(argument, (str, bytes))]
     return " ".join(words)[:_LONGEST_MESSAGE]
+
+
+# -- closing it -----------------------------------------------------------------------------------
+
+
+def close_answers(exception: BaseException) -> None:
+    """Close the HTTP answers of an exception and of those that led to it. Never raises.
+
+    With urllib, the exception is the answer; others have a ``response``. Each may hold an open connection.
+    """
+    seen: set[int] = set()
+    found = [exception]
+    while found and len(seen) < _MOST_EXCEPTIONS:
+        one = found.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        found += led_to(one)
+        for answer in (one, get(one, "response")):
+            try:
+                if _is_answer(answer):
+                    answer.close()  # type: ignore[attr-defined]  # it has that
+            except BaseException:  # a hostile attribute, or a broken connection
+                continue
+
+
+def _is_answer(obj: object) -> bool:
+    """Return whether an object looks like an HTTP answer that can be closed."""
+    has_status = any(isinstance(get(obj, name), int) for name in ("status_code", "status", "code"))
+    return has_status and get(obj, "headers") is not None and callable(get(obj, "close"))
+
+
+# -- forks -----------------------------------------------------------------------------------------
 
 
 def _prepare_for_fork() -> None:

@@ -2,48 +2,29 @@
 
 A service is judged by its own failures only. What the program itself got wrong, what failed before the
 service was reached, and what is not understood tells nothing of it; a final answer shows that it works.
-Exceptions are read by their shape, as in `_policy.answers`. Nothing here ever raises.
+The rules stand in `health`, which is imported with the first failure. Nothing here ever raises.
 """
 
 from __future__ import annotations
 
-import errno
-import re
-
 from retrying_executor._common.errors import NotNow
+from retrying_executor._common.forks import before_fork
 from retrying_executor._common.public import public
-from retrying_executor._policy import codes
-from retrying_executor._policy.answers import aws_code_of, check_exception, grpc_status_of, http_status_of
-from retrying_executor._policy.reading import Answer, get
-from retrying_executor._policy.transient import inside, transient
+from retrying_executor._policy.reading import get
+from retrying_executor._policy.transient import check_exception, transient
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from retrying_executor._upstream.gate import Evidence
 
-_MOST_CAUSES = 10
-_BEFORE_THE_SERVICE = "|".join(codes.BEFORE_THE_SERVICE)  # compiled when an exception is judged
-_NETWORK_FAILURES = "|".join(codes.NETWORK_FAILURES)
-_NETWORK_ERRORS = {
-    getattr(errno, name)
-    for name in (
-        "ECONNABORTED",
-        "ECONNREFUSED",
-        "ECONNRESET",
-        "EHOSTDOWN",
-        "EHOSTUNREACH",
-        "ENETDOWN",
-        "ENETRESET",
-        "ENETUNREACH",
-        "ENOTCONN",
-        "EPIPE",
-        "ESHUTDOWN",
-        "ETIMEDOUT",
-    )
-    if hasattr(errno, name)  # Windows lacks some
-}
+
+def _import_rules() -> None:
+    import retrying_executor._upstream.health  # noqa: F401
+
+
+before_fork(_import_rules)  # a thread may be importing them during the fork: the child would wait for that
 
 
 @public
@@ -67,7 +48,9 @@ def service_failed(exception: BaseException) -> bool:
     """
     check_exception(exception)
     try:
-        return _service_failed(exception)
+        from retrying_executor._upstream.health import has_failed
+
+        return has_failed(exception)
     except BaseException:  # of a hostile attribute: it proves nothing about the service
         return False
 
@@ -87,65 +70,8 @@ def evidence_of(
     try:
         if is_recorded(exception):
             return "failed"
-        return "worked" if answer is False and _was_answered(exception) else "none"
+        from retrying_executor._upstream.health import was_answered
+
+        return "worked" if answer is False and was_answered(exception) else "none"
     except BaseException:  # of a predicate of the caller's, or of a hostile attribute: it says nothing then
         return "none"
-
-
-def _service_failed(exception: BaseException) -> bool:
-    chain = list(_chain(exception))
-    if any(_has_name(one, _BEFORE_THE_SERVICE) for one in chain):
-        return False
-    for one in chain:
-        verdict = _verdict(one)
-        if verdict is not None:
-            return verdict
-    return False
-
-
-def _verdict(exception: BaseException) -> bool | None:
-    """Return what one exception says by itself; ``None`` if nothing."""
-    answer = Answer(exception)
-    status = http_status_of(answer)
-    code = aws_code_of(answer)
-    if code is not None:
-        return code in codes.AWS_TRANSIENT or (status is not None and status >= 500)
-    grpc_status = grpc_status_of(answer)
-    if grpc_status is not None:
-        return grpc_status in codes.GRPC_FAILED
-    if status is not None:
-        return status >= 500 or status in codes.HTTP_FAILED
-    if hasattr(exception, "smtp_code") or hasattr(exception, "recipients"):
-        return get(exception, "smtp_code") == codes.SMTP_NOT_AVAILABLE
-    if isinstance(exception, codes.LOCAL_ERRORS):
-        return False
-    if isinstance(exception, OSError):
-        return exception.errno is None or exception.errno in _NETWORK_ERRORS or _is_network_class(exception)
-    return True if _has_name(exception, _NETWORK_FAILURES) else None
-
-
-def _chain(exception: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and, from the outside in, those that it was raised from or that it carries."""
-    unseen = [exception]
-    for _ in range(_MOST_CAUSES):
-        if not unseen:
-            return
-        one = unseen.pop(0)
-        yield one
-        members = get(one, "exceptions")
-        unseen += [*inside(one), *(members if isinstance(members, tuple) else ())]
-
-
-def _is_network_class(exception: OSError) -> bool:
-    return isinstance(exception, (ConnectionError, TimeoutError)) or _has_name(exception, _NETWORK_FAILURES)
-
-
-def _has_name(exception: BaseException, words: str) -> bool:
-    """Return whether the name of the exception's class, or of a base, has one of these in it."""
-    return re.search(words, " ".join([cls.__name__ for cls in type(exception).__mro__])) is not None
-
-
-def _was_answered(exception: Exception) -> bool:
-    """Return whether a failure that is final is what the service said."""
-    answer = Answer(exception)
-    return any(read(answer) is not None for read in (http_status_of, aws_code_of, grpc_status_of))
