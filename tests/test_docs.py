@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import functools
+import gc
 import logging
 import re
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import pages
 import retrying_executor
 from conftest import TIMEOUT
+from observe import see_to_reports
 
 ROOT = pages.ROOT
 CHOOSING = pages.HOW_TO / "choosing-a-policy.md"
@@ -43,6 +45,8 @@ def relative(page: Path) -> str:
 
 @pytest.fixture
 def _logging_as_before() -> Iterator[None]:
+    gc.collect()  # failures that other tests have left unseen are logged now, not in the middle of a page
+    see_to_reports()
     logger = logging.getLogger("retrying_executor")
     level, handlers = logger.level, list(logger.handlers)
     yield

@@ -810,7 +810,7 @@ def test_what_a_destructor_wants_in_a_thread_that_has_the_lock_is_done_afterward
     with executor._core.lock:
         assert not UNDER_THE_LOCK[operation](held if operation == "resume" else executor, waiting)
         assert not waiting.done()
-        assert [] == executor._core.untried()
+        assert ([], False) == (executor._core.untried(), executor._core.take_out(waiting))
     assert wait([waiting], TIMEOUT).done
     assert told.wait(TIMEOUT)
     stats = executor.stats()

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 
 
 class Server(ThreadingHTTPServer):
@@ -39,13 +40,21 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def answering() -> Iterator[Server]:
-    """Serve until the end of the block."""
-    with Server(("127.0.0.1", 0), _Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+def serving(server: TCPServer) -> Iterator[int]:
+    """Serve in a thread until the end of the block; yield the port."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    with server:
         thread.start()
         try:
-            yield server
+            yield server.server_address[1]
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def answering() -> Iterator[Server]:
+    """Serve until the end of the block."""
+    server = Server(("127.0.0.1", 0), _Handler)
+    with serving(server):
+        yield server

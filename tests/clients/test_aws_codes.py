@@ -18,13 +18,9 @@ from typing import Any, NamedTuple
 
 import pytest
 from answering import answering
+from verdicts import library
 
 from retrying_executor import NotNow, retry_after, transient
-
-
-def library(name: str) -> Any:
-    return pytest.importorskip(name, reason=f"{name} is not installed")
-
 
 botocore = library("botocore")
 config = library("botocore.config")

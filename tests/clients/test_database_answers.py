@@ -6,14 +6,14 @@ import asyncio
 import socketserver
 import sqlite3
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from answering import answering
+from answering import answering, serving
+from verdicts import library, raised
 
 from retrying_executor import NotNow, retry_after, transient
 
@@ -25,16 +25,6 @@ pytestmark = pytest.mark.filterwarnings(
 RETRY, FINAL, NOT_NOW = (True,), (False,), (NotNow,)
 AGAIN = (True, NotNow)
 """Another attempt is right; the source does not say whether it is a failure or a "not now"."""
-
-
-def library(name: str) -> Any:
-    return pytest.importorskip(name, reason=f"{name} is not installed", exc_type=ImportError)
-
-
-def raised(call: Callable[..., object], /, *args: object, **kwargs: object) -> Exception:
-    with pytest.raises(Exception) as caught:  # noqa: PT011  # each client raises its own
-        call(*args, **kwargs)
-    return caught.value
 
 
 def meaning(exception: BaseException) -> object:
@@ -243,16 +233,11 @@ class _Postgres(socketserver.StreamRequestHandler):
 @contextmanager
 def postgres(code: str, message: str = "no", *, at_door: bool = False) -> Iterator[int]:
     """Answer every query, or every client, with an error; yield the port."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Postgres) as server:
-        server.fields = {b"C": code.encode(), b"M": message.encode()}  # type: ignore[attr-defined]  # ours
-        server.at_door = at_door  # type: ignore[attr-defined]  # ours
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Postgres)
+    server.fields = {b"C": code.encode(), b"M": message.encode()}  # type: ignore[attr-defined]  # ours
+    server.at_door = at_door  # type: ignore[attr-defined]  # ours
+    with serving(server) as port:
+        yield port
 
 
 def ask_psycopg(port: int) -> None:

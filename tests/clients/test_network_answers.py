@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answering import Server, answering
-from test_database_answers import AGAIN, FINAL, RETRY, library, meaning, raised, wrapped
+from answering import Server, answering, serving
+from test_database_answers import AGAIN, FINAL, RETRY, meaning, wrapped
+from verdicts import library, raised
 
 from conftest import TIMEOUT
 from retrying_executor import NotNow, retry_after, transient
@@ -58,14 +59,10 @@ def behaving(behaviour: Behaviour) -> Iterator[int]:
             with suppress(OSError):
                 behaviour(self.request)
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)) as port:
         try:
-            yield server.server_address[1]
+            yield port
         finally:
-            server.shutdown()
-            thread.join()
             for connection in connections:  # that the exception may keep open
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)

@@ -321,7 +321,7 @@ class Core:
 
     def take_out(self, call: Call) -> bool:
         """Cancel a call if it waits for its first attempt; return whether that is so."""
-        return self.settling.take_out(call)
+        return not self._is_amid() and self.settling.take_out(call)
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Which answer an exception stands for: a status of HTTP or gRPC, a code of AWS, a database, a mail server.
 
 Exceptions are read by their shape, so no client library is needed. What each answer means is decided in
-`transient`, by the tables in `codes`.
+`rules`, by the tables in `codes`.
 """
 
 from __future__ import annotations

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 # -- HTTP ------------------------------------------------------------------------------------------
 
-HTTP_CLIENT_ERRORS = range(400, 500)
-"""The request is at fault, and would be again (RFC 9110, section 15.5)."""
-
 HTTP_TRANSIENT_CLIENT_ERRORS = frozenset(
     {
         408,  # Request Timeout: RFC 9110, section 15.5.9
@@ -18,7 +15,7 @@ HTTP_TRANSIENT_CLIENT_ERRORS = frozenset(
         449,  # Retry With: https://learn.microsoft.com/rest/api/cosmos-db/http-status-codes-for-cosmosdb
     }
 )
-"""Exceptions to that: another attempt may help."""
+"""Answers 4xx that another attempt may help. With others the request is at fault (RFC 9110, section 15.5)."""
 
 CONFLICT_RETRIED_BY = frozenset({"anthropic", "cohere", "groq", "litellm", "openai", "stripe"})
 """Clients that try 409 (Conflict) again: openai._base_client, stripe._http_client and their like."""

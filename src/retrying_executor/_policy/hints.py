@@ -34,8 +34,6 @@ _ATTRIBUTES = (
     "period_remaining",  # ratelimit
     "seconds",  # telethon, and of no other: it may be anything
 )
-
-
 _ATTRIBUTE_NAMES = frozenset(_ATTRIBUTES)
 
 

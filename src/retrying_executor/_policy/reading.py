@@ -37,7 +37,9 @@ _BODIES = (
 )
 _ANSWERS = ("response", "raw_response", "resp", "meta")
 _WORDS = ("code", "type", "reason", "status", "error", "error_code", "errorCode", "name")
-"""Where an exception, or the JSON of an answer, has a code for what went wrong."""
+"""Where the JSON of an answer, or an exception, has a code for what went wrong."""
+_OWN_WORDS = tuple(name for name in _WORDS if name not in ("name", "reason"))
+"""On an exception, those two may be anything: of a program's own, too."""
 
 
 def get(obj: object, name: str) -> object:
@@ -245,7 +247,7 @@ def squashed(word: str) -> str:
 def _words(of: Answer) -> frozenset[str]:
     """Return the codes for what went wrong that the exception and its answer have, as `squashed`."""
     # Not by the class: to read a property may warn that it is deprecated, as ``code`` of aiohttp.
-    values: list[object] = [of.own.get(name) for name in _WORDS]
+    values: list[object] = [of.own.get(name) for name in _OWN_WORDS]
     listed = of.get("items")  # praw
     values += [get(one, "error_type") for one in (listed if isinstance(listed, list) else [])[:_MOST_ERRORS]]
     for body in of.bodies:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     Rule: TypeAlias = Callable[[Answer], Ruling | None]
 
 _LONGEST_REASON = 200  # characters
+_DOUBTFUL = frozenset({"quotaexceeded"})  # without a status: of a disk, say
+_DOUBTFUL_STATUSES = frozenset({400, 403, 409, 423, 498})  # which a code for a passing failure overrides
 _MOST_ASKED = 64  # exceptions in all, in groups too
 _MOST_WRAPPED = 12  # exceptions that are asked, of those that one wraps
 
@@ -266,10 +268,6 @@ def _words(answer: Answer) -> Ruling | None:
         for word in sorted(words & codes.FINAL_WORDS):
             return False, f"code {word}"
     return None
-
-
-_DOUBTFUL = frozenset({"quotaexceeded"})
-_DOUBTFUL_STATUSES = frozenset({400, 403, 409, 423, 498})
 
 
 def _slack(answer: Answer) -> Ruling | None:
