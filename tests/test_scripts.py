@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import sqlite3
 import subprocess
@@ -72,7 +73,11 @@ def stopped(script: str, directory: Path, number: int) -> tuple[int, str, str]:
 
 
 def interrupted_after(script: str, directory: Path, *patterns: str) -> None:
-    """Run a script, and press Ctrl-C when it has printed a line, and after each pattern on stderr."""
+    """Run a script, and press Ctrl-C when it has printed a line, and after each pattern on stderr.
+
+    Where nothing happens it is pressed again, as people do: Python notices a signal before a wait and in it,
+    but not at the instant between. The wait then goes on until another signal comes.
+    """
     seen = ""
     with started(script, directory) as process:
         assert process.stderr is not None
@@ -80,6 +85,9 @@ def interrupted_after(script: str, directory: Path, *patterns: str) -> None:
         for pattern in patterns:
             process.send_signal(signal.SIGINT)
             while not re.search(pattern, seen, re.DOTALL):
+                if not select.select([process.stderr], [], [], 5)[0]:
+                    process.send_signal(signal.SIGINT)
+                    continue
                 read = os.read(process.stderr.fileno(), 4096)
                 assert read, seen
                 seen += read.decode()
