@@ -16,11 +16,14 @@ from retrying_executor._upstream.gate import Gate, Permit
 
 EVIDENCE = st.sampled_from(["worked", "worked", "worked", "failed", "failed", "busy", "none"])
 ASKED = st.sampled_from([None, None, None, None, None, 0.0, 0.5, 20.0])
+WEIGHTS = st.sampled_from([0, 1, 1, 2, 5, 10, 0.5])
 SAMPLES = st.sampled_from([0.0, 0.25, 0.5, 1.0 - 2.0**-53])
 OPTIONS = st.fixed_dictionaries(
     {
         "max_concurrency": st.sampled_from([1, 2, 3, 10, math.inf]),
-        "rate": st.sampled_from([None, None, (1, 0.5), (2, 1.0), (5, 3.0)]),
+        "rates": st.sampled_from([(), (), ((1, 0.5),), ((2, 1.0),), ((2, 0.5), (5, 3.0)), ((40, 3.0),)]),
+        "budgets": st.sampled_from([(), (), ((10, 1.0),), ((10, 0.5), (25, 4.0))]),
+        "is_paced": st.booleans(),
         "hold_after": st.sampled_from([1, 2, 3, math.inf]),
         "max_hold": st.sampled_from([1.0, 3.0, 8.0]),
     }
@@ -29,18 +32,22 @@ OPTIONS = st.fixed_dictionaries(
 
 def make_gate(**options: Any) -> Gate:
     """Make a gate without limits that is held after two failures, for 1, 2, 4 and 8 seconds."""
-    defaults = {"max_concurrency": math.inf, "rate": None, "hold_after": 2, "initial_hold": 1.0}
-    return Gate(**{**defaults, "max_hold": 8.0, "random": lambda: 1.0, **options})
+    defaults = {"max_concurrency": math.inf, "rates": (), "budgets": (), "hold_after": 2, "initial_hold": 1.0}
+    options = {**defaults, "max_hold": 8.0, "random": lambda: 1.0, "is_paced": False, **options}
+    return Gate(**{**options, "is_paced": options["is_paced"] and bool(options["rates"])})
 
 
-def take_slot(gate: Gate, now: float) -> float | None:
-    """Take a slot in no time."""
-    return gate.take_slot(now, lambda: now)
+def take_slots(gate: Gate, now: float) -> float | None:
+    """Take slots in no time, once those that are free have been made."""
+    gate.refill(-math.inf)
+    return gate.take_slots(now, lambda: now)
 
 
-def start(gate: Gate, now: float) -> Any:
-    """Start an attempt in no time."""
-    return gate.start(now, lambda: now)
+def start(gate: Gate, now: float, weight: float = 1) -> Any:
+    """Start an attempt in no time, for which slots are taken."""
+    gate.refill(now)
+    began_at = take_slots(gate, now)
+    return None if began_at is None else gate.start(began_at, weight)
 
 
 def start_all(gate: Gate, now: float, limit: int = 1000) -> list[Permit]:
@@ -69,10 +76,12 @@ def held_gate(**options: Any) -> Gate:
 
 @dataclass(eq=False)
 class Flight:
-    """An attempt that was let through, and after how many holds that was."""
+    """An attempt that was let through, after how many holds that was, and what it takes of the budgets."""
 
     permit: Permit
     holds: int
+    at: float
+    weight: float
 
 
 class GateMachine(RuleBasedStateMachine):
@@ -85,7 +94,7 @@ class GateMachine(RuleBasedStateMachine):
         self.gate = make_gate(**options, random=lambda: self.sample)
         self.options = options
         self.now = 0.0
-        self.started_at: list[float] = []
+        self.started: list[Flight] = []
         self.in_flight: list[Flight] = []
         self.holds = 0
         self.held_until = -math.inf
@@ -97,47 +106,76 @@ class GateMachine(RuleBasedStateMachine):
         """Whether neither hold, probe nor ramp restricts anything."""
         return self.holds == 0 or 1 + self.successes > min(self.options["max_concurrency"], 128)
 
-    def keeps_rate(self) -> bool:
-        """Return whether one more start now keeps the rate, in every window of the trace."""
-        starts = [*self.started_at, self.now]
-        if self.options["rate"] is None:
-            return True
-        count, window = self.options["rate"]
-        return all(sum(first <= at < first + window for at in starts) <= count for first in starts)
+    def keeps_rates(self) -> bool:
+        """Return whether one more start now keeps the rates, in every window of the trace, and the pace."""
+        starts = [*[flight.at for flight in self.started], self.now]
+        rates = self.options["rates"]
+        if rates and self.options["is_paced"] and self.started:
+            count, window = min(rates, key=lambda rate: rate[1])
+            if self.now < starts[-2] + 1.02 * window / count:
+                return False
+        return all(
+            sum(first <= at < first + window for at in starts) <= count
+            for count, window in rates
+            for first in starts
+        )
 
-    def may_start(self) -> bool:
+    def spent(self, window: float) -> float:
+        """Return what was spent in the window that ends now."""
+        return sum(flight.weight for flight in self.started if flight.at + window > self.now)
+
+    def keeps_budgets(self, weight: float) -> bool:
+        """Return whether one more start now keeps the budgets, whatever was corrected meanwhile."""
+        return all(self.spent(window) + weight <= most for most, window in self.options["budgets"])
+
+    def may_start(self, weight: float = 1) -> bool:
         """Return whether an attempt may start now."""
         latest = sum(flight.holds == self.holds for flight in self.in_flight)
         if not self.is_over and latest >= (1 + self.successes if self.successes else 1):
             return False
         has_room = len(self.in_flight) < self.options["max_concurrency"]
-        return has_room and self.now >= self.held_until and self.keeps_rate()
+        is_allowed = self.keeps_rates() and self.keeps_budgets(weight)
+        return has_room and self.now >= self.held_until and is_allowed
 
-    @rule(count=st.integers(1, 5))
-    def start(self, count: int) -> None:
+    @rule(count=st.integers(1, 5), weight=WEIGHTS)
+    def start(self, count: int, weight: float) -> None:
         """An attempt starts if the limits, the hold and the ramp allow it, and only then."""
         for _ in range(count):
-            assert self.may_start() is (self.gate.open_at() <= self.now)
-            if self.may_start():
-                flight = Flight(start(self.gate, self.now), self.holds)
-                self.started_at.append(self.now)
+            assert self.may_start(weight) is (self.gate.open_at(weight) <= self.now)
+            if self.may_start(weight):
+                flight = Flight(start(self.gate, self.now, weight), self.holds, self.now, weight)
+                self.started.append(flight)
                 self.in_flight.append(flight)
                 assert flight.permit.is_probe is (not self.is_over and self.successes == 0)
                 if flight.permit.is_probe:
                     assert self.probe is None
                     self.probe = flight
 
-    @rule()
-    def start_at_open_at(self) -> None:
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data(), weight=st.sampled_from([0, 1, 10, 30, 3.5]))
+    def correct(self, data: st.DataObject, weight: float) -> None:
+        """An attempt turns out to take more, or less: from then on that counts (U4)."""
+        flight = data.draw(st.sampled_from(self.in_flight))
+        self.gate.weigh(flight.permit, weight)
+        flight.weight = weight
+
+    @rule(weight=WEIGHTS, ahead=st.sampled_from([1, 5, 10]))
+    def leave_for_others(self, weight: float, ahead: float) -> None:
+        """What is left for others that come first is as if they had taken it (U4)."""
+        if self.gate.open_at() <= self.now:
+            assert self.keeps_budgets(weight + ahead) is (self.gate.open_at(weight, ahead) <= self.now)
+
+    @rule(weight=WEIGHTS)
+    def start_at_open_at(self, weight: float) -> None:
         """The time that the gate names is the first at which an attempt may start."""
-        opens = self.gate.open_at()
+        opens = self.gate.open_at(weight)
         if opens < math.inf:
             if self.now < opens:
                 self.now = math.nextafter(opens, -math.inf)
-                assert not self.may_start()
+                assert not self.may_start(weight)
                 self.now = opens
-            assert self.may_start()
-            self.start(1)
+            assert self.may_start(weight)
+            self.start(1, weight)
 
     @precondition(lambda self: self.in_flight)
     @rule(data=st.data(), evidence=EVIDENCE, asked=ASKED, sample=SAMPLES)
@@ -213,6 +251,15 @@ class GateMachine(RuleBasedStateMachine):
         assert self.held_until == self.gate.held_until
         assert self.may_start() is (self.gate.open_at() <= self.now)
 
+    @invariant()
+    def it_knows_when_it_remembers_nothing(self) -> None:
+        """Then a new one with the same limits would do the same (U7)."""
+        if self.gate.is_as_new(self.now):
+            assert not self.in_flight
+            assert self.is_over
+            windows = [window for _, window in (*self.options["rates"], *self.options["budgets"])]
+            assert all(flight.at + window <= self.now for flight in self.started for window in windows)
+
 
 GateMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestGateAgreesWithTheTrace = GateMachine.TestCase
@@ -252,7 +299,7 @@ def test_max_concurrency_limits_how_many_are_in_flight() -> None:
 
 def test_rate_limits_how_many_start_in_any_window() -> None:
     """The next may start when the window that began with the earliest of the latest starts is over (U4)."""
-    gate = make_gate(rate=(2, 10.0))
+    gate = make_gate(rates=((2, 10.0),))
     start(gate, 0.0)
     start(gate, 7.0)
     assert 10.0 == gate.open_at()
@@ -262,19 +309,20 @@ def test_rate_limits_how_many_start_in_any_window() -> None:
 
 def test_a_slot_can_be_taken_only_while_one_is_free() -> None:
     """Under the lock or not; a window later it is free again, for whoever has the lock (U4)."""
-    gate = make_gate(rate=(2, 10.0))
-    assert [0.0, 1.0, None] == [take_slot(gate, now) for now in (0.0, 1.0, 2.0)]
+    gate = make_gate(rates=((2, 10.0),))
+    assert [0.0, 1.0, None] == [take_slots(gate, now) for now in (0.0, 1.0, 2.0)]
     assert start(gate, 9.0) is None
     assert start(gate, 10.0) is not None
-    assert take_slot(gate, 10.5) is None
+    assert take_slots(gate, 10.5) is None
 
 
 def test_a_slot_counts_from_when_it_was_taken() -> None:
     """Not from when a thread that was late had looked at the clock: it may have come free since (U4)."""
-    gate = make_gate(rate=(2, 10.0))
-    assert [0.0, 0.0] == [take_slot(gate, now) for now in (0.0, 0.0)]
-    assert 13.0 == gate.start(12.0, lambda: 13.0).began_at  # type: ignore[union-attr]  # it is a permit
-    assert 14.0 == gate.take_slot(5.0, lambda: 14.0)
+    gate = make_gate(rates=((2, 10.0),))
+    assert [0.0, 0.0] == [take_slots(gate, now) for now in (0.0, 0.0)]
+    gate.refill(12.0)
+    assert 13.0 == gate.take_slots(12.0, lambda: 13.0)
+    assert 14.0 == gate.take_slots(5.0, lambda: 14.0)
     assert 23.0 == gate.open_at()
     start(gate, 23.0)
     assert 24.0 == gate.open_at()
@@ -282,10 +330,10 @@ def test_a_slot_counts_from_when_it_was_taken() -> None:
 
 def test_a_slot_that_was_not_used_is_free_at_once() -> None:
     """Whether or not others took theirs later; and never a slot of theirs (U4)."""
-    gate = make_gate(rate=(3, 10.0))
-    assert all(take_slot(gate, now) for now in (1.0, 2.0, 3.0))
-    gate.return_slot(2.0)
-    gate.return_slot(2.0)  # there is none any more
+    gate = make_gate(rates=((3, 10.0),))
+    assert all(take_slots(gate, now) for now in (1.0, 2.0, 3.0))
+    gate.return_slots(2.0)
+    gate.return_slots(2.0)  # there is none any more
     assert start(gate, 4.0) is not None
     assert 11.0 == gate.open_at()
     assert start(gate, 11.0) is not None
@@ -294,9 +342,9 @@ def test_a_slot_that_was_not_used_is_free_at_once() -> None:
 
 def test_a_slot_is_never_missing_for_long() -> None:
     """Between its two places, where somebody takes it without the lock, nobody can say when it is free."""
-    gate = make_gate(rate=(1, 10.0))
-    assert gate._slots is not None
-    gate._slots.pop()
+    gate = make_gate(rates=((1, 10.0),))
+    gate.refill(0.0)
+    gate._rates[0].free.pop()
     assert -math.inf == gate.open_at()
     assert start(gate, 0.0) is None
 

@@ -791,7 +791,7 @@ UNDER_THE_LOCK: dict[str, Callable[[RetryingExecutor, RetryingFuture[int]], obje
     "set_exception": lambda _, waiting: waiting.set_exception(ValueError()),
     "shutdown": lambda executor, _: executor.shutdown(cancel_futures=True),
     "shutdown in time": lambda executor, _: executor.shutdown(timeout=TIMEOUT, cancel_futures=True),
-    "resume": lambda view, _: view._terms.upstream.resume(),  # type: ignore[union-attr]  # it has one
+    "resume": lambda view, _: view._terms.upstreams[0].resume(),
 }
 
 

@@ -701,9 +701,9 @@ def shut_down_in_a_call(executor: VirtualTimeExecutor) -> None:
 
 
 def make_a_view_after_shutdown(executor: VirtualTimeExecutor) -> None:
-    upstream = executor._terms.upstream
+    upstreams = executor._terms.upstreams
     executor.shutdown()
-    executor.with_options(upstream=upstream)
+    executor.with_options(upstream=upstreams)
 
 
 @pytest.mark.parametrize(
@@ -763,7 +763,7 @@ def test_a_place_that_is_asked_for_from_another_thread(
     service = Upstream("service")
     answers = [None]
     ask = service._places.ask
-    monkeypatch.setattr(service._places, "ask", lambda pool: answers.pop() if answers else ask(pool))
+    monkeypatch.setattr(service._places, "ask", lambda *args: answers.pop() if answers else ask(*args))
     assert 0 == executor.with_options(upstream=service).submit(int).result()
     assert [] == answers
 
@@ -939,7 +939,7 @@ def test_initializer_that_sets_an_outcome_keeps_no_place() -> None:
         initializer=lambda: other.set_result(7), upstream=Upstream("other", max_concurrency=1)
     ) as executor:
         other = executor.submit(int)
-    upstream = executor._terms.upstream  # type: ignore[assignment]  # it has one
+    [upstream] = executor._terms.upstreams
     assert (7, 0) == (other.result(), upstream.in_flight)
 
 

@@ -66,6 +66,12 @@ def fail(exception: BaseException) -> NoReturn:
     raise exception
 
 
+def free_slots(service: Upstream) -> int:
+    """Return how many attempts the rate of a service lets through now, as far as it has looked."""
+    [rate] = service._places._gate._rates
+    return rate._unmade + len(rate.free)
+
+
 def paused(**options: Any) -> Upstream:
     """Return an upstream that is held until it is resumed."""
     service = Upstream("service", **options)
@@ -165,7 +171,7 @@ def test_limits_hold_where_workers_go_on_without_a_lock(rate: tuple[int, float] 
     assert max(seen) <= 3
     gate = service._places._gate
     assert 0 == gate.in_flight
-    assert rate is None or (gate._slots is not None and rate[0] == len(gate._slots) + len(gate._starts))
+    assert rate is None or rate[0] == free_slots(service) + len(gate._rates[0].starts)
 
 
 def test_a_worker_that_would_go_on_waits_for_a_slot() -> None:
@@ -180,7 +186,7 @@ def test_a_worker_that_would_go_on_waits_for_a_slot() -> None:
         futures = [executor.submit(call) for _ in range(2)]
         may_end.set()
         assert [None, None] == [future.result(TIMEOUT) for future in futures]
-    assert starts[1] >= service._places._gate._starts[-1] >= starts[0]
+    assert starts[1] >= service._places._gate._rates[0].starts[-1] >= starts[0]
 
 
 @pytest.mark.parametrize("failures", [0, 1], ids=["keeps its place", "asks for one"])
@@ -202,8 +208,7 @@ def test_a_place_for_a_call_that_is_gone_is_given_back(failures: int) -> None:
         may_end.set()
         assert (first.exception(TIMEOUT) is None) == (failures == 0)
     assert 0 == service.in_flight
-    assert service._places._gate._slots is not None
-    assert 4 - (failures == 0) == len(service._places._gate._slots)
+    assert 4 - (failures == 0) == free_slots(service)
 
 
 def test_a_place_for_a_call_that_another_worker_took_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,8 +216,8 @@ def test_a_place_for_a_call_that_another_worker_took_is_given_back(monkeypatch: 
     service, taken = Upstream("service", rate=(5, 3600)), []
     ask = service._places.ask
 
-    def ask_late(pool: Core) -> Any:
-        permit = ask(pool)
+    def ask_late(pool: Core, *args: Any) -> Any:
+        permit = ask(pool, *args)
         taken.append(pool.fresh.popleft())
         return permit
 
@@ -223,8 +228,7 @@ def test_a_place_for_a_call_that_another_worker_took_is_given_back(monkeypatch: 
             assert eventually(lambda: taken and not executor.stats().threads)
         assert 0 == service.in_flight
         assert 0 == executor.submit(int).result(TIMEOUT)
-    assert service._places._gate._slots is not None
-    assert 4 == len(service._places._gate._slots)
+    assert 4 == free_slots(service)
 
 
 @both
@@ -855,7 +859,7 @@ def test_who_has_the_lock_of_an_upstream_may_submit_and_cancel() -> None:
         with service._places._lock:
             cancelled, future = executor.submit(Flaky(0)), executor.submit(Flaky(0))
             schedule = executor._core.ledger.schedule
-            assert eventually(lambda: schedule.lane(service._places))  # it got no answer
+            assert eventually(lambda: schedule.is_awaited(service._places))  # it got no answer
             assert cancelled.cancel()
         assert 0 == future.result(TIMEOUT)
 
@@ -938,8 +942,8 @@ def test_a_call_that_is_cancelled_while_it_is_let_through_is_made_once(
     """A destructor may want that at that very moment: it is too late, and holds up nobody (E1, F7, U4)."""
     doomed: list[Any] = []
 
-    def ask_and_cancel(pool: Core) -> Any:
-        answer = ask(pool)
+    def ask_and_cancel(pool: Core, *args: Any) -> Any:
+        answer = ask(pool, *args)
         for future in doomed:
             assert not future.cancel()
         doomed.clear()
@@ -996,8 +1000,23 @@ BAD = [
     ({"hold_after": -1}, ValueError, "hold_after must be 1 or more, not -1"),
     ({"max_pending": 0}, ValueError, "max_pending must be 1 or more, not 0"),
     ({"max_pending": 1.5}, TypeError, "max_pending must be an integer, 1 or more, not 1.5"),
-    ({"rate": 10}, TypeError, "rate must be a tuple (attempts, seconds), not 10"),
-    ({"rate": (1, 2, 3)}, TypeError, "rate must be a tuple (attempts, seconds), not (1, 2, 3)"),
+    ({"rate": 10}, TypeError, "rate must be (attempts, seconds), or several of them, not 10"),
+    ({"rate": (1, 2, 3)}, TypeError, "rate must be (attempts, seconds), not (1, 2, 3)"),
+    ({"rate": [(1, 2), (1, 2, 3)]}, TypeError, "rate[1] must be (attempts, seconds), not (1, 2, 3)"),
+    ({"rate": [1, 2]}, TypeError, "rate[0] must be (attempts, seconds), not 1"),
+    ({"rate": ((1, 2), (0, 2))}, ValueError, "rate[1][0] must be 1 or more, not 0"),
+    ({"rate": []}, ValueError, "rate must have at least one limit, or be None, not []"),
+    ({"rate": ()}, ValueError, "rate must have at least one limit, or be None, not ()"),
+    ({"rate": "10/s"}, TypeError, "rate must be (attempts, seconds), or several of them, not '10/s'"),
+    ({"budget": 10}, TypeError, "budget must be (weight, seconds), or several of them, not 10"),
+    ({"budget": (0, 1)}, ValueError, "budget[0] must be more than 0, not 0"),
+    ({"budget": (-1, 1)}, ValueError, "budget[0] must be a finite number, 0 or more, not -1"),
+    ({"budget": (math.inf, 1)}, ValueError, "budget[0] must be a finite number, 0 or more, not inf"),
+    ({"budget": ("9", 1)}, TypeError, "budget[0] must be a number, not '9'"),
+    ({"budget": (9, 0)}, ValueError, "budget[1] must be more than 0 seconds, not 0"),
+    ({"budget": [(9, 1), (9, 0)]}, ValueError, "budget[1][1] must be more than 0 seconds, not 0"),
+    ({"paced": 1}, TypeError, "paced must be True or False, not 1"),
+    ({"paced": True}, ValueError, "paced must be False, not True, without a rate: that sets the pace"),
     ({"rate": (0, 1)}, ValueError, "rate[0] must be 1 or more, not 0"),
     ({"rate": (10**30, 1)}, ValueError, f"rate[0] must be at most 1000000, not {10**30}"),
     ({"rate": (1, 0)}, ValueError, "rate[1] must be more than 0 seconds, not 0"),
@@ -1021,7 +1040,7 @@ def test_bad_arguments_are_refused(options: dict[str, Any], error: type[Exceptio
 @pytest.mark.parametrize("accept", [RetryingExecutor, RetryingExecutor().with_options])
 def test_what_is_no_upstream_is_refused(accept: Callable[..., object]) -> None:
     """By executors and views (U4)."""
-    with pytest.raises(TypeError, match="upstream must be an Upstream or None, not 'glue'"):
+    with pytest.raises(TypeError, match="upstream must be an Upstream, a tuple of them, or None, not 'glue'"):
         accept(upstream="glue")
 
 

@@ -1,7 +1,7 @@
 """A drop-in `concurrent.futures.ThreadPoolExecutor` whose calls are retried until they get through."""
 
 from retrying_executor._calls.call import RetryingFuture
-from retrying_executor._calls.current import CurrentCall, current_call
+from retrying_executor._calls.current import CurrentCall, current_call, report_weight
 from retrying_executor._calls.stats import Stats
 from retrying_executor._common.errors import ForkedFutureError, NotNow, PendingLimitError
 from retrying_executor._executor import RetryingExecutor, View
@@ -31,6 +31,7 @@ __all__ = [
     "View",
     "current_call",
     "explain",
+    "report_weight",
     "retry_after",
     "service_failed",
     "transient",

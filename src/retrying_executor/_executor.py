@@ -78,7 +78,7 @@ class Submitter(Executor):
         core = self._core
         future: RetryingFuture[T] = RetryingFuture(core, work, terms)
         if terms.marks_calls:
-            future._apply_terms()
+            future._apply_terms(work)
         monitor = core.monitor
         if monitor is None:
             core.submit(future)
@@ -187,7 +187,8 @@ class Submitter(Executor):
         self,
         *,
         retry: Policy | EllipsisType | None = ...,
-        upstream: Upstream | EllipsisType | None = ...,
+        upstream: Upstream | tuple[Upstream, ...] | EllipsisType | None = ...,
+        weight: float | Callable[..., float] | EllipsisType = ...,
         label: str | EllipsisType | None = ...,
         key: str | EllipsisType | None = ...,
         **options: Unpack[PolicyOptions],
@@ -196,7 +197,13 @@ class Submitter(Executor):
 
         Args:
             retry: The policy of the view; if left out, the one in force here.
-            upstream: The service that its calls go to, or ``None``; if left out, the one here.
+            upstream: The service that its calls go to, or ``None``; if left out, the one here. A call of
+                several, ``(account, tenant)``, starts when all of them let it through. A time that the
+                service asks for (``Retry-After``) holds the last, so that has to be the narrowest; failures
+                count for all.
+            weight: How much an attempt takes of the *budget* of its upstream: a number, 0 or more, or a
+                callable that is given the arguments of the call and returns it, in ``submit()``. If left out,
+                the one here; without any, 1. `report_weight` corrects it.
             label: What tells its calls apart from others of the same function, in logs, events and
                 `current_call`: text in one line, or ``None``; if left out, the one here.
             key: The key of its calls, instead of a UUID for each. Services take it as an idempotency key. All
@@ -211,7 +218,16 @@ class Submitter(Executor):
             ValueError: If an option is out of its range, or does not go with the others; or if *label* or
                 *key* is blank, or is no text in one line.
         """
-        return View(self, changed_terms(self._terms, retry, upstream, label, key, options))
+        terms = changed_terms(
+            self._terms,
+            retry=retry,
+            upstream=upstream,
+            weight=weight,
+            label=label,
+            key=key,
+            changes=options,
+        )
+        return View(self, terms)
 
     def drain(self, timeout: Duration | None = None) -> bool:
         """Wait until every call accepted so far is done, retries included, without shutting down.
@@ -293,7 +309,7 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
         initargs: tuple[Any, ...] = (),
         *,
         retry: Policy | None = RetryPolicy(),  # noqa: B008  # immutable
-        upstream: Upstream | None = None,
+        upstream: Upstream | tuple[Upstream, ...] | None = None,
         idle_timeout: Duration | None = 5.0,
         exit_timeout: Duration | None = None,
         max_pending: int | None = None,

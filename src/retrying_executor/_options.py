@@ -10,11 +10,12 @@ import itertools
 from weakref import finalize, ref
 
 from retrying_executor._calls.terms import Terms
-from retrying_executor._common.callables import checked_callable
+from retrying_executor._common.callables import checked_callable, is_async
 from retrying_executor._common.exits import LISTENER_TIMEOUT, ExitTimeout, register
 from retrying_executor._common.values import (
     checked_bool,
     checked_int,
+    checked_weight,
     optional_name,
     optional_seconds,
     positive_seconds,
@@ -23,7 +24,7 @@ from retrying_executor._common.values import (
 from retrying_executor._core.core import Core
 from retrying_executor._policy.policy import RetryPolicy, checked_policy
 from retrying_executor._threads.threads import Threads
-from retrying_executor._upstream.upstream import checked_upstream
+from retrying_executor._upstream.upstream import checked_upstreams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Options:
         self.initargs = sequence("initargs", initargs, "a tuple")  # every thread needs them
         self.initializer = checked_callable("initializer", initializer, takes=len(self.initargs))
         self.inherits_context = checked_bool("inherit_context", inherit_context)
-        self.terms = Terms(checked_policy(retry), checked_upstream(upstream))
+        self.terms = Terms(checked_policy(retry), checked_upstreams(upstream))
         if not isinstance(when_full, str) or when_full not in ("raise", "wait"):
             raise ValueError(f"when_full must be 'raise' or 'wait', not {when_full!r}")
         self.waits_when_full = when_full == "wait"
@@ -91,7 +92,14 @@ class Options:
 
 
 def changed_terms(
-    terms: Terms, retry: object, upstream: object, label: object, key: object, changes: PolicyOptions
+    terms: Terms,
+    *,
+    retry: object,
+    upstream: object,
+    weight: object,
+    label: object,
+    key: object,
+    changes: PolicyOptions,
 ) -> Terms:
     """Return *terms* with what was given to ``with_options()`` changed: all but ``...``, with its errors."""
     policy = terms.policy if retry is ... else checked_policy(retry)
@@ -105,10 +113,27 @@ def changed_terms(
         policy = policy.replace(**changes)
     return Terms(
         policy,
-        terms.upstream if upstream is ... else checked_upstream(upstream),
+        terms.upstreams if upstream is ... else checked_upstreams(upstream),
+        weight=terms.weight if weight is ... else _checked_weight(weight),
         label=terms.label if label is ... else optional_name("label", label),
         key=terms.key if key is ... else optional_name("key", key),
     )
+
+
+def _checked_weight(weight: Any) -> float | Callable[..., float]:
+    """Return *weight* if it can serve as the option of that name.
+
+    Raises:
+        TypeError: If it is neither a number nor callable, or a coroutine function.
+        ValueError: If it is a number, but negative or not finite.
+    """
+    if not callable(weight):
+        return checked_weight("weight", weight)
+    if is_async(weight):
+        raise TypeError(
+            f"weight must not be a coroutine function, which nobody would await, but is {weight!r}"
+        )
+    return weight  # type: ignore[no-any-return]  # it is callable
 
 
 def new_core(executor: object, max_workers: int, options: Options) -> Core:

@@ -181,8 +181,7 @@ class _Submission:
         """Submit a call whose attempts are traced. What cannot be called is left to fail as it does."""
         telemetry = self.telemetry
         if telemetry is not None and args and callable(args[0]) and is_instrumentation_enabled():
-            upstream = instance._terms.upstream
-            traced = _Traced(args[0], telemetry, None if upstream is None else upstream.name)
+            traced = _Traced(args[0], telemetry, instance._terms.upstream_name)
             args = (traced, *args[1:])
         return wrapped(*args, **kwargs)
 

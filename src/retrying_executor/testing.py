@@ -87,7 +87,7 @@ class VirtualTimeExecutor(RetryingExecutor):
         *,
         seed: int = 0,
         retry: Policy | None = RetryPolicy(),  # noqa: B008  # immutable
-        upstream: Upstream | None = None,
+        upstream: Upstream | tuple[Upstream, ...] | None = None,
         idle_timeout: Duration | None = 5.0,
         exit_timeout: Duration | None = None,
         max_pending: int | None = None,

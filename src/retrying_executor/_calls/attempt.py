@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from retrying_executor._policy.policy import Policy
     from retrying_executor._policy.verdict import Asked
     from retrying_executor._upstream.gate import Evidence, Permit
+    from retrying_executor._upstream.places import JointPermit
 
     class Observer(Protocol):
         """Is told of attempts while they are made."""
@@ -43,7 +44,7 @@ _NOTE = "retrying_executor: gave up after "
 
 
 def make(
-    call: Call, work: Work, permit: Permit | None, observer: Observer | None = None
+    call: Call, work: Work, permit: Permit | JointPermit | None, observer: Observer | None = None
 ) -> tuple[Verdict, Outcome]:
     """Make an attempt, unless it is too late for it, and ask the policy what follows.
 
@@ -59,7 +60,7 @@ def make(
     previous = outcome = None
     try:
         terms = call._terms
-        if call._attempts or terms.upstream is not None or terms.max_age is not None:
+        if call._attempts or terms.places or terms.max_age is not None:
             now = call._core.clock.monotonic()
             if call._is_too_late(now):
                 return _give_up(call, now)
@@ -87,9 +88,8 @@ def _give_up(call: Call, now: float) -> tuple[Verdict, Outcome]:
     if age is not None:
         call._set_began_at(call._expires_at - age)  # for the note
         return verdict, (None, TimeoutError(_TOO_OLD.format(in_words(age))))
-    assert terms.upstream is not None  # what it has waited for all the time
     call._set_began_at(call._waits_until - terms.max_elapsed)  # for the note
-    return verdict, (None, TimeoutError(_NEVER_TRIED.format(terms.upstream.name)))
+    return verdict, (None, TimeoutError(_NEVER_TRIED.format(terms.upstream_name)))
 
 
 def ends_at(call: Call) -> float:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from retrying_executor._calls.terms import Terms
     from retrying_executor._common.values import Clock, Duration
     from retrying_executor._upstream.gate import Permit
+    from retrying_executor._upstream.places import JointPermit
 
     T = TypeVar("T")
 
@@ -111,7 +112,7 @@ class Hand:
     def __init__(self, lock: threading.RLock) -> None:
         self.lock = lock
         self.call: Call | None = None
-        self.permit: Permit | None = None  # what lets it through, if it has an upstream
+        self.permit: Permit | JointPermit | None = None  # what lets it through, if it has an upstream
         self.settlement: Settlement | None = None  # what it is to be made done with
         self.succeeded = 0  # of the calls that it had
         self.failed = 0
@@ -151,11 +152,12 @@ class RetryingFuture(Future["T"]):
     _due_at: float | None = None
     _last: Outcome = NO_OUTCOME
     _unseen: UnseenFailure | None = None
-    # Gives back its place in the upstream's backlog, if that is limited.
-    _leave_backlog: Callable[[], object] | None = None
+    # Give back its places in the backlogs of its upstreams, as far as these are limited.
+    _leave_backlogs: tuple[Callable[[], object], ...] = ()
     _story: Any = None  # what a monitor remembers of it
     _waits_until: float = math.inf  # for its upstream, at most
     _expires_at: float = math.inf  # by its max_age: no attempt starts later
+    _weight: float = 1  # what an attempt takes of the budgets of its upstreams
 
     # Made on first need, see __getattr__.
     _condition: threading.Condition  # in truth the lock that one would have
@@ -378,12 +380,15 @@ class RetryingFuture(Future["T"]):
 
     # -- for the core, before it is queued -------------------------------------------------------
 
-    def _apply_terms(self) -> None:
+    def _apply_terms(self, work: Work) -> None:
         """Take note of what it has by terms that mark their calls."""
         if self._terms.key is not None:
             self.__dict__["_key"] = self._terms.key
         if self._terms.max_age is not None:
             self._expires_at = self._core.clock.monotonic() + self._terms.max_age
+        if self._terms.most_weight < math.inf:
+            _, args, kwargs, _ = work
+            self._weight = self._terms.weigh(args, kwargs)
 
     def _draw_key(self, draw: Callable[[], str]) -> None:
         """Have a key that is drawn like that, unless it has one."""
@@ -519,14 +524,17 @@ class RetryingFuture(Future["T"]):
             self._state = FINISHED  # last: a thread that sees it sees the rest
         return True
 
+    def _leave_all_backlogs(self) -> None:
+        """Count no more for the limits of its upstreams; may be done again."""
+        for leave in self._leave_backlogs:
+            leave()
+        self._leave_backlogs = ()
+
     def _release(self) -> None:
         """Let go of what only a further attempt would need."""
         self._work = None
-        if (
-            self._leave_backlog is not None
-        ):  # before it is seen to be done, so that a thread that sees it finds room
-            self._leave_backlog()
-            self._leave_backlog = None
+        if self._leave_backlogs:  # before it is seen to be done, so that a thread that sees that finds room
+            self._leave_all_backlogs()
         if self._last is not NO_OUTCOME:
             self._last = NO_OUTCOME
             self._due_at = None

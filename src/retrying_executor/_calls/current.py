@@ -9,7 +9,7 @@ from retrying_executor._calls.attempt import ends_at
 from retrying_executor._calls.call import name_of
 from retrying_executor._common.public import public
 from retrying_executor._common.stdlib import is_held
-from retrying_executor._common.values import Value
+from retrying_executor._common.values import Value, checked_weight
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,3 +74,25 @@ def current_call() -> CurrentCall | None:
         time_left=None if left == math.inf else max(0.0, left),
         label=call._terms.label,
     )
+
+
+@public
+def report_weight(weight: float) -> None:
+    """Say how much the attempt that runs in this thread really takes of its upstream's budget.
+
+    From now on that counts instead of the *weight* given to ``with_options()``, which was an estimate. What
+    turns out to be too much is free for others at once; what was missing they wait for. If the call is tried
+    again, the estimate counts anew. Elsewhere than in a call, and without a budget, nothing happens.
+
+    Args:
+        weight: In the unit of the budget; 0 or more.
+
+    Raises:
+        TypeError: If *weight* is not a number.
+        ValueError: If it is negative, infinite or not a number (NaN).
+    """
+    checked_weight("weight", weight)
+    holder = current.holder
+    permit = None if holder is None or holder.call is None else holder.permit
+    if permit is not None:
+        permit.weigh(weight)

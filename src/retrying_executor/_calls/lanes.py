@@ -1,9 +1,17 @@
-"""Where calls wait whose turn came while their upstream let none through. Pure, as all of the schedule."""
+"""Where calls wait whose turn came while an upstream let none through. Pure, as all of the schedule.
+
+All calls of a lane go to the same upstreams. The lane waits at the *barrier* of the one that has refused its
+first call, together with the other lanes that this one holds up. When the barrier opens, the first call of
+all its lanes asks once more: it starts, or closes the barrier again, or its lane goes on to the barrier of
+another upstream. So calls stay where they are, however many there are, and however often they are refused;
+and a call that waits for one upstream is in nobody's way at another.
+"""
 
 from __future__ import annotations
 
 import math
 
+from retrying_executor._calls.ranking import Ranking
 from retrying_executor._calls.retries import Retries
 
 TYPE_CHECKING = False
@@ -12,7 +20,11 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from retrying_executor._calls.call import Call
+    from retrying_executor._calls.retries import Entry
     from retrying_executor._upstream.places import Places
+
+    Route: TypeAlias = tuple[Places, ...]
+    """Those of all upstreams of a call."""
 
     Refusal: TypeAlias = tuple[Places, float, float]
     """Whose limits forbid a start; when to ask again; and until when the call may wait for that."""
@@ -21,8 +33,83 @@ if TYPE_CHECKING:
     """Whether a call was claimed, or is done; or why it may not start."""
 
 
+class Barrier:
+    """What holds lanes up: an upstream that has refused their calls.
+
+    Args:
+        places: Those of the upstream.
+        forget: Called with each lane that is empty.
+    """
+
+    __slots__ = ("_forget", "_refused", "closed_until", "is_down", "lanes", "places")
+
+    def __init__(self, places: Places, forget: Callable[[Lane], object]) -> None:
+        self.places = places
+        self._forget = forget
+        self.is_down = places.is_down
+        self.lanes: Ranking[Lane] = Ranking()  # by their first calls
+        self.closed_until = -math.inf
+        """When the upstream is to be asked again, for the call that it has refused."""
+        self._refused: Call | None = None
+
+    def first_lane(self) -> Lane | None:
+        """Return the lane whose first call comes before those of all others; drop those that are empty."""
+        while (entry := self.lanes.first()) is not None:
+            key, lane = entry
+            first = lane.calls.first()
+            if first is None:
+                self.lanes.drop(lane)
+                self._forget(lane)
+            elif first[:2] == key:
+                return lane
+            else:
+                self.lanes.put(lane, *first[:2])
+        return None
+
+    def first_entry(self) -> Entry | None:
+        """Return the entry of the first call of all its lanes."""
+        lane = self.first_lane()
+        return None if lane is None else lane.calls.first()
+
+    def close(self, call: Call, until: float) -> None:
+        """The upstream has refused the first call of all its lanes, and will be asked again then."""
+        self._refused, self.closed_until = call, until
+
+    def open_at(self, time: float) -> None:
+        """The upstream is to be asked again at that time, or sooner."""
+        self.closed_until = min(self.closed_until, time)
+
+    def opens_at(self) -> float:
+        """Return when the upstream is to be asked again.
+
+        At once, if another call is the first than when it has refused: that may weigh less, or be the probe.
+        """
+        first = self.first_entry()
+        return -math.inf if first is None or first[2] is not self._refused else self.closed_until
+
+    def concerns(self, call: Call) -> bool:
+        """Return whether it opens when that call is done."""
+        return call is self._refused
+
+    def notice(self, now: float) -> bool:
+        """See whether the upstream went down, or works again; return whether it did."""
+        if self.is_down == self.places.is_down:
+            return False
+        self.is_down = not self.is_down
+        for lane in self.lanes.items():
+            self.arrange(lane, now)
+        return True
+
+    def arrange(self, lane: Lane, now: float) -> None:
+        """Put a lane in its place, with its calls in the order that the state of this upstream asks for."""
+        lane.arrange(now, is_down=self.is_down)
+        first = lane.calls.first()
+        if first is not None:
+            self.lanes.put(lane, *first[:2])
+
+
 class Lane:
-    """The calls whose turn came while their upstream let none through.
+    """The calls of the same upstreams whose turn came while one of these let none through.
 
     Those without an attempt come last; but while the upstream is down they come first: one that has failed
     may fail again for a reason of its own, and then shows nothing.
@@ -31,33 +118,30 @@ class Lane:
     ``max_elapsed`` has passed: since the upstream went down, or since their turn came if that was later.
 
     Args:
-        places: Those of the upstream.
+        route: Those of the upstreams.
         ticket: See `Retries`.
     """
 
-    __slots__ = ("calls", "gives_up_at", "is_down", "opens_at", "places")
+    __slots__ = ("_is_down", "barrier", "calls", "gives_up_at", "route")
 
-    def __init__(self, places: Places, ticket: Callable[[], int]) -> None:
-        self.places = places
-        self.is_down = places.is_down
+    barrier: Barrier
+
+    def __init__(self, route: Route, ticket: Callable[[], int]) -> None:
+        self.route = route
         self.calls = Retries(ticket)
-        self.opens_at = math.inf
+        self._is_down = False
         self.gives_up_at = math.inf
         """Until when all of them may wait, or less."""
 
-    def acts_at(self) -> float:
-        """Return when there is something to do: it opens, or a call may have waited for too long."""
-        return min(self.opens_at, self.gives_up_at)
-
     def add(self, call: Call, due_at: float) -> None:
         """Put a call in, which is due at infinity if it had no attempt."""
-        self.calls.add(call, -math.inf if due_at == math.inf and self.is_down else due_at)
+        self.calls.add(call, -math.inf if due_at == math.inf and self._is_down else due_at)
         self.gives_up_at = min(self.gives_up_at, call._waits_until)
 
-    def notice(self, now: float) -> None:
-        """See whether the upstream went down, or works again."""
-        if self.is_down != self.places.is_down:
-            self.is_down = not self.is_down
+    def arrange(self, now: float, *, is_down: bool) -> None:
+        """Order the calls as the state of the upstream asks for that holds them up."""
+        if is_down != self._is_down:
+            self._is_down = is_down
             self.calls.rearrange(lambda call: self._due_at(call, now))
             self._look()
 
@@ -68,29 +152,14 @@ class Lane:
         """Return where a call without an attempt comes, and note until when it waits; ``None`` for others."""
         if call._attempts or call.done():
             return None
-        call._wait_until(now + call._terms.max_elapsed if self.is_down else math.inf)
-        return -math.inf if self.is_down else math.inf
-
-    def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
-        """Return the call whose turn it is, no longer in the lane; ``None`` if the lane closes."""
-        while True:
-            self.notice(now)
-            entry = self.calls.first()
-            if entry is None:
-                return None
-            claimed = claim(entry[2], now)
-            if not isinstance(claimed, bool):
-                self.opens_at = claimed[1]
-                return None
-            self.calls.pop()
-            if claimed:  # else an interruption has left it here, taken
-                return entry[2]
+        call._wait_until(now + call._terms.max_elapsed if self._is_down else math.inf)
+        return -math.inf if self._is_down else math.inf
 
     def give_up(self, now: float) -> list[Call]:
         """Return the calls that have waited for too long, no longer in the lane.
 
-        Now is too late already: there is something to do whenever `acts_at` says so, or a thread would look
-        in vain until the clock, which may be coarse, has moved on.
+        Now is too late already: there is something to do whenever the schedule says so, or a thread would
+        look in vain until the clock, which may be coarse, has moved on.
         """
         late = self.calls.take_out(lambda call: call._waits_until <= now)
         self._look()

@@ -15,8 +15,6 @@ on those numbers.
 
 from __future__ import annotations
 
-import math
-
 from retrying_executor._calls.schedule import Schedule
 from retrying_executor._calls.stats import Stats
 from retrying_executor._common.stdlib import DONE_STATES, FINISHED
@@ -109,7 +107,6 @@ class Ledger:
         waiting = fresh + schedule.count_others()
         ready = fresh + schedule.count_due(now)
         held = schedule.count_held(now)
-        due_at = schedule.first_due_at()
         succeeded = self._succeeded + sum(worker.succeeded for worker in workers)
         failed = self._failed + sum(worker.failed for worker in workers)
         return Stats(
@@ -123,6 +120,6 @@ class Ledger:
             failed=failed,
             cancelled=self._cancelled,
             retried=self._retried,
-            next_due_at=None if due_at == math.inf else due_at,
+            next_due_at=schedule.next_due_at(),
             opens_at=schedule.opens_at(now),
         )

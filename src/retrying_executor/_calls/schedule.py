@@ -1,13 +1,14 @@
-"""Which call is next, and when: a queue of fresh calls, a heap of retries, and a lane for each upstream.
+"""Which call is next, and when: a queue of fresh calls, a heap of retries, and lanes of those held up.
 
 Pure: no threads, no clock, no randomness. Its user says what happened together with *now*, and holds
 the lock that guards it. Times are seconds on one clock, whichever it is.
 
 - Due retries come before fresh calls; retries in the order of their due times, ties in the order in which
   they were scheduled; fresh calls in the order in which they were added.
-- A call that may not start because of what it shares with others (its *upstream*) leaves the queue or the
-  heap when its turn comes, and waits in that upstream's *lane*. A lane that is closed stops nobody else; when
-  it opens, its calls come in the order above: they have waited longer than any fresh call.
+- A call that may not start because of what it shares with others (its *upstreams*) leaves the queue or the
+  heap when its turn comes, and waits in a *lane*, at the *barrier* of the upstream that has refused it. That
+  stops nobody else; when it opens, the calls of its lanes come in the order above: they have waited longer
+  than any fresh call.
 - A call that is done before its turn (cancelled) stays where it is and is noted as gone; it is dropped when
   it gets to the front, or when more calls in that place are gone than live. So cancelling costs amortised
   constant time, and memory stays proportional to the live calls.
@@ -22,7 +23,8 @@ import math
 from collections import deque
 from itertools import count, islice
 
-from retrying_executor._calls.lanes import Lane
+from retrying_executor._calls.lanes import Barrier, Lane
+from retrying_executor._calls.ranking import Ranking
 from retrying_executor._calls.retries import Retries
 
 TYPE_CHECKING = False
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from retrying_executor._calls.call import Call
-    from retrying_executor._calls.lanes import Claim, Refusal
+    from retrying_executor._calls.lanes import Claim, Refusal, Route
     from retrying_executor._upstream.places import Places
 
 _MOST_DEFERRED = 1000  # fresh calls put in lanes in one go, which takes some milliseconds
@@ -39,14 +41,29 @@ _MOST_DEFERRED = 1000  # fresh calls put in lanes in one go, which takes some mi
 class Schedule:
     """The calls that wait."""
 
-    __slots__ = ("_gone_fresh", "_lanes", "_retries", "_ticket", "fresh", "lane_of")
+    __slots__ = (
+        "_barriers",
+        "_closed",
+        "_gone_fresh",
+        "_impatient",
+        "_lanes",
+        "_open",
+        "_retries",
+        "_ticket",
+        "fresh",
+        "lane_of",
+    )
 
     def __init__(self) -> None:
         self.fresh: deque[Call] = deque()
         self._ticket = count().__next__
         self._retries = Retries(self._ticket)
         self._gone_fresh: set[Call] = set()
-        self._lanes: dict[Places, Lane] = {}
+        self._lanes: dict[Route, Lane] = {}
+        self._impatient: Ranking[Lane] = Ranking()  # by the time at which calls may have waited for too long
+        self._barriers: dict[Places, Barrier] = {}  # each is closed or open, as long as it has lanes:
+        self._closed: Ranking[Barrier] = Ranking()  # by the time at which they open, or sooner
+        self._open: Ranking[Barrier] = Ranking()  # by the first calls of their lanes
         self.lane_of: dict[Call, Lane] = {}
         """The lane of each call that waits in one, or has just become done there."""
 
@@ -65,7 +82,7 @@ class Schedule:
 
     def count_others(self) -> int:
         """Return the number of the others: retries, and calls in lanes."""
-        return len(self._retries) + self.count_held() if self._lanes else len(self._retries)
+        return len(self._retries) + len(self.lane_of)
 
     def count_ready(self, now: float) -> int:
         """Return how many calls could start now: in time proportional to the retries that are due."""
@@ -73,13 +90,13 @@ class Schedule:
 
     def count_due(self, now: float) -> int:
         """Return how many of them are due retries, or in lanes that are open."""
-        in_lanes = self.count_held() - self.count_held(now) if self._lanes else 0
+        in_lanes = len(self.lane_of) - self.count_held(now) if self._lanes else 0
         return in_lanes + self._retries.count_due(now)
 
-    def count_held(self, now: float | None = None) -> int:
-        """Return how many calls wait in lanes that are closed at *now*; without it, in all lanes."""
+    def count_held(self, now: float) -> int:
+        """Return how many calls are held up at *now*: in time proportional to the lanes."""
         lanes = list(self._lanes.values())  # a destructor may count them in the middle of a change
-        return sum(len(lane.calls) for lane in lanes if now is None or lane.opens_at > now)
+        return sum(len(lane.calls) for lane in lanes if lane.barrier.closed_until > now)
 
     def waiting(self) -> list[Call]:
         """Return all live calls, the fresh ones first."""
@@ -91,27 +108,46 @@ class Schedule:
     # -- when there is something to do -----------------------------------------------------------
 
     def is_ready(self, now: float) -> bool:
-        """Return whether `take` would return a call."""
+        """Return whether `take` would return a call, or have to look whether it can."""
         if len(self.fresh) > len(self._gone_fresh):
             return True
         due_at = self.first_due_at()
         return due_at is not None and due_at <= now
 
-    def first_due_at(self) -> float | None:
-        """Return when there will be something to do by itself: a retry is due, or a lane opens.
+    @property
+    def has_open_lanes(self) -> bool:
+        """Whether calls may start that were held up."""
+        return self._open.first() is not None
 
-        Infinity stands for a lane that somebody else will open; ``None`` if there is nothing.
+    def first_due_at(self) -> float | None:
+        """Return when there will be something to do by itself: a retry is due, or a barrier opens.
+
+        Or sooner, if a call is done that others waited for. Infinity stands for a barrier that somebody else
+        will open; ``None`` if there is nothing.
         """
         first = self._retries.first()
         times = [] if first is None else [first[0]]
         if self._lanes:
-            times += [lane.acts_at() for lane in self._lanes.values() if len(lane.calls)]
+            if self.has_open_lanes:
+                return -math.inf
+            closed, impatient = self._closed.first(), self._impatient.first()
+            times += [entry[0][0] for entry in (closed, impatient) if entry is not None]
         return min(times, default=None)
 
     def opens_at(self, now: float) -> float | None:
-        """Return when the first of the lanes opens that are closed at *now*; ``None`` if nobody knows."""
-        times = [lane.opens_at for lane in self._lanes.values() if len(lane.calls)]
+        """Return when the first barrier opens that is closed at *now*; ``None`` if nobody knows."""
+        times = [lane.barrier.closed_until for lane in list(self._lanes.values()) if len(lane.calls)]
         return min((time for time in times if now < time < math.inf), default=None)
+
+    def next_due_at(self) -> float | None:
+        """Return when a call is due next: in time proportional to the lanes; ``None`` if nobody knows."""
+        first = self._retries.first()
+        times = [math.inf if first is None else first[0]]
+        for lane in list(self._lanes.values()):
+            if len(lane.calls):
+                times += [lane.barrier.closed_until, lane.gives_up_at]
+        due_at = min(times)
+        return None if due_at == math.inf else due_at
 
     # -- calls come and go -----------------------------------------------------------------------
 
@@ -122,8 +158,8 @@ class Schedule:
     def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
         """Return the call whose turn it is, no longer in the schedule; ``None`` if none is ready.
 
-        Or if it has put so many calls in lanes that others should have the lock now. Then there are fresh
-        calls left, and it is to be called again.
+        Or if it has had so many refused that others should have the lock now. Then there are fresh calls
+        left, or `has_open_lanes` is true, and it is to be called again.
 
         Args:
             now: What time it is.
@@ -136,10 +172,10 @@ class Schedule:
             lane = self._first_lane(now) if self._lanes else None
             first = retries.first()
             if lane is not None:
-                taken = lane.take(now, claim)
+                taken = self._take_from(lane, now, claim)
                 if taken is not None:
-                    self.lane_of.pop(taken, None)
                     return taken
+                patience -= 1
             elif first is not None and first[0] <= now:
                 due_at, _, call = first
                 claimed = claim(call, now)
@@ -147,7 +183,7 @@ class Schedule:
                 if claimed is True:
                     return call
                 if claimed is not False:  # else an interruption has left it here, taken
-                    self._defer(call, due_at, claimed)
+                    self._defer(call, due_at, claimed, now)
             else:
                 try:
                     call = self.fresh.popleft()
@@ -163,7 +199,7 @@ class Schedule:
                 if claimed is False:
                     self.drop(call)
                 else:
-                    self._defer(call, math.inf, claimed)
+                    self._defer(call, math.inf, claimed, now)
                     patience -= 1
         return None
 
@@ -180,6 +216,8 @@ class Schedule:
         lane = self.lane_of.get(call)
         if lane is None and not retried:
             return self._gone_fresh, None
+        if lane is not None and lane.barrier.concerns(call):
+            self._closed.put(lane.barrier, -math.inf)  # before it is done: an interruption may come after it
         retries = self._retries if lane is None else lane.calls
         return retries.gone, retries
 
@@ -221,51 +259,149 @@ class Schedule:
         """Whether calls wait in lanes, or did until a moment ago."""
         return bool(self._lanes)
 
-    def lane(self, places: Places) -> Lane | None:
-        """Return the lane of an upstream, if calls wait in it."""
-        lane = self._lanes.get(places)
-        return lane if lane is not None and len(lane.calls) else None
+    def is_awaited(self, places: Places) -> bool:
+        """Return whether calls wait for an upstream."""
+        barrier = self._barriers.get(places)
+        if barrier is None or barrier.first_lane() is not None:
+            return barrier is not None
+        self._drop(barrier)
+        return False
 
-    def waits_between(
-        self, call: Call, places: Places, max_elapsed: float, now: float
-    ) -> tuple[float, float]:
-        """Return from when on a call whose turn it is may ask its upstream, and until when it may wait.
+    def notice(self, places: Places, opens_at: float, now: float) -> bool:
+        """An upstream lets calls through from then on; return whether any wait for that."""
+        if not self.is_awaited(places):
+            return False
+        barrier = self._barriers[places]
+        self._notice_state(barrier, now)
+        barrier.open_at(opens_at)
+        self._look_at(barrier, now)
+        return True
 
-        Others of the same upstream, in a lane that is closed, come before it.
-        """
-        lane = self.lane(places)
-        opens_at = -math.inf if lane is None or self.lane_of.get(call) is lane else lane.opens_at
+    def opens_to(self, call: Call, places: Places) -> float:
+        """Return from when on a call whose turn it is may ask an upstream, which may have refused others."""
+        barrier, lane = self._barriers.get(places), self.lane_of.get(call)
+        if barrier is None or (lane is not None and lane.barrier is barrier):
+            return -math.inf
+        return barrier.opens_at()
+
+    def waits_until(self, call: Call, now: float) -> float:
+        """Return until when a call whose turn it is may wait for its upstreams."""
+        elapsed = call._terms.max_elapsed
         if call._attempts:
-            until = max(call._began_at + max_elapsed, now)  # sums may be rounded
+            until = max(call._began_at + elapsed, now)  # sums may be rounded
         else:
-            until = now + max_elapsed if places.is_down else math.inf
-        return opens_at, min(until, call._expires_at)
+            until = now + elapsed if any(places.is_down for places in call._terms.places) else math.inf
+        return min(until, call._expires_at)
 
-    def _defer(self, call: Call, due_at: float, refusal: Refusal) -> None:
-        """Put a call whose turn has come in its lane."""
+    def _defer(self, call: Call, due_at: float, refusal: Refusal, now: float) -> None:
+        """Put a call whose turn has come in a lane."""
         places, opens_at, until = refusal
-        lane = self.lane(places)
-        if lane is None:
-            lane = self._lanes[places] = Lane(places, self._ticket)
-        lane.opens_at = opens_at
         call._wait_until(until)
+        route = call._terms.places
+        lane = self._lanes.get(route)
+        if lane is None:
+            lane = self._lanes[route] = Lane(route, self._ticket)
+            lane.barrier = self._barrier(places)
         self.lane_of[call] = lane
         lane.add(call, due_at)
+        first = lane.calls.first()
+        is_first = first is not None and first[2] is call
+        self._hold_up(lane, call, self._barrier(places) if is_first else lane.barrier, opens_at, now)
+
+    def _take_from(self, lane: Lane, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
+        """Return the first call of a lane, no longer in there; ``None`` if it is refused."""
+        first = lane.calls.first()
+        assert first is not None
+        call = first[2]
+        claimed = claim(call, now)
+        if not isinstance(claimed, bool):
+            places, opens_at, _ = claimed
+            self._hold_up(lane, call, self._barrier(places), opens_at, now)
+            return None
+        lane.calls.pop()
+        self.lane_of.pop(call, None)
+        lane.barrier.arrange(lane, now)
+        self._look_at(lane.barrier, now)
+        return call if claimed else None  # else an interruption has left it here, taken
+
+    def _hold_up(self, lane: Lane, call: Call, barrier: Barrier, opens_at: float, now: float) -> None:
+        """Have a lane wait at a barrier, since one of its calls was refused there, until that opens."""
+        before, lane.barrier = lane.barrier, barrier
+        barrier.arrange(lane, now)
+        if before is not barrier:
+            before.lanes.drop(lane)
+            self._look_at(before, now)
+        first = barrier.first_entry()
+        if first is not None and first[2] is call:
+            barrier.close(call, opens_at)
+        self._note_patience(lane)
+        self._look_at(barrier, now)
+
+    def _barrier(self, places: Places) -> Barrier:
+        barrier = self._barriers.get(places)
+        if barrier is None:
+            barrier = self._barriers[places] = Barrier(places, self._forget)
+        return barrier
+
+    def _forget(self, lane: Lane) -> None:
+        """A lane is empty."""
+        self._lanes.pop(lane.route, None)
+        self._impatient.drop(lane)
+
+    def _notice_state(self, barrier: Barrier, now: float) -> None:
+        """See whether an upstream went down, or works again."""
+        if barrier.notice(now):
+            for lane in barrier.lanes.items():
+                self._note_patience(lane)
+
+    def _note_patience(self, lane: Lane) -> None:
+        """Note until when the calls of a lane may wait."""
+        if lane.gives_up_at < math.inf:
+            self._impatient.put(lane, lane.gives_up_at)
+        else:
+            self._impatient.drop(lane)
+
+    def _look_at(self, barrier: Barrier, now: float) -> None:
+        """See whether a barrier is open, closed, or not needed any more."""
+        first = barrier.first_entry()
+        if first is None:
+            self._drop(barrier)
+        elif (opens_at := barrier.opens_at()) <= now:
+            self._open.put(barrier, *first[:2])  # first: an interruption must not lose it
+            self._closed.drop(barrier)
+        else:
+            self._closed.put(barrier, opens_at)
+            self._open.drop(barrier)
+
+    def _drop(self, barrier: Barrier) -> None:
+        """A barrier has no lanes any more."""
+        self._barriers.pop(barrier.places, None)
+        self._closed.drop(barrier)
+        self._open.drop(barrier)
 
     def _first_lane(self, now: float) -> Lane | None:
-        """Return the lane whose first call comes before all others, if it is open."""
-        for lane in self._lanes.values():
-            if lane.gives_up_at <= now:
-                for call in lane.give_up(now):  # they need no more than to be told
-                    self.lane_of.pop(call, None)
-                    self._retries.add(call, call._waits_until)
-        retry = self._retries.first()
-        best = (math.inf, math.inf) if retry is None or retry[0] > now else retry[:2]
-        first = None
-        for places, lane in list(self._lanes.items()):
-            entry = lane.calls.first()
-            if entry is None:
-                del self._lanes[places]
-            elif lane.opens_at <= now and entry[:2] < best:
-                first, best = lane, entry[:2]
-        return first
+        """Return the lane whose first call comes before all others, if its barrier is open."""
+        while (late := self._impatient.first()) is not None and late[0][0] <= now:
+            self._give_up(late[1], now)
+        while (closed := self._closed.first()) is not None and closed[0][0] <= now:
+            self._look_at(closed[1], now)
+        while (entry := self._open.first()) is not None:
+            key, barrier = entry
+            self._notice_state(barrier, now)
+            first = barrier.first_entry()
+            if first is None or first[:2] != key:
+                self._look_at(barrier, now)
+                continue
+            retry = self._retries.first()
+            is_later = retry is not None and retry[0] <= now and retry[:2] < key
+            return None if is_later else self.lane_of[first[2]]
+        return None
+
+    def _give_up(self, lane: Lane, now: float) -> None:
+        """Have the calls of a lane be told that have waited for too long: they need no more."""
+        for call in lane.give_up(now):
+            self.lane_of.pop(call, None)
+            self._retries.add(call, call._waits_until)
+        self._note_patience(lane)
+        lane.barrier.arrange(lane, now)
+        self._look_at(lane.barrier, now)

@@ -6,12 +6,14 @@ import math
 
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import is_a
+from retrying_executor._common.values import checked_weight
 from retrying_executor._policy.policy import MAX_RETRY_AFTER, RetryPolicy, after, asked_by
 from retrying_executor._upstream.evidence import evidence_of, service_failed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from retrying_executor._policy.policy import Policy
     from retrying_executor._policy.verdict import Asked
@@ -20,47 +22,57 @@ if TYPE_CHECKING:
 
 
 class Terms:
-    """On what terms calls are made: an upstream, and a policy, taken apart once for all calls under it.
+    """On what terms calls are made: upstreams, and a policy, taken apart once for all calls under it.
 
     Args:
         policy: When to try again, or ``None``: never.
-        upstream: The service that the calls go to, or ``None``.
+        upstreams: The services that have to let each call through, the narrowest last.
+        weight: How much an attempt takes of their budgets, or what tells that of the arguments of a call.
         label: What tells them apart from others of the same function, or ``None``.
         key: The key that they have in common, or ``None``: each has one of its own.
     """
 
     __slots__ = (
+        "_is_recorded",
         "key",
         "label",
         "latest",
         "marks_calls",
         "max_age",
         "max_elapsed",
+        "most_weight",
         "places",
         "policy",
         "rejects",
-        "upstream",
+        "upstreams",
         "verdict",
+        "weight",
     )
 
     def __init__(
         self,
         policy: Policy | None,
-        upstream: Upstream | None = None,
+        upstreams: tuple[Upstream, ...] = (),
         *,
+        weight: float | Callable[..., float] = 1,
         label: str | None = None,
         key: str | None = None,
     ) -> None:
         self.policy = policy
-        self.upstream = upstream  # so it lives as long as calls go to it; the cores use only its places
-        self.places = None if upstream is None else upstream._places
+        self.upstreams = upstreams  # so they live as long as calls go to them: cores use only their places
+        self.places = tuple([upstream._places for upstream in upstreams])
+        self.most_weight = min([places.most_weight for places in self.places], default=math.inf)
+        self.weight = weight
+        rules = [upstream._is_recorded for upstream in upstreams] or [service_failed]
+        self._is_recorded = rules[0] if len(rules) == 1 else lambda error: any(rule(error) for rule in rules)
         self.label = label
         self.key = key
         self.latest: Callable[[], object] = _nothing
         """Returns the function that was checked last: most calls are of that one, and checks take time."""
         own = policy if isinstance(policy, RetryPolicy) else None
         self.max_age = None if own is None else own.max_age
-        self.marks_calls = key is not None or self.max_age is not None  # few do: see `RetryingFuture`
+        # Few do: see `RetryingFuture`.
+        self.marks_calls = key is not None or self.max_age is not None or self.most_weight < math.inf
         # A subclass may decide in another way.
         decides_itself = own is not None and type(own).__call__ is RetryPolicy.__call__
         self.verdict = own.verdict if own is not None and decides_itself else None
@@ -75,8 +87,29 @@ class Terms:
         return asked_by(exception, MAX_RETRY_AFTER if own is None else own.max_retry_after)
 
     def evidence_of(self, exception: Exception) -> Evidence:
-        """Return what a failure tells of the upstream: by its own rule, if it has one."""
-        return evidence_of(exception, service_failed if self.upstream is None else self.upstream._is_recorded)
+        """Return what a failure tells of the upstreams: by the rule of any of them."""
+        return evidence_of(exception, self._is_recorded)
+
+    @property
+    def upstream_name(self) -> str | None:
+        """The names of the upstreams, if there are any."""
+        return ", ".join(upstream.name for upstream in self.upstreams) or None
+
+    def weigh(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+        """Return how much an attempt of a call with these arguments is to take of the budgets.
+
+        Raises:
+            TypeError: If what the weight is asked of does not return a number.
+            ValueError: If that is negative or not finite, or if no budget will ever have as much.
+            Exception: What the weight is asked of raises.
+        """
+        weight: float = self.weight  # type: ignore[assignment]  # or a callable
+        if callable(self.weight):
+            weight = checked_weight("what weight(...) returns", self.weight(*args, **kwargs))
+        if weight > self.most_weight:
+            most = f"{self.most_weight!r}, the budget of {self.upstream_name!r}"
+            raise ValueError(f"weight must be at most {most}, or the call would never start: not {weight!r}")
+        return weight
 
 
 def _nothing() -> None:

@@ -160,6 +160,21 @@ def checked_timeout(timeout: object) -> float | None:
     return None if number > TIMEOUT_MAX else number
 
 
+def checked_weight(name: str, value: object) -> float:
+    """Return *value* if it is a finite number, 0 or more: an integer stays one.
+
+    Raises:
+        TypeError: If it is not a real number; a ``bool`` is none.
+        ValueError: If it is negative, infinite or not a number (NaN).
+    """
+    number = as_float(value)
+    if number is None:
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not 0.0 <= number < math.inf:
+        raise ValueError(f"{name} must be a finite number, 0 or more, not {value!r}")
+    return value if isinstance(value, int) else number
+
+
 def in_digits(number: float) -> str:
     """Return a number, 0 or more, as text: three digits, and no powers of ten."""
     return f"{number:.3g}" if 1e-4 <= number < 999.5 else f"{number:.0f}"

@@ -99,6 +99,11 @@ class Crew(PartsCrew):
         """A call is about to be observed."""
 
 
+def _sole(places: tuple[Places, ...]) -> Places | None:
+    """Return those of the only upstream, if a permit of it does for any call, since none weighs more."""
+    return places[0] if len(places) == 1 and places[0].most_weight == math.inf else None
+
+
 class Core:
     """The calls of one executor, and what becomes of them; lives as long as there is something to do.
 
@@ -108,7 +113,7 @@ class Core:
         exit_timeout: How long the end of the interpreter waits.
         max_pending: How many calls may be accepted and not done; ``None``: no limit.
         waits_when_full: Whether ``submit()`` waits for room instead of raising.
-        places: Those of the service that the calls go to, or ``None``; see `adopt`.
+        places: Those of the services that every call goes to; see `adopt`.
         monitor: What is told of calls, or ``None``.
     """
 
@@ -120,7 +125,7 @@ class Core:
         exit_timeout: ExitTimeout,
         max_pending: int | None = None,
         waits_when_full: bool = False,
-        places: Places | None = None,
+        places: tuple[Places, ...] = (),
         monitor: Monitor | None = None,
     ) -> None:
         self.crew = crew
@@ -133,7 +138,8 @@ class Core:
         self._is_stopped = False  # for a fork
         self.put_off: deque[Callable[[], object]] = deque()
         """What a destructor or a signal handler wanted to do in a thread that had a lock."""
-        self._assemble(places=places)
+        sole = _sole(places)
+        self._assemble(places=sole, is_mixed=bool(places) and sole is None)
 
     def _assemble(
         self,
@@ -213,15 +219,16 @@ class Core:
             del error  # its traceback keeps this frame
 
     def adopt(self, terms: Terms) -> Terms:
-        """Return the terms for calls that are submitted on these: from now on they may have its upstream."""
-        places, turns = terms.places, self.turns
-        if places is not None:
+        """Return the terms for calls that are submitted on these: from now on they may have its upstreams."""
+        turns = self.turns
+        for places in terms.places:
             self.crew.attach(self, places)
             with self.lock:  # others may be listing them
                 self._served.add(places)
             if places.backlog is not None:
                 self.entrance.bound()
-        if places is not turns.places and not turns.is_mixed:
+        sole = _sole(terms.places)
+        if not turns.is_mixed and (sole is not turns.places or (sole is None and terms.places)):
             with self.lock:
                 turns.mix()
         return self.crew.terms_for(terms)

@@ -97,45 +97,46 @@ class Entrance:
             RuntimeError, BrokenThreadPool: If calls are refused.
             PendingLimitError: If there is no room and waiting is not asked for, or is impossible.
         """
-        backlog = _backlog_of(call)
-        if backlog is not None:
+        if _backlogs_of(call):
             call._core.observe(call)  # so that whatever makes it done sees that there is more to do
         is_amid = self._crew.amid() is not None
-        places = call._terms.places
-        is_amid_any = amid() is not None or is_held(self._lock) or (places is not None and places.is_held())
+        is_amid_upstream = any(places.is_held() for places in call._terms.places)
+        is_amid_any = amid() is not None or is_held(self._lock) or is_amid_upstream
         may_wait = self._waits_when_full and not is_amid_any  # others may need what this thread holds
         if is_amid:  # it must not wait for the core's lock: so a few calls more than the limit may get in
-            full, _ = self._let_in(call, backlog)
+            full, _ = self._let_in(call)
             if full is not None:
                 raise PendingLimitError(full)
             return
-        waiter = _Waiter(self._in_line, call._core.make_latch(call), backlog)
+        waiter = _Waiter(self._in_line, call._core.make_latch(call))
         try:
             while True:
                 with self._lock:
-                    full, is_of_upstream = self._let_in(call, backlog)
+                    full, backlog = self._let_in(call)
                     if full is None:
                         waiter.is_called = False
                         return
-                    self._check_wait(full, backlog if is_of_upstream else None, may_wait=may_wait)
-                    if waiter.line_up(is_for_upstream=is_of_upstream):  # publish first, then look once more
+                    self._check_wait(full, backlog, may_wait=may_wait)
+                    if waiter.line_up(backlog):  # publish first, then look once more
                         continue
                 waiter.wait()
         finally:
             waiter.leave()
 
-    def _let_in(self, call: Call, backlog: Backlog | None) -> tuple[str | None, bool]:
-        """Queue a call if there is room; else return what is full, and whether that is its upstream."""
+    def _let_in(self, call: Call) -> tuple[str | None, Backlog | None]:
+        """Queue a call if there is room; else return what is full, and the backlog if that is one."""
         limit = self.max_pending
         refusal = self.what_to_raise()
         if refusal is not None:
             raise refusal
         if limit is not None and self._count_pending() >= limit:
-            return f"{limit} calls are pending, as many as max_pending allows", False
-        if backlog is not None and not backlog.admit(call):
-            return backlog.fullness, True
+            return f"{limit} calls are pending, as many as max_pending allows", None
+        for backlog in _backlogs_of(call):
+            if not backlog.admit(call):
+                call._leave_all_backlogs()
+                return backlog.fullness, backlog
         self._ledger.schedule.fresh.append(call)
-        return None, False
+        return None, None
 
     def _count_pending(self) -> int:
         """Return how many calls are accepted and not done."""
@@ -157,7 +158,7 @@ class Entrance:
         if not may_wait:
             raise PendingLimitError(full)
         running = None if current.holder is None else current.holder.call
-        is_of_upstream = backlog is not None and running is not None and _backlog_of(running) is backlog
+        is_of_upstream = running is not None and backlog in _backlogs_of(running)
         if is_of_upstream or self._crew.includes_current_thread():
             raise PendingLimitError(
                 f"{full}, and the executor's own threads cannot wait: they might wait for themselves"
@@ -165,31 +166,36 @@ class Entrance:
 
 
 class _Waiter:
-    """A submitter that waits for room: in the line of its executor, and perhaps in its upstream's.
+    """A submitter that waits for room: in the line of its executor, and perhaps in that of an upstream.
 
     Args:
         line: That of the executor: the latches that are opened when there may be room.
         latch: At which it waits.
-        backlog: That of its upstream, if it has a limit.
     """
 
-    def __init__(self, line: set[threading.Lock], latch: threading.Lock, backlog: Backlog | None) -> None:
+    def __init__(self, line: set[threading.Lock], latch: threading.Lock) -> None:
         self._line = line
         self._latch = latch
-        self._backlog = backlog
+        self._backlog: Backlog | None = None  # of the upstream that was full when it looked last
         self.is_called = False
-        """Whether it was called by its upstream, for room that it has not taken."""
+        """Whether it was called by that, for room that it has not taken."""
 
-    def line_up(self, *, is_for_upstream: bool) -> bool:
-        """Be called when there is room; return whether that is new. Called under the core's lock."""
-        if self._latch in self._line:
+    def line_up(self, backlog: Backlog | None) -> bool:
+        """Be called when there is room; return whether that is new. Called under the core's lock.
+
+        Args:
+            backlog: Of the upstream that is full, if it is one.
+        """
+        if self._latch in self._line and backlog is self._backlog:
             return False
-        self._line.add(self._latch)
-        if self._backlog is not None and is_for_upstream:
+        if backlog is self._backlog:
             self.is_called = False  # in vain
-            self._backlog.line_up(self._latch)
         else:
-            self._pass_on()
+            self.leave()
+            self._backlog = backlog
+        self._line.add(self._latch)
+        if backlog is not None:
+            backlog.line_up(self._latch)
         return True
 
     def wait(self) -> None:
@@ -214,7 +220,6 @@ class _Waiter:
             self._backlog.call_next()
 
 
-def _backlog_of(call: Call) -> Backlog | None:
-    """Return the backlog in which a call is counted, if its upstream has a limit on that."""
-    places = call._terms.places
-    return None if places is None else places.backlog
+def _backlogs_of(call: Call) -> list[Backlog]:
+    """Return the backlogs in which a call is counted: of those of its upstreams that have a limit on that."""
+    return [places.backlog for places in call._terms.places if places.backlog is not None]

@@ -187,7 +187,7 @@ class Settling:
             if permit is not None:
                 evidence, asked = attempt.evidence(call._terms, verdict, outcome)
                 hand.permit = None
-                permit.places.end(permit, evidence, asked, outcome[1])
+                permit.end(evidence, asked, outcome[1])
                 if verdict.delay is not None:
                     due_in = min(permit.sits_out_until(), attempt.ends_at(call)) - clock.monotonic()
                     verdict.delay = max(verdict.delay, due_in)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from retrying_executor._upstream.gate import Permit
+from retrying_executor._upstream.places import ask_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from retrying_executor._calls.lanes import Claim
     from retrying_executor._calls.schedule import Schedule
     from retrying_executor._common.values import Clock
-    from retrying_executor._upstream.gate import Evidence
-    from retrying_executor._upstream.places import Asker, Places
+    from retrying_executor._upstream.gate import Evidence, Permit
+    from retrying_executor._upstream.places import Asker, JointPermit, Places
 
     T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class Turns:
         schedule: The calls that wait.
         crew: Those that make the attempts.
         places: Those of every call's upstream, unless they are mixed.
-        is_mixed: Whether calls may have one upstream or another, or none.
+        is_mixed: Whether calls may have one upstream or another, or several, or none.
         is_limited: Whether the core has a limit on pending calls, which takes a look after each.
         is_halted: Whether no attempt starts any more.
     """
@@ -98,7 +98,7 @@ class Turns:
         self.is_halted = is_halted
         self.invitations: dict[Places, None] = {}
         """Permits that upstreams keep for this core, until it asks for them or declines."""
-        self.unused: list[Permit] = []
+        self.unused: list[Permit | JointPermit] = []
         """Permits that were got for a call which another hand took, or which was cancelled, meanwhile."""
         self.only_fresh_until = -math.inf
         """Until when there is nothing to see to but fresh calls."""
@@ -121,19 +121,15 @@ class Turns:
         self.look_ahead()
 
     def mix(self) -> None:
-        """From now on calls may have one upstream or another, or none."""
+        """From now on calls may have one upstream or another, or several, or none."""
         self.is_mixed = True
         self.look_ahead()
         self._crew.at_standstill(bool)  # from now on all have seen it: no hand takes a call without the lock
         self.places = None  # not before, or a hand that goes on asks for no permit
 
-    def may_go_on(self, permit: Permit) -> bool:
+    def may_go_on(self, permit: Permit | JointPermit) -> bool:
         """Return whether a hand may keep its permit for the next call: where there is one. Needs no lock."""
-        return (
-            bool(self._schedule.fresh)
-            and self.only_fresh_until > -math.inf
-            and permit.era == permit.places.reusable_era
-        )
+        return bool(self._schedule.fresh) and self.only_fresh_until > -math.inf and permit.is_reusable
 
     # -- taking a call ---------------------------------------------------------------------------
 
@@ -166,24 +162,28 @@ class Turns:
         return call
 
     def _ask(self, call: Call, hand: Hand, now: float, asker: Asker) -> Claim:
-        """Begin an attempt if the call's upstream, if it has one, lets it through."""
+        """Begin an attempt if all upstreams of the call, if it has any, let it through."""
         terms = call._terms
-        places = terms.places
-        if places is None or hand.permit is not None or call.done():
+        if not terms.places or hand.permit is not None or call.done():
             return call._begin(hand, now)
         if call._is_too_late(now):
             return call._begin(hand, now)  # without a permit: no attempt will be made, see attempt.make
-        opens_at, until = self._schedule.waits_between(call, places, terms.max_elapsed, now)
-        if opens_at <= now:
-            permit = places.ask(asker)
-            if permit is None:
-                return places, now + _ASK_AGAIN_AFTER, until
-            self.invitations.pop(places, None)
-            if isinstance(permit, Permit):
-                hand.permit = permit
-                return call._begin(hand, now)
-            opens_at = permit
-        return places, opens_at, until
+        until = self._schedule.waits_until(call, now)
+        for places in reversed(terms.places):
+            opens_at = self._schedule.opens_to(call, places)
+            if opens_at > now:
+                return places, opens_at, until
+        answer = ask_all(terms.places, asker, call._weight)
+        if not isinstance(answer, tuple):
+            for places in terms.places:
+                self.invitations.pop(places, None)
+            hand.permit = answer
+            return call._begin(hand, now)
+        places, asks_at = answer
+        if asks_at is None:
+            return places, now + _ASK_AGAIN_AFTER, until
+        self.invitations.pop(places, None)
+        return places, asks_at, until
 
     def _reserve(self, hand: Hand, places: Places, asker: Asker) -> None:
         """Get a permit for a fresh call before it is taken, since others go on without the lock.
@@ -191,9 +191,9 @@ class Turns:
         They could pass by one that was taken and then refused. So if there is no permit, they do not go on
         from now on.
         """
-        permit = places.ask(asker)
-        if isinstance(permit, Permit):
-            hand.permit = permit
+        answer = ask_all((places,), asker, 1)
+        if not isinstance(answer, tuple):
+            hand.permit = answer
             return
         self.only_fresh_until = -math.inf
         self._crew.at_standstill(bool)  # from now on all have seen it
@@ -206,11 +206,9 @@ class Turns:
         Returns:
             Whether a call waits for that.
         """
-        lane = self._schedule.lane(places)
-        if lane is None or self.is_halted:
+        # What is told late may be old; asking does no harm.
+        if self.is_halted or not self._schedule.notice(places, opens_at, now):
             return False
-        lane.notice(now)
-        lane.opens_at = min(lane.opens_at, opens_at)  # what is told late may be old; asking does no harm
         if opens_at <= now:
             self.invitations[places] = None
         return True
@@ -227,12 +225,12 @@ class Turns:
             are_all: Whether nobody will use any of them.
         """
         unused: list[Places] = []
-        permits: list[Permit] = []
+        permits: list[Permit | JointPermit] = []
         try:
             with self._lock:
-                lane_of = self._schedule.lane
+                is_awaited = self._schedule.is_awaited
                 are_all |= not self._crew.is_coming
-                unused += [one for one in list(self.invitations) if are_all or lane_of(one) is None]
+                unused += [one for one in list(self.invitations) if are_all or not is_awaited(one)]
                 for places in unused:
                     self.invitations.pop(places, None)
                 permits, self.unused = self.unused, []
@@ -242,12 +240,12 @@ class Turns:
             raise
 
 
-def _give_back(asker: Asker, invited: list[Places], permits: list[Permit]) -> None:
+def _give_back(asker: Asker, invited: list[Places], permits: list[Permit | JointPermit]) -> None:
     """Give back the permits that upstreams keep for a core, and those that it has; may be done again."""
     for places in invited:
         places.decline(asker)
     for permit in permits:
-        permit.places.take_back(permit)
+        permit.take_back()
 
 
 def end_permit(hand: Hand, evidence: Evidence = "worked") -> None:
@@ -255,4 +253,4 @@ def end_permit(hand: Hand, evidence: Evidence = "worked") -> None:
     permit = hand.permit
     if permit is not None:
         hand.permit = None
-        permit.places.end(permit, evidence)
+        permit.end(evidence)

@@ -82,7 +82,8 @@ class Event(Value):
         exception: What the attempt raised, or the call failed with; ``None`` if nothing. Its traceback refers
             to frames of the call, and so to its arguments: keeping the event keeps them alive.
         reason: In words: how the attempt ended, and why the delay is what it is; often empty.
-        upstream: The name of the upstream, or of the upstream of the call; ``None`` if it has none.
+        upstream: The name of the upstream, or of the upstream of the call, or of all of these, with commas
+            between; ``None`` if it has none.
     """
 
     kind: str  # a Kind
@@ -106,10 +107,9 @@ class Story:
     __slots__ = ("accepted_at", "began_at", "ending", "is_announced", "is_over", "subject", "time", "took")
 
     def __init__(self, call: Call, work: Work, time: float, accepted_at: float) -> None:
-        upstream = call._terms.upstream
         self.subject: dict[str, Any] = {
             **call._subject(work).fields(),
-            "upstream": None if upstream is None else upstream.name,
+            "upstream": call._terms.upstream_name,
         }
         self.time = time  # when it was accepted, on the clock of events
         self.accepted_at = accepted_at  # the same, on the clock of durations

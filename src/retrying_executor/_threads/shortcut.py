@@ -85,7 +85,7 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
         if places is not None:
             if permit is None or permit.era != places.reusable_era:
                 return None
-            began_at = places.take_slot(now)
+            began_at = places.take_slots(now)
             if began_at is None:
                 return None
             now = began_at
@@ -109,7 +109,7 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
         call = stray = worker.call = None
     if call is None:
         if places is not None:
-            places.return_slot(now)
+            places.return_slots(now)
         return None
     if crew.roster.can_summon and core.fresh:
         with core.lock:

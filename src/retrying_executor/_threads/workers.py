@@ -209,8 +209,8 @@ class Shift:
                 now = time.monotonic()
                 if (core.fresh or now >= turns.only_fresh_until) and self._take(now):
                     return worker.call
-                is_crowded = schedule.count_fresh() > 0 and not turns.is_halted
-                if is_crowded:  # there are more than `Schedule.take` puts in lanes in one go
+                is_crowded = schedule.count_fresh() > 0 or schedule.has_open_lanes
+                if is_crowded and not turns.is_halted:  # there are more than `Schedule.take` asks for at once
                     continue
                 # Submitters queue a call without this lock, then look whether somebody rests. So it is the
                 # other way round here: publish that this worker rests, then look once more. Whatever the
@@ -229,7 +229,9 @@ class Shift:
                     else:
                         roster.leads_until = due_at
                 if due_at is not None:
-                    patience = -1.0 if due_at == math.inf else min(due_at - now, threading.TIMEOUT_MAX)
+                    patience = max(0.0, min(due_at - now, threading.TIMEOUT_MAX))
+                    if due_at == math.inf:
+                        patience = -1.0  # for ever
                 elif not (timed_out or self._crew.idle_timeout == 0 or core.is_ending()):
                     patience = self._crew.idle_timeout
                 elif roster.leave(worker):

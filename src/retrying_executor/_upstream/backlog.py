@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     class Member(Protocol):
         """A call that is pending."""
 
-        _leave_backlog: Callable[[], object] | None
-        """Called when it is done."""
+        _leave_backlogs: tuple[Callable[[], object], ...]
+        """Called when it is done: one for each backlog that it is in."""
 
 
 _LOCK_TIMEOUT = 0.05  # seconds
@@ -51,14 +51,14 @@ class Backlog:
 
     def admit(self, call: Member) -> bool:
         """Count a call that is about to be accepted, until it is done or gone, if there is room for it."""
-        reference = weakref.ref(call, self._leave_backlog)
+        reference = weakref.ref(call, self._leave)
         try:
             self._door.acquire(timeout=_LOCK_TIMEOUT)  # in here: a signal handler may raise right after it
             self._pending.add(reference)  # before the check: a signal handler may submit in between
             if len(self._pending) > self._max_pending:
                 self._pending.discard(reference)
                 return False
-            call._leave_backlog = partial(self._leave_backlog, reference)
+            call._leave_backlogs += (partial(self._leave, reference),)
             return True
         finally:
             try:  # noqa: SIM105  # suppress() could be interrupted before it has begun
@@ -66,7 +66,7 @@ class Backlog:
             except RuntimeError:
                 pass  # it was not taken: another thread has had it for long
 
-    def _leave_backlog(self, reference: weakref.ref[Member]) -> None:
+    def _leave(self, reference: weakref.ref[Member]) -> None:
         """A call is done: there is room for another. Needs no lock."""
         self._pending.discard(reference)  # publish first, then look
         self.call_next()

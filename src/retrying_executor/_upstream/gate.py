@@ -2,7 +2,7 @@
 
 Pure: no threads, no clock, no randomness of its own. Its user says what happened together with
 *now*, and holds the lock that guards it. Times are seconds on one clock, whichever it is. Only
-`Gate.start` and `Gate.take_slot` get the clock itself, since they read it once a slot is taken.
+`Gate.take_slots` gets the clock itself, since it reads it once they are taken.
 
     OPEN ──failures in a row, or asked to wait──> HELD ──time is up──> PROBING
       ^                                            ^                   │    │
@@ -14,16 +14,16 @@ Pure: no threads, no clock, no randomness of its own. Its user says what happene
   number doubles with every round, as in the slow start of TCP (RFC 5681, section 3.1).
 - What started before the latest hold tells nothing about the time after it, and does not count
   against the ramp; it does count against ``max_concurrency``.
-- The *rate* is a number of slots. To start, an attempt takes a free one; a window later it is free again.
-
-Slots are also taken without the lock, by workers that go on under the permit that they have. So a slot is
-moved in two atomic steps: it is taken out of where it was, then put where it belongs.
+- What may start in a window of time, in attempts and in weight, is in `limits`. An attempt starts when all
+  of these let it through.
+- Where starts are *paced*, at least so much time lies between them that they fill the shortest window.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
+
+from retrying_executor._upstream.limits import Budget, Rate, Spending
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Literal, Protocol, TypeAlias
 
     from retrying_executor._policy.verdict import Asked
+    from retrying_executor._upstream.limits import Limit
 
     Evidence: TypeAlias = Literal["worked", "failed", "busy", "none"]
     """What an attempt tells of the service: it answered; it failed; "not now"; nothing."""
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
         @property
         def held_until(self) -> float | None: ...
+        def weigh(self, permit: Permit, weight: float, /) -> None: ...
         def end(
             self,
             permit: Permit,
@@ -57,12 +59,14 @@ if TYPE_CHECKING:
 _SPREAD = 0.1  # of what is asked for, at least: one probe at a time needs no more
 _RAMP_END = 128
 """With so many in flight the ramp is over, where no ``max_concurrency`` ends it."""
+_PACE_MARGIN = 1.02
+"""By so much are steps longer than the window asks for: attempts get closer on their way to the service."""
 
 
 class Permit:
     """One attempt that was let through."""
 
-    __slots__ = ("began_at", "era", "is_over", "is_probe", "places")
+    __slots__ = ("began_at", "era", "is_over", "is_probe", "places", "spending")
 
     places: Service  # whose gate it is
 
@@ -71,6 +75,29 @@ class Permit:
         self.era = era
         self.is_probe = is_probe
         self.is_over = False
+        self.spending: Spending | None = None  # what it takes of the budgets, if there are any
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the next attempt of the same worker may go on under it."""
+        return self.era == self.places.reusable_era
+
+    def end(
+        self,
+        evidence: Evidence = "none",
+        asked: Asked | None = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """Take note that the attempt has ended; see `Gate.end`."""
+        self.places.end(self, evidence, asked, exception)
+
+    def take_back(self) -> None:
+        """The attempt will not be made; may be done again."""
+        self.places.take_back(self)
+
+    def weigh(self, weight: float) -> None:
+        """Count another weight than it was let through with."""
+        self.places.weigh(self, weight)
 
     def sits_out_until(self) -> float:
         """Return until when a call that failed as the probe lets others be it: the end of the hold."""
@@ -83,7 +110,9 @@ class Gate:
 
     Args:
         max_concurrency: How many attempts may be in flight; 1 or more.
-        rate: How many may start in any window of how many seconds: in ``[t, t + seconds)`` for every t.
+        rates: How many may start in any window of how many seconds.
+        budgets: How much weight may start in any window of how many seconds.
+        is_paced: Whether starts are spread evenly over the shortest window of *rates*, of which there is one.
         hold_after: After how many failures in a row it is held; 1 or more, or infinity.
         initial_hold: How long the first hold is, in seconds.
         max_hold: How long a hold is at most; from one to the next it doubles.
@@ -94,16 +123,23 @@ class Gate:
         self,
         *,
         max_concurrency: float,
-        rate: tuple[int, float] | None,
+        rates: tuple[Limit, ...],
+        budgets: tuple[Limit, ...],
+        is_paced: bool,
         hold_after: float,
         initial_hold: float,
         max_hold: float,
         random: Callable[[], float],
     ) -> None:
         self._max_concurrency = max_concurrency
-        self._window = math.inf if rate is None else rate[1]
-        self._slots: list[None] | None = None if rate is None else [None] * rate[0]  # the free ones
-        self._starts: deque[float] = deque()  # when the others were taken, the longest ago first
+        self._rates = [Rate(limit) for limit in rates]
+        self._budgets = [Budget(limit) for limit in budgets]
+        self._limits: list[Rate | Budget] = [*self._rates, *self._budgets]
+        self._interval = 0.0  # between two starts
+        if is_paced:
+            count, window = min(rates, key=lambda limit: limit[1])
+            self._interval = _PACE_MARGIN * window / count
+        self._next_start_at = -math.inf
         self._hold_after = hold_after
         self._initial_hold = initial_hold
         self._max_hold = max_hold
@@ -133,8 +169,27 @@ class Gate:
 
     @property
     def is_calm(self) -> bool:
-        """Whether an attempt that gets through tells nothing new."""
-        return self._ramp == math.inf and self.failures == 0
+        """Whether an attempt that gets through tells nothing new, and the next needs no more than slots."""
+        return self._ramp == math.inf and self.failures == 0 and not (self._budgets or self._interval)
+
+    @property
+    def has_budgets(self) -> bool:
+        """Whether it counts what attempts weigh."""
+        return bool(self._budgets)
+
+    @property
+    def most_weight(self) -> float:
+        """How much an attempt may weigh."""
+        return min((budget.most for budget in self._budgets), default=math.inf)
+
+    def is_as_new(self, now: float) -> bool:
+        """Return whether it remembers nothing: a new gate with the same limits would do the same."""
+        return (
+            self.in_flight == self.failures == self._holds == 0
+            and self._ramp == math.inf
+            and self._next_start_at <= now
+            and all(limit.is_as_new(now) for limit in self._limits)
+        )
 
     def room(self) -> float:
         """Return how many attempts could start, as far as the number in flight says; holds and rate aside."""
@@ -143,69 +198,88 @@ class Gate:
             return min(free, 0 if self._probe else 1)
         return min(free, self._ramp - self._since)
 
-    def open_at(self) -> float:
-        """Return from when on one more attempt may start; infinity: not before another has ended."""
-        if self.room() <= 0:
-            return math.inf
-        opens = self.held_until
-        if self._slots is not None and not self._slots and self._starts:
-            opens = max(opens, self._starts[0] + self._window)
-        return opens
-
-    def start(self, now: float, clock: Callable[[], float]) -> Permit | None:
-        """Let an attempt through; only when ``open_at() <= now``.
+    def open_at(self, weight: float = 1, ahead: float = 0) -> float:
+        """Return from when on one more attempt may start; infinity: not before another has ended.
 
         Args:
-            now: What time it is.
-            clock: Returns what time it is by then.
-
-        Returns:
-            ``None`` if another thread has just taken the last slot, without the lock.
+            weight: How much it takes of the budgets.
+            ahead: How much of these is for others that come first.
         """
-        while self._slots is not None and self._starts and self._starts[0] + self._window <= now:
-            self._starts.popleft()
-            self._slots.append(None)
-        began_at = self.take_slot(now, clock)
-        if began_at is None:
-            return None
+        if self.room() <= 0:
+            return math.inf
+        opens = max(self.held_until, self._next_start_at)
+        for rate in self._rates:
+            opens = max(opens, rate.opens_at())
+        for budget in self._budgets:
+            opens = max(opens, budget.opens_at(weight, ahead))
+        return opens
+
+    def refill(self, now: float) -> None:
+        """Free what was taken a window ago."""
+        for limit in self._limits:
+            limit.refill(now)
+
+    def start(self, began_at: float, weight: float = 1) -> Permit:
+        """Let an attempt through that may start, and for which slots have been taken.
+
+        Args:
+            began_at: When these were taken.
+            weight: How much it takes of the budgets.
+        """
         permit = Permit(began_at, self.era, is_probe=self._ramp == 0)
         if permit.is_probe:
             self._probe = permit
         self.in_flight += 1
         self._since += 1
+        if self._budgets:
+            permit.spending = Spending(began_at, weight)
+            for budget in self._budgets:
+                budget.spend(permit.spending)
+        if self._interval:
+            self._next_start_at = began_at + self._interval
         return permit
 
-    def take_slot(self, now: float, clock: Callable[[], float]) -> float | None:
-        """Take a slot, if there is a free one; needs no lock.
+    def take_slots(self, now: float, clock: Callable[[], float]) -> float | None:
+        """Take a slot of each rate, if they are free; needs no lock.
 
         Args:
             now: What time it is, or was a moment ago.
             clock: Returns what time it is by then.
 
         Returns:
-            When it was taken, which is *now* where there is no rate; ``None`` if none is free.
+            When they were taken, which is *now* where there is no rate; ``None`` if none were.
         """
-        if self._slots is not None:
-            try:
-                self._slots.pop()
-            except IndexError:
-                return None
-            # The clock is read only now: a thread that is late may take a slot that became free after *now*.
-            # If that counted as taken at *now*, it would be free again too soon.
-            now = clock()
-            self._starts.append(now)
+        rates = self._rates
+        if not rates:
+            return now
+        taken = 0
+        try:
+            for rate in rates:
+                rate.free.pop()
+                taken += 1
+        except IndexError:
+            for rate in rates[:taken]:
+                rate.free.append(None)
+            return None
+        # The clock is read only now: a thread that is late may take a slot that became free after *now*.
+        # If that counted as taken at *now*, it would be free again too soon.
+        now = clock()
+        for rate in rates:
+            rate.starts.append(now)
         return now
 
-    def return_slot(self, now: float) -> None:
-        """Give back the slot that was taken at *now*, for an attempt that will not be made."""
-        later = []
-        while self._starts and self._starts[-1] >= now:
-            later.append(self._starts.pop())
-        if later and later[-1] == now:  # or a window has passed, and it is free again
-            later.pop()
-            assert self._slots is not None
-            self._slots.append(None)
-        self._starts.extend(reversed(later))
+    def return_slots(self, now: float) -> None:
+        """Give back the slots that were taken at *now*, for an attempt that will not be made."""
+        for rate in self._rates:
+            rate.give_back(now)
+
+    def weigh(self, permit: Permit, weight: float) -> None:
+        """Count another weight for an attempt than it was let through with."""
+        spending = permit.spending
+        if spending is not None:
+            for budget in self._budgets:
+                budget.correct(spending, weight)
+            spending.weight = weight
 
     def end(self, permit: Permit, now: float, evidence: Evidence, asked: float | None = None) -> None:
         """Take note that an attempt has ended; the second time, nothing happens.

@@ -6,6 +6,10 @@
   if there is room, as many cores are invited; if there will be room at a certain time, they know that time;
 - a core in ``_invited`` will ask or decline, and until then a permit is kept for it.
 
+Where there are budgets, an attempt that weighs much may have to wait while lighter ones would fit. So that it
+gets its turn, a core leaves enough for those that have waited for longer; but not for one that has not come
+when its time was up, since it may have no call any more, or nobody who would make it.
+
 So permits go round among the cores that wait. A worker whose attempt worked keeps its permit for its next
 call, without the lock, for as long as that takes nothing from anybody: see `Places.reusable_era`.
 
@@ -23,6 +27,7 @@ import weakref
 
 from retrying_executor._common import forks, log
 from retrying_executor._common.stdlib import is_held
+from retrying_executor._upstream.gate import Permit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
     from retrying_executor._common.values import Clock
     from retrying_executor._policy.verdict import Asked
     from retrying_executor._upstream.backlog import Backlog
-    from retrying_executor._upstream.gate import Evidence, Gate, Permit, State
+    from retrying_executor._upstream.gate import Evidence, Gate, State
 
     Change: TypeAlias = Literal["upstream_held", "upstream_back"]
 
@@ -55,13 +60,15 @@ if TYPE_CHECKING:
 
 _LOCK_TIMEOUT = 0.05  # seconds
 _A_MOMENT = 0.001  # seconds
+_PATIENCE = 0.1  # seconds, for which others leave enough of a budget for a core whose time is up
 
 
 class Places:
     """The machinery of one `Upstream`: what the cores ask, and tell.
 
-    Cores call `ask` under their lock, and `take_slot` under that of the worker. All that may tell cores
-    something (`end`, `decline`, `take_back`, `return_slot`, `pause`, `resume`) is called without a lock.
+    Cores call `ask` under their lock, and `take_slots` under that of the worker. All that may tell cores
+    something (`end`, `decline`, `take_back`, `return_slots`, `weigh`, `pause`, `resume`) is called without a
+    lock.
 
     Args:
         name: What to call the service in logs.
@@ -78,9 +85,10 @@ class Places:
         self._about = about
         self._new_gate = new_gate
         self._gate = new_gate(random=_random)
-        # In the order of their asking. Weak: a core that waits for something is kept alive by a thread.
-        self._waiting: weakref.WeakKeyDictionary[Asker, list[float]] = weakref.WeakKeyDictionary()
-        self._invited: set[Asker] = set()
+        # When each asks again, and with which weight, in the order in which they asked first. Weak: a core
+        # that waits for something is kept alive by a thread.
+        self._waiting: weakref.WeakKeyDictionary[Asker, tuple[float, float]] = weakref.WeakKeyDictionary()
+        self._invited: dict[Asker, float] = {}  # with which weight
         self._is_known_to_fail = False  # a warning has said that it is held
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self.reusable_era: int | None = None
@@ -170,7 +178,7 @@ class Places:
 
     # -- for the cores ---------------------------------------------------------------------------
 
-    def ask(self, core: Asker) -> Permit | float | None:
+    def ask(self, core: Asker, weight: float = 1) -> Permit | float | None:
         """Let an attempt through, or say when to ask again: infinity means that the core will be told.
 
         Called under the core's lock. ``None``: there is no answer yet, and an invitation stays open.
@@ -178,44 +186,89 @@ class Places:
         if not self._lock.acquire(timeout=_LOCK_TIMEOUT):
             return None  # the thread that holds it may wait for the core's lock: see above
         try:
-            now, opens = self.clock.monotonic(), self._gate.open_at()
-            if opens <= now:
-                opens = math.inf
-                if core in self._invited or self._gate.room() > len(self._invited):
-                    permit = self._gate.start(now, self.clock.monotonic)
-                    if permit is not None:
-                        self._waiting.pop(core, None)
-                        permit.places = self
-                        return permit
-                    opens = now + _A_MOMENT
-            self._waiting[core] = [opens]
-            return opens
+            began_at = self._take_slots(core, weight)
+            return self._refuse(core, weight) if began_at is None else self._start(core, weight, began_at)
         finally:
-            self._invited.discard(core)
             self._note_era()
             self._lock.release()
 
-    def take_slot(self, now: float) -> float | None:
-        """Let one more attempt through under a permit of the `reusable_era`, if the rate allows it.
+    def _take_slots(self, core: Asker, weight: float) -> float | None:
+        """Take slots for an attempt, if it may start now; return when that was."""
+        now = self.clock.monotonic()
+        may_start = self._opens_at(core, weight, now) <= now
+        if not may_start or (core not in self._invited and self._gate.room() <= len(self._invited)):
+            return None
+        self._gate.refill(now)
+        return self._gate.take_slots(now, self.clock.monotonic)
 
-        Takes no lock: other workers may take the last slot first, see `Gate.take_slot`.
+    def _start(self, core: Asker, weight: float, began_at: float) -> Permit:
+        """Let an attempt through for which slots have been taken."""
+        permit = self._gate.start(began_at, weight)
+        permit.places = self
+        self._waiting.pop(core, None)
+        self._invited.pop(core, None)
+        return permit
+
+    def _refuse(self, core: Asker, weight: float) -> float:
+        """Have a core wait; return when it is to ask again."""
+        self._invited.pop(core, None)
+        now = self.clock.monotonic()
+        opens = self._opens_at(core, weight, now)
+        if opens <= now:  # all that is free is kept for others, or the last slot was taken without the lock
+            opens = math.inf if self._gate.room() <= len(self._invited) else now + _A_MOMENT
+        self._waiting[core] = opens, weight
+        return opens
+
+    def _opens_at(self, core: Asker, weight: float, now: float) -> float:
+        """Return from when on a core may start an attempt; infinity: not before another has ended."""
+        opens = self._gate.open_at(weight)
+        if not self._gate.has_budgets:
+            return opens
+        others = [(now, other) for core_, other in self._invited.items() if core_ is not core]
+        for one, entry in list(self._waiting.items()):
+            if one is core:
+                break
+            others.append(entry)
+        others = [(asks_at, other) for asks_at, other in others if now < asks_at + _PATIENCE]
+        if not others:
+            return opens
+        ahead = self._gate.open_at(weight, sum(other for _, other in others))
+        return max(opens, min(ahead, max(asks_at for asks_at, _ in others) + _PATIENCE))
+
+    def take_slots(self, now: float) -> float | None:
+        """Let one more attempt through under a permit of the `reusable_era`, if the rates allow it.
+
+        Takes no lock: other workers may take the last slot first, see `Gate.take_slots`.
 
         Returns:
             When it was let through: *now* or later; ``None``: it was not.
         """
-        return self._gate.take_slot(now, self.clock.monotonic)
+        return self._gate.take_slots(now, self.clock.monotonic)
 
-    def return_slot(self, now: float) -> None:
-        """An attempt that was let through by `take_slot` *now* will not be made."""
+    def return_slots(self, now: float) -> None:
+        """An attempt that was let through by `take_slots` *now* will not be made."""
         with self._lock:
-            self._gate.return_slot(now)
+            self._gate.return_slots(now)
         self._tell()
 
     def take_back(self, permit: Permit) -> None:
         """An attempt that was let through will not be made; may be done again."""
         if not permit.is_over:
-            self.return_slot(permit.began_at)
+            with self._lock:
+                self._gate.weigh(permit, 0)
+            self.return_slots(permit.began_at)
             self.end(permit)
+
+    def weigh(self, permit: Permit, weight: float) -> None:
+        """An attempt that was let through takes another weight of the budgets than it was thought."""
+        with self._lock:
+            self._gate.weigh(permit, weight)
+        self._tell()
+
+    @property
+    def most_weight(self) -> float:
+        """How much an attempt may weigh."""
+        return self._gate.most_weight
 
     def _note_era(self) -> None:
         """Note which permits are reusable: called whenever that may have changed, before the lock is free."""
@@ -260,7 +313,7 @@ class Places:
     def decline(self, core: Asker) -> None:
         """An invited core has nothing to start: the permit goes to another."""
         with self._lock:
-            self._invited.discard(core)
+            self._invited.pop(core, None)
             self._note_era()
         self._tell()
 
@@ -270,36 +323,35 @@ class Places:
             core = None
             try:
                 with self._lock:
-                    now, opens = self.clock.monotonic(), self._gate.open_at()
-                    is_open = opens <= now
-                    if is_open and self._gate.room() <= len(self._invited):
+                    now = self.clock.monotonic()
+                    for one, (asks_at, weight) in list(self._waiting.items()):
+                        opens = self._opens_at(one, weight, now)
+                        # While it is open the first will do; else one that would ask too late.
+                        if opens <= now or opens < asks_at:
+                            core = one
+                            break
+                    is_open = core is not None and opens <= now
+                    if core is None or (is_open and self._gate.room() <= len(self._invited)):
                         return
-                    # While it is open any core will do; else one that would ask too late.
-                    after = -math.inf if is_open else opens
-                    core = next(
-                        (one for one, asks_at in list(self._waiting.items()) if asks_at[0] > after), None
-                    )
-                    if core is None:
-                        return
-                    entry = self._waiting[core] = [opens]
+                    entry = self._waiting[core] = opens, weight
                     if is_open:
                         self._waiting.pop(core, None)
-                        self._invited.add(core)
+                        self._invited[core] = weight
                         self._note_era()
                 # Without the lock, since this takes the core's. Meanwhile the core may ask, and be refused
                 # again: then its entry is another, and stays.
                 is_told = core.look_again(self, max(opens, now))
                 if not is_told:
                     with self._lock:
-                        self._invited.discard(core)
+                        self._invited.pop(core, None)
                         if self._waiting.get(core) is entry:
                             self._waiting.pop(core, None)
                         self._note_era()
             except BaseException:  # of a signal handler: the core may not know, and the others wait
                 if core is not None:
                     with self._lock:
-                        self._invited.discard(core)
-                        self._waiting[core] = [math.inf]
+                        self._invited.pop(core, None)
+                        self._waiting[core] = math.inf, weight
                         self._note_era()
                     self._tell()
                 raise
@@ -363,6 +415,92 @@ class Places:
         self._invited.clear()
         self._gate.forget_flights()
         self._note_era()
+
+
+class JointPermit:
+    """The permits of several upstreams for one attempt, which let it through together.
+
+    Args:
+        parts: One of each, that of the narrowest last.
+    """
+
+    __slots__ = ("_parts",)
+
+    era = -1  # of no gate: no attempt goes on under it
+    is_reusable = False
+
+    def __init__(self, parts: tuple[Permit, ...]) -> None:
+        self._parts = parts
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the attempt is to show that one of them works again."""
+        return any(part.is_probe for part in self._parts)
+
+    def end(
+        self,
+        evidence: Evidence = "none",
+        asked: Asked | None = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        """Take note that the attempt has ended; see `Gate.end`.
+
+        Which of the upstreams a time that was asked for is meant for, nobody knows. It holds the narrowest:
+        so the others' calls go on; and if it was meant for all of them, each narrow one is soon told so.
+        """
+        *others, narrowest = self._parts
+        for part in others:
+            part.end(evidence, None, exception)
+        narrowest.end(evidence, asked, exception)
+
+    def take_back(self) -> None:
+        """The attempt will not be made; may be done again."""
+        for part in self._parts:
+            part.take_back()
+
+    def weigh(self, weight: float) -> None:
+        """Count another weight than it was let through with."""
+        for part in self._parts:
+            part.weigh(weight)
+
+    def sits_out_until(self) -> float:
+        """Return until when a call that failed as the probe lets others be it: the end of the last hold."""
+        return max(part.sits_out_until() for part in self._parts)
+
+
+def ask_all(
+    upstreams: tuple[Places, ...], core: Asker, weight: float
+) -> Permit | JointPermit | tuple[Places, float | None]:
+    """Let an attempt through that all of these have to let through: all of them, or none.
+
+    So nobody keeps the permit of one while it waits for another. Called under the core's lock.
+
+    Returns:
+        A permit; or which of them refuses, and what its `Places.ask` says. The others were not asked then,
+        and an invitation of theirs stays open.
+    """
+    if len(upstreams) == 1:
+        answer = upstreams[0].ask(core, weight)
+        return answer if isinstance(answer, Permit) else (upstreams[0], answer)
+    locked: list[Places] = []
+    taken: list[tuple[Places, float]] = []
+    try:
+        for places in sorted(upstreams, key=id):  # in one order, whichever core asks
+            if not places._lock.acquire(timeout=_LOCK_TIMEOUT):
+                return places, None
+            locked.append(places)
+        for places in upstreams:
+            began_at = places._take_slots(core, weight)
+            if began_at is None:
+                for other, at in taken:
+                    other._gate.return_slots(at)
+                return places, places._refuse(core, weight)
+            taken.append((places, began_at))
+        return JointPermit(tuple(places._start(core, weight, at) for places, at in taken))
+    finally:
+        for places in locked:
+            places._note_era()
+            places._lock.release()
 
 
 def _why_held(before: State, failures: int, asked: Asked | None, exception: BaseException | None) -> str:

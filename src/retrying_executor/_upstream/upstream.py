@@ -9,11 +9,15 @@ from retrying_executor._common.callables import checked_filter
 from retrying_executor._common.misuse import refuse_to_copy, says_where
 from retrying_executor._common.public import public
 from retrying_executor._common.values import (
+    as_float,
+    checked_bool,
     checked_int,
     checked_name,
+    checked_weight,
     optional_seconds,
     positive_seconds,
     seconds,
+    sequence,
 )
 from retrying_executor._upstream.evidence import service_failed
 from retrying_executor._upstream.gate import Gate
@@ -21,11 +25,12 @@ from retrying_executor._upstream.places import Places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
     from retrying_executor._common.values import Duration
     from retrying_executor._upstream.gate import State
+    from retrying_executor._upstream.limits import Limit
 
     RecordExceptions: TypeAlias = (
         type[BaseException] | tuple[type[BaseException], ...] | Callable[[Exception], object]
@@ -53,8 +58,17 @@ class Upstream:
         max_concurrency: How many attempts may run at once, over all executors: 1 or more, or ``None`` for
             no limit.
         rate: How many attempts may be let through in how many seconds, as ``(10, 1.0)``: never more than 10
-            in any window of a second; ``None`` for no limit. When an attempt that was let through begins is
-            up to the machine, usually within a millisecond. Up to 1,000,000.
+            in any window of a second; or several such limits, as ``[(10, 1.0), (1_000, 86_400.0)]``; ``None``
+            for no limit. When an attempt that was let through begins is up to the machine, usually within a
+            millisecond. Up to 1,000,000 each.
+        budget: How much the attempts that are let through in so many seconds may weigh in all, as
+            ``(200_000, 60.0)``, or several such limits: in tokens, rows, or whatever else the service counts.
+            What an attempt weighs is said by ``with_options(weight=)``; without that, 1. ``None`` for no
+            limit.
+        paced: Whether attempts are let through one after another in even steps, that of the shortest window
+            in *rate*. Otherwise as many start at once as the limits allow. For services that count by a
+            window of their own, in which two bursts may collide. The steps are 2 % longer than the window
+            asks for, since attempts get closer on their way.
         hold_after: After how many failures in a row, with no success between, it is held; 1 or more, or
             ``None``: only when it asks for it.
         record_exceptions: Which exceptions count as failures of the service: a class, a tuple of classes, or
@@ -83,7 +97,9 @@ class Upstream:
         name: str,
         *,
         max_concurrency: int | None = None,
-        rate: tuple[int, Duration] | None = None,
+        rate: tuple[int, Duration] | Sequence[tuple[int, Duration]] | None = None,
+        budget: tuple[float, Duration] | Sequence[tuple[float, Duration]] | None = None,
+        paced: bool = False,
         hold_after: int | None = 5,
         record_exceptions: RecordExceptions = service_failed,
         initial_hold: Duration = 1.0,
@@ -100,7 +116,17 @@ class Upstream:
             if classes is None
             else lambda exception: isinstance(exception, classes)
         )
-        limits = {"max_concurrency": max_concurrency, "rate": rate, "max_pending": max_pending}
+        rates = _checked_limits("rate", "attempts", rate, _checked_starts)
+        budgets = _checked_limits("budget", "weight", budget, _checked_sum)
+        if checked_bool("paced", paced) and not rates:
+            raise ValueError("paced must be False, not True, without a rate: that sets the pace")
+        limits = {
+            "max_concurrency": max_concurrency,
+            "rate": rate,
+            "budget": budget,
+            "paced": paced,
+            "max_pending": max_pending,
+        }
         about = repr(name) + "".join(f", {limit}={value!r}" for limit, value in limits.items() if value)
         backlog = None
         if max_pending is not None:
@@ -110,7 +136,9 @@ class Upstream:
         new_gate = partial(
             Gate,
             max_concurrency=_limit("max_concurrency", max_concurrency),
-            rate=_checked_rate(rate),
+            rates=rates,
+            budgets=budgets,
+            is_paced=paced,
             hold_after=_limit("hold_after", hold_after),
             initial_hold=first,
             max_hold=longest,
@@ -165,27 +193,71 @@ class Upstream:
         self._places.resume()
 
 
-def checked_upstream(upstream: object) -> Upstream | None:
-    """Return *upstream* if it can serve as the ``upstream`` option.
+def checked_upstreams(upstream: object) -> tuple[Upstream, ...]:
+    """Return the upstreams that are given as the ``upstream`` option.
 
     Raises:
-        TypeError: If it is neither ``None`` nor an `Upstream`.
+        TypeError: If it is neither ``None`` nor an `Upstream` nor a tuple of these.
+        ValueError: If it is empty, or has one of them twice.
     """
-    if upstream is not None and not isinstance(upstream, Upstream):
-        raise TypeError(f"upstream must be an Upstream or None, not {upstream!r}")
-    return upstream
+    if upstream is None:
+        return ()
+    several = tuple(upstream) if isinstance(upstream, (tuple, list)) else (upstream,)
+    if not all(isinstance(one, Upstream) for one in several):
+        raise TypeError(f"upstream must be an Upstream, a tuple of them, or None, not {upstream!r}")
+    if not several:
+        raise ValueError(f"upstream must have at least one Upstream, or be None, not {upstream!r}")
+    if len(set(several)) < len(several):
+        raise ValueError(f"upstream must have each Upstream once, not {upstream!r}")
+    return several
 
 
 def _limit(name: str, value: object) -> float:
     return math.inf if value is None else checked_int(name, value)
 
 
-def _checked_rate(rate: object) -> tuple[int, float] | None:
-    if rate is None:
-        return None
-    if not isinstance(rate, tuple) or len(rate) != 2:
-        raise TypeError(f"rate must be a tuple (attempts, seconds), not {rate!r}")
-    window = positive_seconds("rate[1]", rate[1])
-    if checked_int("rate[0]", rate[0]) > _MOST_STARTS:
-        raise ValueError(f"rate[0] must be at most {_MOST_STARTS}, not {rate[0]!r}")
-    return rate[0], window
+def _checked_limits(
+    name: str, what: str, value: object, check: Callable[[str, object], float]
+) -> tuple[Limit, ...]:
+    """Return the limits that are given as an option: one, several, or ``None``.
+
+    Args:
+        name: That of the option.
+        what: What it limits.
+        value: What was given.
+        check: Returns the first part of a limit, or raises.
+
+    Raises:
+        TypeError: If one of them is no pair, or a part of it no number.
+        ValueError: If a part of one is out of its range, or if there are none.
+    """
+    if value is None:
+        return ()
+    is_one = isinstance(value, tuple) and not any(isinstance(part, (tuple, list)) for part in value)
+    if is_one and value:
+        return (_checked_limit(name, what, value, check),)
+    limits = sequence(name, value, f"({what}, seconds), or several of them")
+    if not limits:
+        raise ValueError(f"{name} must have at least one limit, or be None, not {value!r}")
+    return tuple(_checked_limit(f"{name}[{index}]", what, one, check) for index, one in enumerate(limits))
+
+
+def _checked_limit(name: str, what: str, value: object, check: Callable[[str, object], float]) -> Limit:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be ({what}, seconds), not {value!r}")
+    window = positive_seconds(f"{name}[1]", value[1])
+    return check(f"{name}[0]", value[0]), window
+
+
+def _checked_starts(name: str, value: object) -> float:
+    """Return how many attempts may start."""
+    if checked_int(name, value) > _MOST_STARTS:
+        raise ValueError(f"{name} must be at most {_MOST_STARTS}, not {value!r}")
+    return value  # type: ignore[return-value]  # an integer
+
+
+def _checked_sum(name: str, value: object) -> float:
+    """Return how much attempts may weigh."""
+    if as_float(value) == 0:
+        raise ValueError(f"{name} must be more than 0, not {value!r}")
+    return checked_weight(name, value)

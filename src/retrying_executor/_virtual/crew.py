@@ -163,7 +163,7 @@ class VirtualCrew(Crew):
                 if deadline < math.inf:
                     self._now = deadline
                 return False
-            self._now = acts_at  # later than now: what there is to do by now has been done
+            self._now = max(self._now, acts_at)  # what there is to do by now has been done
         return False
 
     # -- attempts --------------------------------------------------------------------------------
@@ -186,7 +186,8 @@ class VirtualCrew(Crew):
             if core.turns.invitations or core.turns.unused:
                 core.turns.decline_unused(core)
             if call is None:
-                return core.ledger.schedule.count_fresh() > 0  # more than are put in lanes in one go
+                schedule = core.ledger.schedule  # of which there may be more than are refused in one go
+                return schedule.count_fresh() > 0 or schedule.has_open_lanes
             self._attempt(core, hand, call)
         except BaseException as error:  # of a signal handler: the call must not stay in the hand
             if call is None or not call.done() or not isinstance(error, SystemExit):
@@ -291,7 +292,7 @@ class VirtualCrew(Crew):
             return terms
         policy = copy.copy(policy)
         policy.__dict__["random"] = self._random
-        return Terms(policy, terms.upstream, label=terms.label, key=terms.key)
+        return Terms(policy, terms.upstreams, weight=terms.weight, label=terms.label, key=terms.key)
 
     def attach(self, core: Core, places: Places) -> None:
         """Calls may go to this upstream from now on: it goes by this clock, until all has ended.
@@ -337,4 +338,4 @@ def _why_it_waits(call: Call) -> str:
     name = name_of(call._work)
     if call.running():
         return f"{name} is running, and waits for itself"
-    return f"{name} waits for {call._terms.upstream!r}"
+    return f"{name} waits for {', '.join(repr(upstream) for upstream in call._terms.upstreams)}"

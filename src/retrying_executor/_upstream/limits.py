@@ -1,0 +1,136 @@
+"""How much may start in any window of time. Pure, as `gate`, which uses it; see there.
+
+A window is ``[t, t + seconds)``, for every t: so never more than the limit starts in any of them, wherever it
+begins. What the service counts by may begin at any time, and nobody has to know when.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Limit: TypeAlias = tuple[float, float]
+    """How much in how many seconds."""
+
+_FIRST_SLOTS = 16
+
+
+class Rate:
+    """How many attempts may start: a number of slots.
+
+    To start, an attempt takes a free slot; a window later it is free again. Slots are also taken without the
+    lock, by workers that go on under the permit that they have. So a slot is moved in two atomic steps: it is
+    taken out of where it was, then put where it belongs.
+
+    Args:
+        limit: How many, and the window in seconds.
+    """
+
+    __slots__ = ("_unmade", "free", "starts", "window")
+
+    def __init__(self, limit: Limit) -> None:
+        count, self.window = limit
+        self.free: list[None] = []
+        self._unmade = int(count)  # slots that are free, too: made when they are needed, since few may be
+        self.starts: deque[float] = deque()  # when the others were taken, the longest ago first
+
+    def opens_at(self) -> float:
+        """Return when a slot is free; minus infinity: one is."""
+        if self.free or self._unmade or not self.starts:
+            return -math.inf
+        return self.starts[0] + self.window
+
+    def refill(self, now: float) -> None:
+        """Free the slots that were taken a window ago. Needs the lock."""
+        free, starts = self.free, self.starts
+        while starts and starts[0] + self.window <= now:
+            starts.popleft()
+            free.append(None)
+        if not free and self._unmade:
+            made = min(self._unmade, max(_FIRST_SLOTS, len(starts)))
+            self._unmade -= made
+            free.extend([None] * made)
+
+    def give_back(self, at: float) -> None:
+        """Free the slot that was taken at that time. Needs the lock."""
+        later = []
+        while self.starts and self.starts[-1] >= at:
+            later.append(self.starts.pop())
+        if later and later[-1] == at:  # or a window has passed, and it is free again
+            later.pop()
+            self.free.append(None)
+        self.starts.extend(reversed(later))
+
+    def is_as_new(self, now: float) -> bool:
+        """Return whether no window counts any start any more."""
+        return not self.starts or self.starts[-1] + self.window <= now
+
+
+class Spending:
+    """What an attempt takes of the budgets of its upstream.
+
+    Attributes:
+        at: When it was let through.
+        weight: How much it takes; 0 or more.
+    """
+
+    __slots__ = ("at", "weight")
+
+    def __init__(self, at: float, weight: float) -> None:
+        self.at = at
+        self.weight = weight
+
+
+class Budget:
+    """How much weight may start. All of it needs the lock.
+
+    Args:
+        limit: How much, and the window in seconds.
+    """
+
+    __slots__ = ("_spendings", "_spent", "_window", "most")
+
+    def __init__(self, limit: Limit) -> None:
+        self.most, self._window = limit
+        self._spendings: deque[Spending] = deque()  # of the last window, the longest ago first
+        self._spent: float = 0  # the sum of these; integers stay integers, which add up exactly
+
+    def opens_at(self, weight: float, ahead: float) -> float:
+        """Return when *weight* fits beside what others are to take first; minus infinity: now.
+
+        Infinity: not before they have taken it.
+        """
+        missing = self._spent + ahead + weight - self.most
+        if missing <= 0:
+            return -math.inf
+        for spending in self._spendings:
+            missing -= spending.weight
+            if missing <= 0:
+                return spending.at + self._window
+        return math.inf if ahead else self._spendings[-1].at + self._window  # sums may be rounded
+
+    def refill(self, now: float) -> None:
+        """Free what was spent a window ago."""
+        spendings = self._spendings
+        while spendings and spendings[0].at + self._window <= now:
+            self._spent -= spendings.popleft().weight
+        if not spendings:
+            self._spent = 0  # whatever rounding has left
+
+    def spend(self, spending: Spending) -> None:
+        """Take that."""
+        self._spendings.append(spending)
+        self._spent += spending.weight
+
+    def correct(self, spending: Spending, weight: float) -> None:
+        """Count another weight than *spending* says, as long as that counts."""
+        if self._spendings and spending.at >= self._spendings[0].at:
+            self._spent += weight - spending.weight
+
+    def is_as_new(self, now: float) -> bool:
+        """Return whether no window counts any spending any more."""
+        return not self._spendings or self._spendings[-1].at + self._window <= now
