@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import http.client
 import smtplib
 import ssl
+import weakref
 from collections.abc import Callable
 from concurrent.futures import wait
 from itertools import pairwise
@@ -16,8 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from observe import eventually
+from observe import eventually, needs_gil
 from retrying_executor import NotNow, RetryingExecutor, RetryPolicy, Upstream, service_failed
+from retrying_executor._policy.reading import Answer
+from retrying_executor._policy.transient import hint_of
 from retrying_executor._upstream.evidence import evidence_of
 from retrying_executor.testing import VirtualTimeExecutor
 
@@ -156,11 +160,59 @@ def test_a_chain_of_exceptions_that_never_ends_is_no_trap() -> None:
     assert not service_failed(first)
 
 
+@pytest.mark.parametrize("is_probe", [False, True], ids=["usual", "probe"])
+@pytest.mark.parametrize("status", [404, 429, 503])
+def test_what_follows_a_failure_is_read_off_its_exception_once(status: int, *, is_probe: bool) -> None:
+    """Whether to try again, how long to wait, and what it tells of the upstream (U1, U2, U5)."""
+    asked = []
+
+    class CountingError(AnswerError):
+        @property
+        def retryable(self) -> None:
+            asked.append(self)
+
+    service = Upstream("service")
+    policy = RetryPolicy(max_attempts=2, max_elapsed=10)
+    with VirtualTimeExecutor(retry=policy, upstream=service) as executor:
+        if is_probe:
+            service.pause()
+            service.resume()
+        future = executor.submit(fail, CountingError(status))
+        assert isinstance(future.exception(), CountingError)
+    assert future.attempts == len(asked) > 0
+
+
+@needs_gil
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: AnswerError(404), "worked"),
+        (lambda: raised_from(AnswerError(429), AnswerError(0)), "busy"),
+        (lambda: raised_from(ConnectionError(), AnswerError(0)), "failed"),
+    ],
+    ids=["itself", "cause", "nothing"],
+)
+def test_what_is_read_of_an_exception_does_not_keep_it(
+    make: Callable[[], BaseException], expected: str
+) -> None:
+    """No reference leads round in a circle, so it goes without help from the collector (G2)."""
+    exception = make()
+    reference = weakref.ref(exception)
+    gc.disable()
+    try:
+        read = Answer(exception)
+        assert (None, expected) == (hint_of(read), evidence_of(read))
+        del exception, read
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
 def test_a_final_answer_shows_that_the_service_works() -> None:
     """What was never understood as an answer says nothing (U5)."""
-    assert "worked" == evidence_of(AnswerError(404))
-    assert "none" == evidence_of(KeyError("id"))
-    assert "busy" == evidence_of(AnswerError(429))
+    assert "worked" == evidence_of(Answer(AnswerError(404)))
+    assert "none" == evidence_of(Answer(KeyError("id")))
+    assert "busy" == evidence_of(Answer(AnswerError(429)))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +223,7 @@ def test_a_final_answer_shows_that_the_service_works() -> None:
 def test_a_final_failure_whose_attributes_cannot_be_read_stays_what_it_is(attributes: dict[str, Any]) -> None:
     """It is the call's outcome, and says nothing of the service (B3, U1)."""
     exception = type("UnreadableError", (NotImplementedError,), attributes)()
-    assert "none" == evidence_of(exception)
+    assert "none" == evidence_of(Answer(exception))
     service = Upstream("service", hold_after=1)
     with VirtualTimeExecutor(upstream=service) as executor:
         assert exception is executor.submit(fail, exception).exception()

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from retrying_executor import Attempt, NotNow, RetryPolicy, transient
 from retrying_executor._calls.terms import Terms
 from retrying_executor._policy.policy import backoff, checked_policy
+from retrying_executor._policy.reading import Answer
+from retrying_executor._policy.transient import hint_of
 
 DEFAULTS = {
     "max_attempts": 5,
@@ -464,6 +466,20 @@ def test_classes_leave_not_now_what_it_is(retry_on: Any, give_up_on: Any, except
     policy = RetryPolicy(retry_on=retry_on, give_up_on=give_up_on, jitter=False, max_attempts=1)
     verdict = policy.verdict(failed(1, exception))
     assert (30.0, False) == (verdict.delay, verdict.counts)
+
+
+def test_what_a_callable_puts_on_an_exception_is_read() -> None:
+    """Whatever has been read of it before (B1, U2)."""
+
+    def retry_on(exception: Exception) -> bool:
+        exception.retry_after = 7  # type: ignore[attr-defined]  # as clients have it
+        return True
+
+    exception = ValueError()
+    read = Answer(exception)
+    assert hint_of(read) is None
+    verdict = RetryPolicy(retry_on=retry_on, jitter=False).verdict(failed(1, exception), read)
+    assert 7.0 == verdict.delay
 
 
 def test_a_callable_decides_alone_that_not_now_counts() -> None:

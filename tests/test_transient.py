@@ -37,6 +37,7 @@ from retrying_executor import (
     transient,
     watch,
 )
+from retrying_executor._policy import reading
 from retrying_executor._policy.reading import close_answers
 from retrying_executor._upstream.evidence import evidence_of
 from retrying_executor.testing import VirtualTimeExecutor
@@ -202,7 +203,7 @@ def test_only_what_no_try_will_mend_is_final(exception: BaseException, expected:
 )
 def test_a_failure_tells_of_its_upstream(exception: Exception, expected: str) -> None:
     """An answer that is final is an answer; an error of the program never got so far (U5)."""
-    assert expected == evidence_of(exception)
+    assert expected == evidence_of(reading.Answer(exception))
 
 
 def raises(exception: Exception) -> NoReturn:

@@ -674,8 +674,7 @@ def test_explain_names_the_verdict_the_rule_the_class_and_the_hint(
 # -- whatever an exception does --------------------------------------------------------------------
 
 PLACES = sorted(
-    {*hints._ATTRIBUTES, *reading._BODIES, *reading._ANSWERS, *reading._WORDS}
-    | {"headers", "litellm_response_headers", "response_headers", "resp_headers", "_http_headers"}
+    {*hints._ATTRIBUTES, *reading._BODIES, *reading._ANSWERS, *reading._HEADERS, *reading._WORDS}
     | {"status_code", "http_status", "response_code", "errcode", "items", "api_error_code", "retryable"}
     | {
         "sqlstate",
@@ -753,6 +752,13 @@ def test_an_attribute_that_raises_breaks_nothing(name: str) -> None:
     assert checked(caused(failure(), hostile)) is True
     assert "HostileError" in explain(hostile)
     close_answers(caused(failure(response=hostile), hostile))
+
+
+def test_arguments_that_raise_break_nothing() -> None:
+    """They may be a tuple of a class of its own (U1, U2)."""
+    hostile = type("HostileError", (Exception,), {"args": HOSTILE["tuple"]})()
+    assert checked(hostile) is True
+    assert explain(hostile).endswith("HostileError")
 
 
 numbers = st.sampled_from([0, 7, -1, 403, 404, 429, 503, 10**400, 1e308, float("inf"), float("nan"), True])

@@ -14,7 +14,7 @@ from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import class_name, is_a, set_cause, traceback_of
 from retrying_executor._common.values import in_words, optional_seconds
 from retrying_executor._policy.policy import no_time_for
-from retrying_executor._policy.reading import get
+from retrying_executor._policy.reading import Answer, get
 from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT, TOO_LATE, TOO_OLD, Attempt, Verdict
 
 TYPE_CHECKING = False
@@ -99,17 +99,21 @@ def ends_at(call: Call) -> float:
 
 def follow_up(call: Call, outcome: Outcome, *, is_probe: bool) -> tuple[Verdict, Outcome]:
     """Ask the policy what follows an attempt that failed, or whose result has to be judged; see `make`."""
-    terms, exception = call._terms, None
+    terms, read = call._terms, None
     try:
         if terms.policy is None or call._is_last:
             return CUT_SHORT, outcome
         now = call._core.clock.monotonic()
         elapsed = now - call._began_at
         # A probe is free if the service failed: for the policy it is as if there had been none.
-        exception = outcome[1]
-        is_free = is_probe and is_a(exception, Exception) and terms.evidence_of(exception) == "failed"
+        is_free = False
+        if is_probe and is_a(outcome[1], Exception):
+            read = Answer(outcome[1])
+            is_free = terms.evidence_of(read) == "failed"
         postponed = call._postponed + is_free
-        verdict, outcome = judge(terms.policy, terms, call._attempts, elapsed, outcome, postponed=postponed)
+        verdict, outcome = judge(
+            terms.policy, terms, call._attempts, elapsed, outcome, postponed=postponed, read=read
+        )
         if verdict.delay is not None and terms.max_age is not None and now + verdict.delay > call._expires_at:
             age = now + verdict.delay - call._expires_at + terms.max_age
             verdict.delay, verdict.reason = None, no_time_for(age, "max_age", terms.max_age)
@@ -119,7 +123,7 @@ def follow_up(call: Call, outcome: Outcome, *, is_probe: bool) -> tuple[Verdict,
                 verdict.reason = "a probe, not counted"
         return verdict, outcome
     finally:
-        del call, outcome, exception  # a traceback keeps this frame
+        del call, outcome, read  # a traceback keeps this frame
 
 
 def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence, Asked | None]:
@@ -141,12 +145,13 @@ def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence
         return "none", None
     if verdict.concerns_call or (is_a(exception, NotNow) and get(exception, "only_this_call") is True):
         return "none", None
+    read = verdict.read or Answer(exception)
     asked = verdict.asked  # whether or not the call gives up
     if asked is None:
-        asked = terms.asked_by(exception)
+        asked = terms.asked_by(read)
     if asked is not None or not verdict.counts:
         return "busy", asked
-    return terms.evidence_of(exception), None
+    return terms.evidence_of(read), None
 
 
 def conclude(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> UnseenFailure | None:
@@ -228,7 +233,14 @@ def _cut(traceback: TracebackType | None, old: TracebackType | None) -> None:
 
 
 def judge(
-    policy: Policy, terms: Terms, number: int, elapsed: float, outcome: Outcome, *, postponed: int = 0
+    policy: Policy,
+    terms: Terms,
+    number: int,
+    elapsed: float,
+    outcome: Outcome,
+    *,
+    postponed: int = 0,
+    read: Answer | None = None,
 ) -> tuple[Verdict, Outcome]:
     """Ask the policy what follows an attempt.
 
@@ -239,6 +251,7 @@ def judge(
         elapsed: Seconds since the first attempt began.
         outcome: What the attempt ended with.
         postponed: How many attempts up to this one are not counted.
+        read: What its exception says, if some of that has been read.
 
     Returns:
         What follows; and if nothing does the outcome of the call: the attempt's own, or the error of
@@ -256,7 +269,7 @@ def judge(
             number=number, exception=exception, result=result, elapsed=elapsed, postponed=postponed
         )
         if terms.verdict is not None:
-            return terms.verdict(attempt), outcome
+            return terms.verdict(attempt, read), outcome
         delay = optional_seconds("what the retry policy returns", policy(attempt))
         return Verdict(delay, reason="the retry policy says so" if delay is None else ""), outcome
     except BaseException as error:
@@ -264,7 +277,7 @@ def judge(
             set_cause(error, exception)
         return Verdict(None, reason="this was raised by the retry policy"), (None, error)
     finally:
-        del result, exception, outcome, attempt  # a traceback keeps this frame
+        del result, exception, outcome, attempt, read  # a traceback keeps this frame
 
 
 def add_note(exception: BaseException, attempts: int, elapsed: float, reason: str) -> None:

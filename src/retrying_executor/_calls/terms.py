@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from retrying_executor._policy.policy import Policy
+    from retrying_executor._policy.reading import Answer
     from retrying_executor._policy.verdict import Asked
     from retrying_executor._upstream.gate import Evidence
     from retrying_executor._upstream.upstream import Upstream
@@ -79,16 +80,16 @@ class Terms:
         self.rejects = None if own is None else own.retry_result
         self.max_elapsed = math.inf if own is None or own.max_elapsed is None else own.max_elapsed
 
-    def asked_by(self, exception: Exception) -> Asked | None:
-        """Return how many seconds an answer asks to wait, as far as that is heeded."""
-        if is_a(exception, NotNow):
-            return after(exception)
+    def asked_by(self, read: Answer) -> Asked | None:
+        """Return how many seconds an exception asks to wait, as far as that is heeded."""
+        if is_a(read.exception, NotNow):
+            return after(read.exception)
         own = self.policy if isinstance(self.policy, RetryPolicy) else None
-        return asked_by(exception, MAX_RETRY_AFTER if own is None else own.max_retry_after)
+        return asked_by(read, MAX_RETRY_AFTER if own is None else own.max_retry_after)
 
-    def evidence_of(self, exception: Exception) -> Evidence:
+    def evidence_of(self, read: Answer) -> Evidence:
         """Return what a failure tells of the upstreams: by the rule of any of them."""
-        return evidence_of(exception, self._is_recorded)
+        return evidence_of(read, self._is_recorded)
 
     @property
     def upstream_name(self) -> str | None:

@@ -171,7 +171,7 @@ class Settling:
         Returns:
             What the call becomes done with; ``None`` if it has another attempt, or is done already.
         """
-        work, permit, outcome = call._work, hand.permit, None
+        work, permit, outcome, verdict = call._work, hand.permit, None, None
         clock = self._crew.clock
         try:
             if work is None:  # somebody else set the outcome
@@ -208,7 +208,7 @@ class Settling:
             if permit is not None:
                 hand.permit = permit
                 end_permit(hand, "none")
-            del call, work, outcome  # the exception's traceback keeps this frame
+            del call, work, outcome, verdict  # the exception's traceback keeps this frame
 
     def _back_off(self, hand: Hand, call: Call, due_at: float) -> bool:
         """Put a call whose attempt failed in backoff; return ``False`` if that was the last attempt."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from retrying_executor._policy.reading import called, get, item
+from retrying_executor._policy.reading import called, get, item, once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,23 +48,20 @@ def grpc_status_of(answer: Answer) -> str | None:
     return name if isinstance(name, str) and type(code).__name__ == "StatusCode" else None
 
 
+@once
 def http_status_of(answer: Answer) -> int | None:
     """Return the status of the HTTP answer behind an exception; ``None`` if there is none.
 
     Where an exception and its answer have different ones, that of an error: the answer of a stream is 200.
     """
-    kept = answer.__dict__
-    if "status" not in kept:
-        found = None
-        for status in _statuses(answer):
-            number = _number_of(status)
-            if number is not None and (found is None or number >= 400):
-                found = number
-            if found is not None and found >= 400:
-                break
-        kept["status"] = _exhausted_status(answer) if found is None else found
-    known: int | None = kept["status"]
-    return known
+    found = None
+    for status in _statuses(answer) if not answer.is_bare else ():
+        number = _number_of(status)
+        if number is not None and (found is None or number >= 400):
+            found = number
+        if found is not None and found >= 400:
+            break
+    return _exhausted_status(answer) if found is None else found
 
 
 def _statuses(answer: Answer) -> Iterator[object]:

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 
 from retrying_executor._common.forks import before_fork
-from retrying_executor._policy.reading import called, errors_in, get, item, text
+from retrying_executor._policy.reading import called, get, item, once, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ _ATTRIBUTES = (
     "seconds",  # telethon, and of no other: it may be anything
 )
 _ATTRIBUTE_NAMES = frozenset(_ATTRIBUTES)
+_IN_BODIES = ("retry_after", "retryDelay", "retryAfter", "estimated_time")
 
 
+@once
 def explicit_hint(answer: Answer) -> float | None:
     """Return how many seconds an answer asks to wait outright: 0 or more; ``None`` if it does not."""
     return _first_of((_by_headers, _by_attributes, _by_metadata, _by_details, _by_body), answer)
@@ -63,6 +65,7 @@ def has_nothing_left(answer: Answer) -> bool:
     return any(name.endswith("remaining") and _number(value) == 0 for name, value in _limits(answer))
 
 
+@once
 def until_reset(answer: Answer) -> float | None:
     """Return in how many seconds the limit is over that has been reached; ``None`` if that is not said.
 
@@ -124,7 +127,7 @@ def _by_headers(answer: Answer) -> float | None:
     if not headers:
         return None
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
-        milliseconds = _number(headers.get(name, ""))
+        milliseconds = _number(headers[name]) if name in headers else None
         if milliseconds is not None:
             return milliseconds / 1000.0
     value = headers.get("retry-after", "")
@@ -157,15 +160,16 @@ def _by_attributes(answer: Answer) -> float | None:
 
 def _by_body(answer: Answer) -> float | None:
     """Read what the JSON of an answer says: Discord, Telegram, Google over REST, Hugging Face."""
-    for body in answer.bodies:
-        for part in errors_in(body):
-            for name in ("retry_after", "retryDelay", "retryAfter", "estimated_time"):
-                value = part.get(name)
-                seconds = value if isinstance(value, (int, float)) else None
-                if isinstance(value, str):
-                    seconds = _number(value) if _number(value) is not None else _duration(value)
-                if seconds is not None and not isinstance(value, bool):
-                    return float(seconds)
+    for part in answer.parts:
+        if part.keys().isdisjoint(_IN_BODIES):
+            continue
+        for name in _IN_BODIES:
+            value = part.get(name)
+            seconds = value if isinstance(value, (int, float)) else None
+            if isinstance(value, str):
+                seconds = _number(value) if _number(value) is not None else _duration(value)
+            if seconds is not None and not isinstance(value, bool):
+                return float(seconds)
     return None
 
 
@@ -225,7 +229,9 @@ def _by_metadata(answer: Answer) -> float | None:
 
 def _asked_by_metadata(trailing: object) -> float | None:
     """Read the trailing metadata of a gRPC call: the pushback, or the details of its status."""
-    pairs: Any = trailing() if callable(trailing) else ()
+    if not callable(trailing):
+        return None
+    pairs: Any = trailing()
     metadata: dict[str, object] = dict(pairs)
     milliseconds = _number(text(metadata.get("grpc-retry-pushback-ms", "")))
     if milliseconds is not None:

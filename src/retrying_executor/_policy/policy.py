@@ -20,8 +20,8 @@ from retrying_executor._common.values import (
     seconds,
     sequence,
 )
-from retrying_executor._policy.reading import get
-from retrying_executor._policy.transient import retry_after, transient
+from retrying_executor._policy.reading import Answer, get
+from retrying_executor._policy.transient import hint_of, retry_after, transient, verdict_on
 from retrying_executor._policy.verdict import Asked, Attempt, Verdict
 
 TYPE_CHECKING = False
@@ -229,41 +229,56 @@ class RetryPolicy(Value):
             )
         return self.verdict(attempt).delay
 
-    def verdict(self, attempt: Attempt) -> Verdict:
-        """Return what follows a failed attempt, and why."""
-        answer = True if attempt.exception is None else self._read(attempt.exception)
+    def verdict(self, attempt: Attempt, read: Answer | None = None) -> Verdict:
+        """Return what follows a failed attempt, and why.
+
+        Args:
+            attempt: What failed.
+            read: What its exception says, as far as it has been read already.
+        """
+        answer: bool | float | NotNow | str = True
+        if attempt.exception is not None:
+            if read is None or not _is_by_rules(self.retry_on):  # a callable may change the exception
+                read = Answer(attempt.exception)
+            answer = self._read(attempt.exception, read)
         if is_a(answer, str):
-            return Verdict(None, reason=answer)
+            return Verdict(None, reason=answer, read=read)
         counts = not isinstance(answer, NotNow)
         used = attempt.number - attempt.postponed
         if counts and self.max_attempts is not None and used >= self.max_attempts:
             which = (
                 "the only attempt is" if self.max_attempts == 1 else f"all {self.max_attempts} attempts are"
             )
-            return Verdict(None, reason=f"{which} used")
+            return Verdict(None, reason=f"{which} used", read=read)
         asked = after(answer) if isinstance(answer, NotNow) else None
-        if asked is None and issubclass(type(answer), (bool, NotNow)) and attempt.exception is not None:
-            asked = asked_by(attempt.exception, self.max_retry_after)
+        if asked is None and issubclass(type(answer), (bool, NotNow)) and read is not None:
+            asked = asked_by(read, self.max_retry_after)
         if is_a(answer, float):
             delay = answer
         else:
             number = max(used, 1) if counts else attempt.postponed + 1
             delay = seconds("the delay", self._delay(number, asked))  # a source of jitter may return anything
         if self.max_elapsed is not None and attempt.elapsed + delay > self.max_elapsed:
-            return Verdict(None, reason=no_time_for(attempt.elapsed + delay, "max_elapsed", self.max_elapsed))
+            why = no_time_for(attempt.elapsed + delay, "max_elapsed", self.max_elapsed)
+            return Verdict(None, reason=why, read=read)
         reasons = [] if asked is None else [asked.words]
         reasons += [] if counts else ["not counted"]
         concerns_call = is_a(answer, NotNow) and get(answer, "only_this_call") is True
         return Verdict(
-            delay, counts=counts, asked=asked, reason=", ".join(reasons), concerns_call=concerns_call
+            delay,
+            counts=counts,
+            asked=asked,
+            reason=", ".join(reasons),
+            concerns_call=concerns_call,
+            read=read,
         )
 
-    def _read(self, exception: Exception) -> bool | float | NotNow | str:
+    def _read(self, exception: Exception, read: Answer) -> bool | float | NotNow | str:
         """Return whether a failure is worth another attempt, and when; if it is not, the reason in words."""
         if is_a(exception, NotNow):
             return exception
-        retry_on = self.retry_on
-        answer = (transient if isinstance(retry_on, (type, tuple)) else retry_on)(exception)
+        retry_on: Any = self.retry_on
+        answer = verdict_on(read) if _is_by_rules(retry_on) else retry_on(exception)
         if isinstance(answer, NotNow):
             return answer
         if issubclass(type(exception), self.give_up_on):
@@ -305,9 +320,9 @@ def no_time_for(start: float, name: str, limit: float) -> str:
     return f"the next attempt would start after {in_words(start)}, and {name} is {in_words(limit)}"
 
 
-def asked_by(exception: Exception, limit: float | None) -> Asked | None:
-    """Return how many seconds an answer asks to wait, up to a *limit*; ``None`` if it does not."""
-    asked = retry_after(exception)
+def asked_by(read: Answer, limit: float | None) -> Asked | None:
+    """Return how many seconds an exception asks to wait, up to a *limit*; ``None`` if it does not."""
+    asked = hint_of(read)
     return None if asked is None else Asked(asked, limit)
 
 
@@ -339,6 +354,11 @@ def checked_policy(retry: object) -> Policy | None:
         raise TypeError(f"retry must be a policy, not {retry!r}: that takes exceptions, as retry_on does")
     policy: Policy | None = checked_callable("retry", retry, takes=1, what="a RetryPolicy, a callable")
     return policy
+
+
+def _is_by_rules(retry_on: RetryOn) -> bool:
+    """Return whether the rules of `transient` are asked, not a callable of the user's."""
+    return retry_on is transient or isinstance(retry_on, (type, tuple))
 
 
 def _random() -> float:

@@ -1,4 +1,4 @@
-"""Reads what an exception keeps, and the answer that it refers to: attributes, headers, JSON.
+"""Reads what an exception keeps, and the answer that it refers to: attributes, headers, JSON; each once.
 
 No client library is imported, and nothing is trusted: an attribute may raise, be of any type, or refer to
 itself. An answer that has not been read yet stays unread, since reading might wait for the network.
@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 import sys
-from functools import lru_cache
+from functools import lru_cache, wraps
 
-from retrying_executor._common.exceptions import led_to
+from retrying_executor._common.exceptions import cause_of, is_a, led_to
 from retrying_executor._common.forks import before_fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 _LONGEST_BODY = 65_536  # characters, of what is parsed
 _LONGEST_WORD = 64  # characters, of what may be a code
@@ -36,9 +38,17 @@ _BODIES = (
     "response_body",
 )
 _ANSWERS = ("response", "raw_response", "resp", "meta")
-_WORDS = ("code", "type", "reason", "status", "error", "error_code", "errorCode", "name")
+_HEADERS = (
+    "headers",
+    "litellm_response_headers",
+    "response_headers",
+    "resp_headers",  # websocket-client
+    "_http_headers",  # facebook-business
+    "resp",  # httplib2: the answer is a mapping of its headers
+)
+_WORDS = frozenset({"code", "type", "reason", "status", "error", "error_code", "errorCode", "name"})
 """Where the JSON of an answer, or an exception, has a code for what went wrong."""
-_OWN_WORDS = tuple(name for name in _WORDS if name not in ("name", "reason"))
+_OWN_WORDS = _WORDS - {"name", "reason"}
 """On an exception, those two may be anything: of a program's own, too."""
 
 
@@ -64,8 +74,8 @@ def called(obj: object, *args: object) -> object:
 
 
 _ASKED = frozenset(
-    {*_BODIES, *_ANSWERS, *_WORDS, "headers", "litellm_response_headers", "response_headers", "resp_headers"}
-    | {"_http_headers", "items", "status_code", "http_status", "response_code", "errcode", "grpc_status_code"}
+    {*_BODIES, *_ANSWERS, *_HEADERS, *_WORDS}
+    | {"items", "status_code", "http_status", "response_code", "errcode", "grpc_status_code"}
     | {"sqlstate", "pgcode", "smtp_code", "recipients", "trailing_metadata", "retryable", "retriable"}
     | {"errno", "has_error_label", "reply_code", "err_code", "api_error_code"}
     | {"_retry_after", "retry_after", "retry_after_s", "retry_after_secs", "retry_after_seconds", "retry_in"}
@@ -110,8 +120,36 @@ def _is_called(cls: type, pattern: str) -> bool:
     )
 
 
+@lru_cache(maxsize=4096)
+def is_named(cls: type, pattern: str) -> bool:
+    """Return whether something matches in the names of a class and all its bases, one after the other."""
+    return re.search(pattern, " ".join([base.__name__ for base in cls.__mro__])) is not None
+
+
+if TYPE_CHECKING:
+    from functools import cached_property as kept
+else:
+
+    class kept:  # noqa: N801  # as the property that it stands for
+        """As ``functools.cached_property``, which before Python 3.12 holds a lock while it reads."""
+
+        def __init__(self, read):
+            self._read = read
+
+        def __set_name__(self, _, name):
+            self._name = name
+
+        def __get__(self, obj, _):
+            value = self._read(obj)
+            setattr(obj, self._name, value)
+            return value
+
+
 class Answer:
-    """What one exception says: of itself, and of the answer that it stands for. Each is read on first use.
+    """What one exception says: of itself, and of the answer that it stands for.
+
+    Each is read on first use, and kept: all that judge a failure are handed the same one. An exception that
+    hides its attributes raises then, not before.
 
     Args:
         exception: What was raised.
@@ -119,28 +157,33 @@ class Answer:
 
     def __init__(self, exception: BaseException) -> None:
         self.exception = exception
-        own: dict[str, object] = object.__getattribute__(exception, "__dict__")
-        self.own = own
-        kept = {name for name in own if name in _ASKED and own[name] is not None}
-        self.names = _names_of(type(exception)) | kept  # type: ignore[arg-type]  # a class can be hashed
 
-    def get(self, name: str) -> object:
-        """Return an attribute of the exception; ``None`` if there is none, or if reading it raises."""
-        return get(self.exception, name) if name in self.names else None
+    @property
+    def own(self) -> dict[str, object]:
+        """The attributes of the exception itself, not those of its class."""
+        own: dict[str, object] = object.__getattribute__(self.exception, "__dict__")
+        return own
+
+    @kept
+    def names(self) -> frozenset[str]:
+        """Those of the attributes that a rule asks for which the exception may have."""
+        own = self.own
+        names = _names_of(type(self.exception))  # type: ignore[arg-type]  # a class can be hashed
+        found = [name for name in own if name in _ASKED and own[name] is not None]
+        return names.union(found) if found else names
 
     @property
     def is_bare(self) -> bool:
         """Whether the exception has nothing that a rule asks for, as most of Python's own."""
         return not self.names
 
+    def get(self, name: str) -> object:
+        """Return an attribute of the exception; ``None`` if there is none, or if reading it raises."""
+        return get(self.exception, name) if name in self.names else None
+
     def has_any(self, names: frozenset[str]) -> bool:
         """Return whether the exception may have one of these attributes."""
         return not names.isdisjoint(self.names)
-
-    @property
-    def root(self) -> str:
-        """The package of the exception's class: the client, as a rule."""
-        return type(self.exception).__module__.partition(".")[0]
 
     @property
     def first_argument(self) -> object:
@@ -152,59 +195,134 @@ class Answer:
         """Return whether the name of the exception's class, or of a base, matches."""
         return _is_called(type(self.exception), pattern)  # type: ignore[arg-type]  # a class can be hashed
 
-    def __getattr__(self, name: str) -> Any:
-        """Read what is asked for the first time, and keep it."""
-        value = _READERS[name](self)
-        self.__dict__[name] = value
-        return value
+    @property
+    def root(self) -> str:
+        """The package of the exception's class: the client, as a rule."""
+        return type(self.exception).__module__.partition(".")[0]
 
-    if TYPE_CHECKING:
-        answers: list[object]
-        headers: dict[str, str]
-        bodies: list[object]
-        words: frozenset[str]
+    @kept
+    def inside(self) -> list[Answer]:
+        """What the exception was raised from, and what it wraps; not what it only came after."""
+        exception = self.exception
+        orig, last = get(exception, "orig"), get(exception, "last_attempt")  # SQLAlchemy; tenacity
+        last = None if last is None else called(get(last, "exception"))
+        args = get(exception, "args")
+        wrapped = [cause_of(exception), orig, last, get(exception, "reason")]
+        wrapped += tuple.__getitem__(args, slice(2)) if is_a(args, tuple) else ()  # of a subclass, too
+        return [Answer(one) for one in wrapped if is_a(one, BaseException)]
+
+    @kept
+    def members(self) -> list[Answer]:
+        """What the exception is a group of; nothing if it is no group."""
+        members = get(self.exception, "exceptions")
+        if not isinstance(members, tuple) or not all(is_a(one, BaseException) for one in members):
+            return []
+        return [Answer(one) for one in members]
+
+    @kept
+    def answers(self) -> list[object]:
+        """What may be the answer: clients keep it under several names."""
+        names = [name for name in _ANSWERS if name in self.names]
+        return [answer for name in names if (answer := self.get(name)) is not None]
+
+    @kept
+    def headers(self) -> dict[str, str]:
+        """The headers of the HTTP answer that a rule asks for, by lower-case name."""
+        found: dict[str, str] = {}
+        for headers in _mappings_of_headers(self):
+            pairs: Any = None if headers is None else called(get(headers, "items"))
+            if pairs:
+                found = _asked_of(pairs)
+                break
+        for body in self.bodies:  # OpenRouter: those of the provider behind it
+            passed_on = item(item(item(body, "error"), "metadata"), "headers")
+            if passed_on is not None:
+                pairs = called(get(passed_on, "items"))
+                found = {**_asked_of(pairs or ()), **found}
+        return found
+
+    @kept
+    def bodies(self) -> list[object]:
+        """What the answer says in JSON: as the client has parsed it, or as it has read it."""
+        names = self.names
+        found = [_parsed(self.get(name)) for name in _BODIES if name in names]
+        for answer in self.answers if not any(found) else ():
+            if isinstance(answer, dict):
+                found.append(answer)
+            elif get(answer, "_content_consumed") is True or get(answer, "is_stream_consumed") is True:
+                found.append(_parsed(get(answer, "content")))  # requests, httpx: it has been read
+            # slack_sdk. A property might wait for the network, as that of urllib3.
+            elif isinstance(data := item(get(answer, "__dict__"), "data"), dict):
+                found.append(data)
+        return [body for body in found if body]
+
+    @kept
+    def parts(self) -> list[dict[str, Any]]:
+        """The parts of the bodies that say what went wrong, the outermost of each first."""
+        return [part for body in self.bodies for part in _errors_in(body) if isinstance(part, dict)]
+
+    @kept
+    def words(self) -> frozenset[str]:
+        """The codes for what went wrong that the exception and its answer have, as `squashed`."""
+        # Not by the class: to read a property may warn that it is deprecated, as ``code`` of aiohttp.
+        values = [self.own[name] for name in self.own.keys() & _OWN_WORDS]
+        listed = self.get("items")  # praw
+        if isinstance(listed, list):
+            values += [get(one, "error_type") for one in listed[:_MOST_ERRORS]]
+        for part in self.parts:
+            values += [part[name] for name in part.keys() & _WORDS]
+            message = part.get("message")  # which may be a code, too: Groq
+            if isinstance(message, str) and " " not in message:
+                values.append(message)
+        words = [value for value in values if isinstance(value, str) and 0 < len(value) <= _LONGEST_WORD]
+        return frozenset([squashed(word) for word in words])
 
 
-def _answers(of: Answer) -> list[object]:
-    """Return what may be the answer: clients keep it under several names."""
-    return [answer for name in _ANSWERS if (answer := of.get(name)) is not None]
+def once(read: Callable[[Answer], T]) -> Callable[[Answer], T]:
+    """Let an answer keep what a function of another module reads off it; that is never ``...``."""
+    name = f"_{read.__name__}"
+
+    @wraps(read)
+    def read_once(answer: Answer) -> T:
+        value: Any = getattr(answer, name, ...)
+        if value is ...:
+            value = read(answer)
+            setattr(answer, name, value)
+        return value  # type: ignore[no-any-return]  # it is what *read* has returned
+
+    return read_once
 
 
-def _headers(of: Answer) -> dict[str, str]:
-    """Return the headers of the HTTP answer behind an exception, by lower-case name."""
-    candidates = [item(item(of.get("response"), "ResponseMetadata"), "HTTPHeaders")]  # botocore
-    candidates += [get(answer, "headers") for answer in of.answers]
-    candidates += [of.get("headers"), of.get("litellm_response_headers"), of.get("response_headers")]
-    candidates += [of.get("resp_headers"), of.get("_http_headers")]  # websocket-client; facebook-business
-    candidates.append(of.get("resp"))  # httplib2: the answer is a mapping of its headers
-    found: dict[str, str] = {}
-    for headers in candidates:
-        pairs: Any = called(get(headers, "items"))
-        if pairs:
-            found = {text(name).lower(): text(value) for name, value in pairs}
-            break
-    for body in of.bodies:  # OpenRouter: those of the provider behind it
-        passed_on: Any = called(get(item(item(item(body, "error"), "metadata"), "headers"), "items"))
-        found = {**{text(name).lower(): text(value) for name, value in passed_on or ()}, **found}
+def _mappings_of_headers(of: Answer) -> Iterator[object]:
+    """Yield what may be the headers, in the order of precedence."""
+    yield item(item(of.get("response"), "ResponseMetadata"), "HTTPHeaders")  # botocore
+    for answer in of.answers:
+        yield get(answer, "headers")
+    for name in _HEADERS:
+        yield of.get(name)
+
+
+def _asked_of(pairs: Iterable[tuple[object, object]]) -> dict[str, str]:
+    """Return those headers that a rule asks for, by lower-case name."""
+    found = {}
+    for given, value in pairs:
+        name = _asked_header(given if type(given) is str else text(given))
+        if name is not None:
+            found[name] = text(value)
     return found
+
+
+@lru_cache(maxsize=256)
+def _asked_header(name: str) -> str | None:
+    """Return the name of a header in lower case; ``None`` if no rule asks for it: few are asked for."""
+    name = name.lower()
+    is_asked = "retry" in name or "ratelimit" in name.replace("-", "") or name == "date"
+    return name if is_asked else None
 
 
 def text(value: object) -> str:
     """Return *value* as text."""
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
-
-
-def _bodies(of: Answer) -> list[object]:
-    """Return what the answer says in JSON: as the client has parsed it, or as it has read it."""
-    found = [_parsed(of.get(name)) for name in _BODIES if name in of.names]
-    for answer in of.answers if not any(found) else ():
-        if isinstance(answer, dict):
-            found.append(answer)
-        elif get(answer, "_content_consumed") is True or get(answer, "is_stream_consumed") is True:
-            found.append(_parsed(get(answer, "content")))  # requests, httpx: it has been read
-        elif isinstance(data := item(get(answer, "__dict__"), "data"), dict):
-            found.append(data)  # slack_sdk; as a property, it might wait for the network, as that of urllib3
-    return [body for body in found if body]
 
 
 def _parsed(value: object) -> object:
@@ -224,48 +342,21 @@ def _parsed(value: object) -> object:
     return value if isinstance(value, dict) else None
 
 
-def errors_in(body: object) -> Iterator[dict[str, Any]]:
-    """Yield the parts of a body that say what went wrong, the outermost first."""
-    unseen: list[object] = [body]
-    for _ in range(2 * _MOST_ERRORS):
-        if not unseen:
-            return
-        part = unseen.pop(0)
-        if isinstance(part, dict):
-            yield part
-            unseen += [part.get("error"), part.get("parameters")]
+def _errors_in(body: object) -> list[object]:
+    """Return a body and what is in it that may say what went wrong, each before what is in it in turn."""
+    found, most = [body], 2 * _MOST_ERRORS
+    for part in found:  # which grows meanwhile
+        if isinstance(part, dict) and len(found) < most:
+            found += (part.get("error"), part.get("parameters"))
             for name in ("errors", "details"):
                 listed = part.get(name)
-                unseen += listed[:_MOST_ERRORS] if isinstance(listed, list) else [listed]
+                found += listed[:_MOST_ERRORS] if isinstance(listed, list) else (listed,)
+    return found[:most]
 
 
 def squashed(word: str) -> str:
     """Return a code as the tables have it: in small letters, without separators."""
     return word.replace("_", "").replace("-", "").replace(" ", "").lower()
-
-
-def _words(of: Answer) -> frozenset[str]:
-    """Return the codes for what went wrong that the exception and its answer have, as `squashed`."""
-    # Not by the class: to read a property may warn that it is deprecated, as ``code`` of aiohttp.
-    values: list[object] = [of.own.get(name) for name in _OWN_WORDS]
-    listed = of.get("items")  # praw
-    values += [get(one, "error_type") for one in (listed if isinstance(listed, list) else [])[:_MOST_ERRORS]]
-    for body in of.bodies:
-        for part in errors_in(body):
-            values += [part.get(name) for name in _WORDS]
-            message = part.get("message")  # which may be a code, too: Groq
-            values += [message] if isinstance(message, str) and " " not in message else []
-    return frozenset(
-        squashed(value) for value in values if isinstance(value, str) and 0 < len(value) <= _LONGEST_WORD
-    )
-
-
-_READERS = {
-    "answers": _answers,
-    "headers": _headers,
-    "bodies": _bodies,
-    "words": _words,
-}
 
 
 def messages_of(exception: BaseException) -> str:

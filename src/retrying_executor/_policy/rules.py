@@ -1,20 +1,19 @@
 """The rules by which `transient` decides, asked in their order.
 
 Each rule reads one thing that an exception keeps, and says what follows, or nothing. What it reads is read by
-`answers` and `hints`; what each code means is data, in `codes`. An exception that says nothing itself passes
-the question on: to the members of a group, to what it was raised from, to what it wraps. Nothing here ever
-raises, even if reading an attribute of the exception does.
+`reading`, `answers` and `hints`; what each code means is data, in `codes`. An exception that says nothing
+itself passes the question on: to the members of a group, to what it was raised from, to what it wraps.
+Nothing here ever raises, even if reading an attribute of the exception does.
 """
 
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from functools import lru_cache
 
 from retrying_executor._common.callables import wrapper_codes
 from retrying_executor._common.errors import NotNow, is_final
-from retrying_executor._common.exceptions import cause_of, class_name, is_a, led_to, traceback_of
+from retrying_executor._common.exceptions import class_name, is_a, led_to, traceback_of
 from retrying_executor._policy import codes
 from retrying_executor._policy.answers import (
     aws_code_of,
@@ -26,12 +25,21 @@ from retrying_executor._policy.answers import (
 )
 from retrying_executor._policy.databases import dialect_of
 from retrying_executor._policy.hints import explicit_hint, has_nothing_left, hint_of_client, until_reset
-from retrying_executor._policy.reading import Answer, called, classes_of, errors_in, get, item, messages_of
+from retrying_executor._policy.reading import (
+    Answer,
+    called,
+    classes_of,
+    get,
+    is_named,
+    item,
+    messages_of,
+    once,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
     Ruling: TypeAlias = tuple[bool | NotNow, str]
     """Whether another attempt may help, or is only to come later; and why, in words."""
@@ -45,45 +53,48 @@ _MOST_ASKED = 64  # exceptions in all, in groups too
 _MOST_WRAPPED = 12  # exceptions that are asked, of those that one wraps
 
 
-def hint_in(exception: BaseException) -> float | None:
-    """Return how many seconds an answer asks to wait; see `retry_after`."""
-    hints = [_hint_of(answer) for answer in decide(exception)[2]]
+@once
+def hint_in(answer: Answer) -> float | None:
+    """Return how many seconds an exception asks to wait; see `retry_after`."""
+    answers = decide(answer)[2]
+    hints = [_hint_of(one) for one in ([answer] if answers is None else answers)]
     asked = [seconds for seconds in hints if seconds is not None]
     if not asked:  # what wraps the answer that decided, or is inside it, may have read the time
-        asked = [seconds for answer in _chain(exception) if (seconds := _hint_of(answer)) is not None]
+        asked = [seconds for one in _chain(answer) if (seconds := _hint_of(one)) is not None]
     return max(asked, default=None)
 
 
+@once
 def _hint_of(answer: Answer) -> float | None:
-    if answer.is_bare:
-        return None
     try:
+        if answer.is_bare:
+            return None
         seconds = explicit_hint(answer)
         return until_reset(answer) if seconds is None and _is_turned_away(answer) else seconds
     except BaseException:  # of a hostile attribute
         return None
 
 
-def _chain(exception: BaseException) -> list[Answer]:
+def _chain(answer: Answer) -> list[Answer]:
     """Return an exception and what it was raised from or wraps, not in groups."""
-    found, seen, unseen = list[Answer](), set[int](), [exception]
+    found, seen, unseen = list[Answer](), set[int](), [answer]
     while unseen and len(found) < _MOST_WRAPPED:
         one = unseen.pop(0)
-        if id(one) not in seen:
-            seen.add(id(one))
-            unseen += inside(one)
-            with suppress(BaseException):  # it may hide its attributes
-                found.append(Answer(one))
+        if id(one.exception) not in seen:
+            seen.add(id(one.exception))
+            unseen += one.inside
+            found.append(one)
     return found
 
 
-def in_words(exception: BaseException) -> str:
+def in_words(answer: Answer) -> str:
     """Return in one line what follows for an exception, and why; see `explain`."""
-    verdict, why, answers = decide(exception)
+    exception = answer.exception
+    verdict, why, answers = decide(answer)
     kind = "not now" if isinstance(verdict, NotNow) else "worth another attempt" if verdict else "final"
-    asked = exception.after if is_a(exception, NotNow) else hint_in(exception)
+    asked = exception.after if is_a(exception, NotNow) else hint_in(answer)
     hint = "" if asked is None else f"; it asks to wait {asked:g} s"
-    where = ", ".join(_name(answer.exception) for answer in answers) or _name(exception)
+    where = ", ".join(_name(one.exception) for one in answers or ()) or _name(exception)
     line = f"{kind}: {why[:_LONGEST_REASON]}, of {where[:_LONGEST_REASON]}{hint}"
     return " ".join("".join(one if one.isprintable() else " " for one in line).split())
 
@@ -97,60 +108,72 @@ def _name(exception: BaseException) -> str:
 # -- who decides -----------------------------------------------------------------------------------
 
 
-def decide(exception: BaseException) -> tuple[bool | NotNow, str, list[Answer]]:
-    """Return what follows, why, and what said so. Never raises."""
+@once
+def decide(answer: Answer) -> tuple[bool | NotNow, str, list[Answer] | None]:
+    """Return what follows for an exception, why, and what said so: ``None`` for itself. Never raises."""
+    exception = answer.exception
     try:
         if is_a(exception, NotNow):
             return exception, "the call says so", []
         if not is_a(exception, Exception):
             return False, "what is no Exception is never retried", []
-        found = _first_ruling(exception, [_MOST_ASKED])
+        found = _first_ruling(answer, [_MOST_ASKED])
     except BaseException:  # a hostile attribute proves nothing about the call
         return is_a(exception, Exception), "it cannot be read", []
-    return found or (True, "nothing says that another attempt cannot help", [Answer(exception)])
+    if found is None:
+        return True, "nothing says that another attempt cannot help", None
+    verdict, why, answers = found
+    return verdict, why, None if answers == [answer] else answers  # what it keeps must not refer to itself
 
 
 def _first_ruling(
-    exception: BaseException, budget: list[int], is_member: bool = False
+    answer: Answer, budget: list[int], is_member: bool = False
 ) -> tuple[bool | NotNow, str, list[Answer]] | None:
     """Return what the first of an exception and those inside it says that says anything."""
-    unseen, seen, left = [exception], set[int](), _MOST_WRAPPED
+    unseen, seen, left = [answer], set[int](), _MOST_WRAPPED
     while unseen and left > 0 and budget[0] > 0:
         budget[0] -= 1
         one, left = unseen.pop(0), left - 1
-        if id(one) in seen:
+        exception = one.exception
+        if id(exception) in seen:
             continue
-        seen.add(id(one))
-        if is_a(one, NotNow):
-            return one, "the call says so", []
-        members = get(one, "exceptions")
-        if isinstance(members, tuple) and members and all(is_a(each, BaseException) for each in members):
-            return _ruling_of_group(members, budget)
-        answer = Answer(one)
-        if one is exception:
-            ruling = _of_the_program(answer, is_raised=not is_member)
+        seen.add(id(exception))
+        if is_a(exception, NotNow):
+            return exception, "the call says so", []
+        if one.members:
+            return _ruling_of_group(one.members, budget)
+        rules = _rules_for(one)
+        if one is answer:
+            ruling = _of_the_program(one, is_raised=not is_member)
             if ruling is not None:
-                return *ruling, [answer]
-        for rule in _rules_for(answer):
+                return *ruling, [one]
+        for rule in rules:
             try:
-                ruling = rule(answer)
+                ruling = rule(one)
             except BaseException:  # what cannot be read hides nothing else
                 continue
             if ruling is not None:
-                return *ruling, [answer]
-        unseen += inside(one)
+                return *ruling, [one]
+        unseen += one.inside
     return None
 
 
 def _rules_for(answer: Answer) -> tuple[Rule, ...]:
+    is_bare = answer.is_bare  # of an exception that hides its attributes this raises: no rule is asked
     dialect = dialect_of(type(answer.exception))  # type: ignore[arg-type]  # a class can be hashed
     if dialect is not None:
         return _sql, dialect, _by_name  # its numbers are none of HTTP
-    return (_by_name,) if answer.is_bare else _RULES
+    return (_by_name,) if is_bare else _rules_asking(answer.names)
+
+
+@lru_cache(maxsize=1024)
+def _rules_asking(names: frozenset[str]) -> tuple[Rule, ...]:
+    """Return the rules that find something to read among these attributes of an exception, in their order."""
+    return tuple(rule for rule in _RULES if rule not in _ASKED_BY or not names.isdisjoint(_ASKED_BY[rule]))
 
 
 def _ruling_of_group(
-    members: tuple[BaseException, ...], budget: list[int]
+    members: list[Answer], budget: list[int]
 ) -> tuple[bool | NotNow, str, list[Answer]] | None:
     """Return what follows for a group: it is final, or asks to come later, only where all its members do."""
     found = [_first_ruling(member, budget, is_member=True) for member in members[:_MOST_ASKED]]
@@ -162,16 +185,6 @@ def _ruling_of_group(
         if all(isinstance(ruling[0], NotNow) for ruling in rulings):
             return rulings[0][0], rulings[0][1], answers
     return True, "not all members of the group say otherwise", answers
-
-
-def inside(exception: BaseException) -> list[BaseException]:
-    """Return the exceptions that one was raised from, or that it wraps; not those that it only came after."""
-    orig, last = get(exception, "orig"), get(exception, "last_attempt")  # SQLAlchemy; tenacity
-    last = None if last is None else called(get(last, "exception"))
-    args = get(exception, "args")
-    wrapped = [cause_of(exception), orig, last, get(exception, "reason")]
-    wrapped += args[:2] if is_a(args, tuple) else ()
-    return [one for one in wrapped if is_a(one, BaseException)]
 
 
 # -- the rules, in their order ---------------------------------------------------------------------
@@ -200,8 +213,9 @@ def _was_not_entered(exception: TypeError) -> bool:
 
 def _own_word(answer: Answer) -> Ruling | None:
     """The service's own word, or its client's: obeyed first."""
-    for name in codes.SHOULD_RETRY_HEADERS if answer.headers else ():
-        word = answer.headers.get(name, "").strip().lower()
+    headers = answer.headers
+    for name in codes.SHOULD_RETRY_HEADERS:
+        word = headers[name].strip().lower() if name in headers else ""
         if word == "false":
             return False, f"{name}: false"
         if word == "true":
@@ -222,23 +236,26 @@ def _aws(answer: Answer) -> Ruling | None:
     reasons = aws_reasons_of(answer)
     if code == "TransactionCanceledException" and reasons:
         meanings = [_aws_meaning(reason) for reason in reasons]
-        verdict = False if False in meanings else next((one for one in meanings if one is not None), True)
-        return verdict, f"AWS code {code} ({', '.join(reasons)})"
+        first = False if False in meanings else next((one for one in meanings if one is not None), True)
+        return NotNow() if first is NotNow else first is True, f"AWS code {code} ({', '.join(reasons)})"
     if code == codes.AWS_LIMIT:
         status = http_status_of(answer)
         verdict = False if status in codes.AWS_ACCOUNT_LIMIT_STATUSES else NotNow()
         return verdict, f"AWS code {code} with HTTP status {status}"
     meaning = _aws_meaning(code)
     if meaning is True and http_status_of(answer) in codes.HTTP_NOT_NOW:
-        meaning = NotNow()
-    return None if meaning is None else (meaning, f"AWS code {code}")
+        meaning = NotNow
+    if meaning is None:
+        return None
+    return NotNow() if meaning is NotNow else meaning is True, f"AWS code {code}"
 
 
-def _aws_meaning(code: str) -> bool | NotNow | None:
+@lru_cache(maxsize=1024)
+def _aws_meaning(code: str) -> bool | type[NotNow] | None:
     if re.search(_AWS_FINAL, code):
         return False
     if re.search(_AWS_NOT_NOW, code):
-        return NotNow()
+        return NotNow
     return True if re.search(_AWS_AGAIN, code) else None
 
 
@@ -254,7 +271,7 @@ def _words(answer: Answer) -> Ruling | None:
     """What the JSON of an answer, or an exception, has as its code."""
     status = http_status_of(answer)
     words = answer.words if status is None or status < 500 else None
-    if not words:
+    if words is None or words.isdisjoint(_MEANINGFUL_WORDS):
         return None
     for word in sorted(words & codes.NEVER_WORDS):
         return False, f"code {word}"
@@ -283,10 +300,9 @@ def _facebook(answer: Answer) -> Ruling | None:
     code = called(answer.get("api_error_code"))
     if code in codes.FACEBOOK_NOT_NOW:
         return NotNow(), f"code {code}"
-    for body in answer.bodies:
-        for part in errors_in(body):
-            if part.get("is_transient") is True:
-                return True, "is_transient"
+    for part in answer.parts:
+        if part.get("is_transient") is True:
+            return True, "is_transient"
     return None
 
 
@@ -305,7 +321,7 @@ def _http(answer: Answer) -> Ruling | None:
         return NotNow(), f"{why}, and a limit is used up"
     if status in codes.HTTP_TRANSIENT_CLIENT_ERRORS or _is_invented(answer):
         return True, why
-    if status == 409 and type(answer.exception).__module__.partition(".")[0] in codes.CONFLICT_RETRIED_BY:
+    if status == 409 and answer.root in codes.CONFLICT_RETRIED_BY:
         return True, f"{why}, which the provider's client tries again"
     return False, why
 
@@ -358,7 +374,7 @@ def _by_name(answer: Answer) -> Ruling | None:
         return False, "it failed before it reached the service"
     if re.search(codes.NEVER_SENT_WORDS, words) and not answer.has_class(_NETWORK):
         return False, "it cannot be sent as it is"
-    if _is_at_the_certificate(answer.exception):
+    if _is_at_the_certificate(answer):
         return False, "the certificate does not verify"
     said = _said_by_class(type(answer.exception))  # type: ignore[arg-type]  # a class can be hashed
     if said is None:
@@ -382,20 +398,21 @@ def _said_by_class(cls: type) -> tuple[bool, str] | None:
 def _is_of_answer(answer: Answer) -> bool:
     """Return whether requests tells by a class of its own that it could not read an answer."""
     return answer.has_class("JSONDecodeError$") or (
-        answer.has_class("InvalidHeader$") and bool(inside(answer.exception))
+        answer.has_class("InvalidHeader$") and bool(answer.inside)
     )
 
 
-def _is_at_the_certificate(exception: BaseException) -> bool:
+def _is_at_the_certificate(answer: Answer) -> bool:
     """Return whether a client failed at a certificate: it may be deep inside, where only clients look."""
-    unseen, left = [exception] if classes_of(type(exception)) else [], _MOST_WRAPPED  # type: ignore[arg-type]
+    unseen = [answer] if classes_of(type(answer.exception)) else []  # type: ignore[arg-type]
+    left = _MOST_WRAPPED
     while unseen and left > 0:
         one, left = unseen.pop(0), left - 1
-        names = " ".join(cls.__name__ for cls in type(one).__mro__)
-        if re.search(r"Cert(ificate)?Verif|CertificateError", names):
+        cls: Any = type(one.exception)  # a class can be hashed
+        if is_named(cls, r"Cert(ificate)?Verif|CertificateError"):
             return True
-        if re.search("SSL|TLS|Connect|URLError|MaxRetry", names):
-            unseen += [*inside(one), *led_to(one)]
+        if is_named(cls, "SSL|TLS|Connect|URLError|MaxRetry"):
+            unseen += [*one.inside, *(Answer(led) for led in led_to(one.exception))]
     return False
 
 
@@ -403,6 +420,7 @@ def _has_class(exception: BaseException | None, name: str) -> bool:
     return exception is not None and any(cls.__name__ == name for cls in type(exception).__mro__)
 
 
+_MEANINGFUL_WORDS = codes.NEVER_WORDS | codes.NOT_NOW_WORDS | codes.RETRY_WORDS | codes.FINAL_WORDS
 _AWS_FINAL = "|".join(codes.AWS_FINAL)
 _AWS_NOT_NOW = "|".join(codes.AWS_NOT_NOW)
 _AWS_AGAIN = "|".join(codes.AWS_AGAIN)
@@ -423,3 +441,10 @@ _RULES = (
     _hint,
     _by_name,
 )
+_ASKED_BY = {
+    _aws: {"response"},
+    _grpc: {"grpc_status_code", "details"},
+    _sql: {"sqlstate", "pgcode"},
+    _reply: {"smtp_code", "recipients", "code"},
+}
+"""What some rules are about: without any of these attributes, they say nothing."""

@@ -6,6 +6,7 @@ The rules, with their tables, are imported with the first failure: they take tim
 from __future__ import annotations
 
 from retrying_executor._common.public import public
+from retrying_executor._policy.reading import Answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ def transient(exception: BaseException) -> bool | NotNow:
         TypeError: If *exception* is no exception.
     """
     check_exception(exception)
-    from retrying_executor._policy.rules import decide
-
-    return decide(exception)[0]
+    return verdict_on(Answer(exception))
 
 
 @public
@@ -70,9 +69,7 @@ def retry_after(exception: BaseException) -> float | None:
         TypeError: If *exception* is no exception.
     """
     check_exception(exception)
-    from retrying_executor._policy.rules import hint_in
-
-    return hint_in(exception)
+    return hint_of(Answer(exception))
 
 
 @public
@@ -91,7 +88,21 @@ def explain(exception: BaseException) -> str:
     check_exception(exception)
     from retrying_executor._policy.rules import in_words
 
-    return in_words(exception)
+    return in_words(Answer(exception))
+
+
+def verdict_on(answer: Answer) -> bool | NotNow:
+    """Return what `transient` says of an exception that has been read, or will be for this."""
+    from retrying_executor._policy.rules import decide
+
+    return decide(answer)[0]
+
+
+def hint_of(answer: Answer) -> float | None:
+    """Return what `retry_after` says of an exception that has been read, or will be for this."""
+    from retrying_executor._policy.rules import hint_in
+
+    return hint_in(answer)
 
 
 def check_exception(exception: object) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from retrying_executor._common.public import public
 from retrying_executor._common.values import Value, as_float, checked_int, in_words
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from retrying_executor._policy.reading import Answer
+
 
 @public
 class Attempt(Value):
@@ -69,9 +73,10 @@ class Verdict:
         reason: Why the delay is what it is, or why the call gives up, fit for a log line; often empty with a
             delay.
         concerns_call: Whether "not now" was said of this call only, not of its upstream.
+        read: What the exception of the attempt says, as far as it has been read; ``None`` if it has not.
     """
 
-    __slots__ = ("asked", "concerns_call", "counts", "delay", "reason")
+    __slots__ = ("asked", "concerns_call", "counts", "delay", "read", "reason")
 
     def __init__(
         self,
@@ -81,12 +86,14 @@ class Verdict:
         asked: Asked | None = None,
         reason: str = "",
         concerns_call: bool = False,
+        read: Answer | None = None,
     ) -> None:
         self.delay = delay
         self.counts = counts
         self.asked = asked
         self.reason = reason
         self.concerns_call = concerns_call
+        self.read = read
 
 
 ACCEPTED = Verdict(None)

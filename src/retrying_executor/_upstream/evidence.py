@@ -10,12 +10,13 @@ from __future__ import annotations
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.forks import before_fork
 from retrying_executor._common.public import public
-from retrying_executor._policy.reading import get
-from retrying_executor._policy.transient import check_exception, transient
+from retrying_executor._policy.reading import Answer, get
+from retrying_executor._policy.transient import check_exception, verdict_on
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from retrying_executor._upstream.gate import Evidence
 
@@ -47,31 +48,35 @@ def service_failed(exception: BaseException) -> bool:
         TypeError: If *exception* is no exception.
     """
     check_exception(exception)
+    return _says_so(Answer(exception))
+
+
+def _says_so(answer: Answer) -> bool:
+    """Return whether an exception that may have been read tells that the service failed. Never raises."""
     try:
         from retrying_executor._upstream.health import has_failed
 
-        return has_failed(exception)
+        return has_failed(answer)
     except BaseException:  # of a hostile attribute: it proves nothing about the service
         return False
 
 
-def evidence_of(
-    exception: Exception, is_recorded: Callable[[Exception], object] = service_failed
-) -> Evidence:
+def evidence_of(answer: Answer, is_recorded: Callable[[Exception], object] = service_failed) -> Evidence:
     """Return what a failure tells of the service that was called. Never raises.
 
     Args:
-        exception: What an attempt raised.
-        is_recorded: Whether it is a failure of the service.
+        answer: What the exception of an attempt says, as far as it has been read.
+        is_recorded: Whether an exception is a failure of the service.
     """
-    answer = transient(exception)
-    if isinstance(answer, NotNow):
-        return "none" if get(answer, "only_this_call") is True else "busy"
+    verdict = verdict_on(answer)
+    if isinstance(verdict, NotNow):
+        return "none" if get(verdict, "only_this_call") is True else "busy"
+    exception: Any = answer.exception  # an Exception
     try:
-        if is_recorded(exception):
+        if _says_so(answer) if is_recorded is service_failed else is_recorded(exception):
             return "failed"
         from retrying_executor._upstream.health import was_answered
 
-        return "worked" if answer is False and was_answered(exception) else "none"
+        return "worked" if verdict is False and was_answered(answer) else "none"
     except BaseException:  # of a predicate of the caller's, or of a hostile attribute: it says nothing then
         return "none"

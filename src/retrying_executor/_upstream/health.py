@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
-import re
 
 from retrying_executor._policy import codes
 from retrying_executor._policy.answers import aws_code_of, grpc_status_of, http_status_of
-from retrying_executor._policy.reading import Answer, get
-from retrying_executor._policy.rules import inside
+from retrying_executor._policy.reading import get, is_named
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from retrying_executor._policy.reading import Answer
 
 _MOST_CAUSES = 10
 _BEFORE_THE_SERVICE = "|".join(codes.BEFORE_THE_SERVICE)  # compiled when an exception is judged
@@ -37,10 +37,10 @@ _NETWORK_ERRORS = {
 }
 
 
-def has_failed(exception: BaseException) -> bool:
+def has_failed(answer: Answer) -> bool:
     """Return whether an exception tells that the service failed; see `service_failed`."""
-    chain = list(_chain(exception))
-    if any(_has_name(one, _BEFORE_THE_SERVICE) for one in chain):
+    chain = list(_chain(answer))
+    if any(_has_name(one.exception, _BEFORE_THE_SERVICE) for one in chain):
         return False
     for one in chain:
         verdict = _verdict(one)
@@ -49,9 +49,9 @@ def has_failed(exception: BaseException) -> bool:
     return False
 
 
-def _verdict(exception: BaseException) -> bool | None:
+def _verdict(answer: Answer) -> bool | None:
     """Return what one exception says by itself; ``None`` if nothing."""
-    answer = Answer(exception)
+    exception = answer.exception
     status = http_status_of(answer)
     code = aws_code_of(answer)
     if code is not None:
@@ -70,16 +70,15 @@ def _verdict(exception: BaseException) -> bool | None:
     return True if _has_name(exception, _NETWORK_FAILURES) else None
 
 
-def _chain(exception: BaseException) -> Iterator[BaseException]:
+def _chain(answer: Answer) -> Iterator[Answer]:
     """Yield an exception and, from the outside in, those that it was raised from or that it carries."""
-    unseen = [exception]
+    unseen = [answer]
     for _ in range(_MOST_CAUSES):
         if not unseen:
             return
         one = unseen.pop(0)
         yield one
-        members = get(one, "exceptions")
-        unseen += [*inside(one), *(members if isinstance(members, tuple) else ())]
+        unseen += [*one.inside, *one.members]
 
 
 def _is_network_class(exception: OSError) -> bool:
@@ -88,10 +87,9 @@ def _is_network_class(exception: OSError) -> bool:
 
 def _has_name(exception: BaseException, words: str) -> bool:
     """Return whether the name of the exception's class, or of a base, has one of these in it."""
-    return re.search(words, " ".join([cls.__name__ for cls in type(exception).__mro__])) is not None
+    return is_named(type(exception), words)  # type: ignore[arg-type]  # a class can be hashed
 
 
-def was_answered(exception: Exception) -> bool:
+def was_answered(answer: Answer) -> bool:
     """Return whether a failure that is final is what the service said."""
-    answer = Answer(exception)
     return any(read(answer) is not None for read in (http_status_of, aws_code_of, grpc_status_of))
