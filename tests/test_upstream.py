@@ -113,6 +113,30 @@ def test_an_upstream_shows_what_programs_use_and_nothing_else() -> None:
     assert {"name", "state", "held_until", "in_flight", "pause", "resume"} == shown
 
 
+def test_a_destructor_may_be_the_first_that_waits_and_that_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made for the first of them is made once: nobody is lost (U4, F7)."""
+    places = paused()._places
+    monitors: Any = (Event(), Event())
+    with RetryingExecutor(1) as one, RetryingExecutor(1) as other:
+        cores = {one._core, other._core}
+
+        def interrupted(cls: type[Any], act: Callable[..., object], *args: object) -> Any:
+            def make() -> Any:
+                monkeypatch.undo()
+                act(*args)
+                return cls()
+
+            return make
+
+        dictionary = interrupted(weakref.WeakKeyDictionary, places.ask, other._core)
+        monkeypatch.setattr(weakref, "WeakKeyDictionary", dictionary)
+        assert math.inf == places.ask(one._core)
+        assert cores == set(places._waiting)
+        monkeypatch.setattr(weakref, "WeakSet", interrupted(weakref.WeakSet, places.notify, monitors[1]))
+        places.notify(monitors[0])
+        assert set(monitors) == set(places._listeners)
+
+
 def test_an_upstream_lives_as_long_as_calls_go_to_it() -> None:
     """So a program that finds its upstreams by weak references makes no second one beside it (U4)."""
     upstream = paused()

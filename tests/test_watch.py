@@ -47,7 +47,8 @@ NOTHING = Stats(
 )
 LINE = re.compile(
     r"\[\d+:\d\d:\d\d\] done (\d+)/(\d+), failed (\d+), ready (\d+), running (\d+), in backoff (\d+), "
-    r"held (\d+)(?: until \d\d:\d\d:\d\d| for \d+:\d\d:\d\d)?, (?:-|[\d.]+/s), ETA (?:-|\d+:\d\d:\d\d)"
+    r"held (\d+)(?: until \d\d:\d\d:\d\d| for \d+:\d\d:\d\d)?(?: \(down: .*\))?, "
+    r"(?:-|[\d.]+/s), ETA (?:-|\d+:\d\d:\d\d)"
 )
 LAST_LINE = re.compile(
     r"\[\d+:\d\d:\d\d\] ended: done (\d+)/(\d+), succeeded (\d+), failed (\d+), cancelled (\d+), "
@@ -113,6 +114,21 @@ def test_held_calls_are_shown_with_the_time_of_day_they_are_held_until() -> None
     assert pure.pending(seen(held=3, opens_at=990), noon).endswith("held 3 until 12:00:00")
     assert pure.pending(seen(held=3, opens_at=1000 + 90000), noon).endswith("held 3 for 25:00:00")
     assert pure.pending(seen(held=3, next_due_at=1090), noon).endswith("held 3")
+
+
+@pytest.mark.parametrize(
+    ("down", "expected"),
+    [
+        ({"b"}, "held 3 (down: b)"),
+        ({"b", "a"}, "held 3 (down: a, b)"),
+        ({"c", "b", "a"}, "held 3 (down: a, b and 1 more)"),
+        ({str(number) for number in range(1000)}, "held 3 (down: 0, 1 and 998 more)"),
+    ],
+)
+def test_upstreams_that_are_down_are_named_as_far_as_there_is_room(down: set[str], expected: str) -> None:
+    """There may be thousands of them (U7)."""
+    held = pure.progress(NOTHING, stats(held=3), elapsed=10, now=1000, rate=None, down=down)
+    assert pure.pending(held, 0.0).endswith(expected)
 
 
 def test_what_was_done_before_does_not_count() -> None:
@@ -285,7 +301,9 @@ def test_calls_that_are_held_are_shown_with_their_time(executor: RetryingExecuto
     file = io.StringIO()
     with watch(executor, interval=0.001, file=file):
         future = view.submit(int)
-        assert eventually(lambda: re.search(r"held 1 until \d\d:\d\d:\d\d, 0/s, ETA -\n", file.getvalue()))
+        assert eventually(
+            lambda: re.search(r"held 1 until \d\d:\d\d:\d\d \(down: service\), 0/s, ETA -\n", file.getvalue())
+        )
         service.resume()
         assert 0 == future.result(TIMEOUT)
 

@@ -14,6 +14,7 @@ from retrying_executor._upstream.upstream import Upstream
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from retrying_executor._observe.monitor import Event
+    from retrying_executor._upstream.family import UpstreamFamily
     from retrying_executor._watch.watch import watch
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "RetryingFuture",
     "Stats",
     "Upstream",
+    "UpstreamFamily",
     "View",
     "current_call",
     "explain",
@@ -50,6 +52,10 @@ def __getattr__(name: str) -> object:
         from retrying_executor._observe.monitor import Event
 
         return Event
+    if name == "UpstreamFamily":
+        from retrying_executor._upstream.family import UpstreamFamily
+
+        return UpstreamFamily
     if name == "watch":
         from retrying_executor._watch.watch import watch
 

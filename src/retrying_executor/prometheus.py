@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from heapq import nsmallest
 
 from retrying_executor._executor import RetryingExecutor
 from retrying_executor._upstream.upstream import Upstream
@@ -56,6 +58,8 @@ _COUNTERS = {
 }
 _PREFIX = "retrying_executor_"
 _STATES = ("open", "ramping", "probing", "held")  # the further right, the fewer attempts get through
+_MOST_NAMED = 1000
+"""Of so many upstreams there are series: each is five, and too many make Prometheus slow, and the scrape."""
 
 
 class ExecutorCollector(Collector):
@@ -67,9 +71,11 @@ class ExecutorCollector(Collector):
 
     Args:
         executors: The executors to report, by name: the value of the label ``executor``. Their views are
-            included, and so are the upstreams that all of them go to.
-        upstreams: Upstreams to report besides those; the label ``upstream`` is their name. Those with the
-            same name are reported as one, in the state of the one that lets the fewest through.
+            included, and so are the upstreams that all of them go to. Where these are more than 1,000, they
+            are all counted, but only 1,000 are named: those that let the fewest through, then those with the
+            most attempts in flight.
+        upstreams: Upstreams to report besides those, in any case by name: the label ``upstream``. Those with
+            the same name are reported as one, in the state of the one that lets the fewest through.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -139,6 +145,7 @@ class ExecutorCollector(Collector):
         yield from self._collect_upstreams()
 
     def _collect_upstreams(self) -> Iterator[Metric]:
+        counts = GaugeMetricFamily(_PREFIX + "upstreams", "Upstreams, by state.", labels=["state"])
         in_flight = GaugeMetricFamily(
             _PREFIX + "upstream_in_flight_attempts", "Attempts that are running.", labels=["upstream"]
         )
@@ -151,11 +158,31 @@ class ExecutorCollector(Collector):
         for _, executor in _alive(self._executors):
             for places in executor._core.served():
                 named.setdefault(places.name, set()).add(places)
-        for name, alike in named.items():  # the same series twice would spoil the whole scrape
-            in_flight.add_metric([name], sum(places.in_flight for places in alike))
-            now_in = max((places.state for places in alike), key=_STATES.index)
-            states.add_metric([name], {state: state == now_in for state in _STATES})
-        yield from (in_flight, states)
+        seen = {  # the same series twice would spoil the whole scrape
+            name: (
+                max(_STATES.index(places.state) for places in alike),
+                sum(places.in_flight for places in alike),
+            )
+            for name, alike in named.items()
+        }
+        for name in self._most_telling(seen):
+            now_in, running = seen[name]
+            in_flight.add_metric([name], running)
+            states.add_metric([name], {state: index == now_in for index, state in enumerate(_STATES)})
+        if seen:
+            so_many = Counter(now_in for now_in, _ in seen.values())
+            for index, state in enumerate(_STATES):
+                counts.add_metric([state], so_many[index])
+        yield from (counts, in_flight, states)
+
+    def _most_telling(self, seen: Mapping[str, tuple[int, int]]) -> Iterable[str]:
+        """Return the names of the upstreams to report each by itself, given how far from open they are."""
+        if len(seen) <= _MOST_NAMED:
+            return seen
+        listed = seen.keys() & self._served.keys()
+        so_many = max(0, _MOST_NAMED - len(listed))
+        others = seen.keys() - listed
+        return [*listed, *nsmallest(so_many, others, lambda name: (-seen[name][0], -seen[name][1], name))]
 
     describe = collect
     """For registries, which ask for the names of the metrics."""

@@ -43,6 +43,11 @@ MEASURES = (
     Measure("real socket", waiting.real_socket, [Target(must=1.0, aim=1.0)]),
     Measure("memory, by tracemalloc", memory.traced, [Target(must=400, aim=300, better="less")]),
     Measure("memory, resident", memory.resident, [Target(must=400, aim=300, better="less")]),
+    Measure(
+        "memory, upstreams",
+        memory.members,
+        [Target(must=3000, aim=2000, better="less"), Target(must=3000, aim=2000, better="less")],
+    ),
     Measure("retry-heavy work", schedules.retry_heavy, [Target(must=1.05, aim=1.02, better="less")]),
     Measure(
         "in backoff",

@@ -1,4 +1,4 @@
-"""What a queued call occupies, in bytes: by Python's own account, and by that of the system."""
+"""What queued calls and upstreams occupy, in bytes: by Python's own account, and by that of the system."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tests.benchmarks.contestants import OURS, STANDARD
 from tests.benchmarks.measuring import Line, NotPossible, Scale, Target, in_fresh_process, rounds
 from tests.benchmarks.throughput import busy, nothing
 
+from retrying_executor import RetryingExecutor, UpstreamFamily
+
 
 def traced(scale: Scale, target: Target) -> Iterator[Line]:
     """What Python has allocated for each queued call, and its future."""
@@ -23,6 +25,20 @@ def resident(scale: Scale, target: Target) -> Iterator[Line]:
     """By how much the process has grown for each queued call, and its future."""
     resident_bytes()
     return _lines(scale, target, resident_bytes)
+
+
+def members(scale: Scale, by_python: Target, by_system: Target) -> Iterator[Line]:
+    """What each member of a family takes that had one call, and remembers it."""
+    resident_bytes()
+    count = scale.size(20_000, 1_000)
+    for how, used, target in (
+        ("by tracemalloc", _traced_bytes, by_python),
+        ("resident", resident_bytes, by_system),
+    ):
+        sampler = partial(in_fresh_process, _for_each_member, count, used)
+        samples = rounds({OURS.name: sampler}, scale.pairs, warm_up=False)[OURS.name]
+        case = f"member of a family that had one call, {how}; {count:,} of them"
+        yield Line(case, OURS.name, "bytes", samples, better="less", target=target)
 
 
 def resident_bytes() -> int:
@@ -61,6 +77,22 @@ def _lines(scale: Scale, target: Target, used: Callable[[], int]) -> Iterator[Li
             better="less",
             target=target if name == OURS.name else None,
         )
+
+
+def _for_each_member(count: int, used: Callable[[], int]) -> float:
+    keys = [f"{index}.example.org" for index in range(count + 1)]  # these are not counted
+    hosts = UpstreamFamily("webhooks", max_concurrency=2, rate=(10, 86400.0), max_pending=100)
+    with RetryingExecutor(1) as executor:
+        before = 0
+        for key in keys:
+            executor.with_options(upstream=hosts[key]).submit(nothing).result()
+            if not before:  # the first has made what all of them share
+                gc.collect()
+                before = used()
+        gc.collect()
+        if len(hosts) <= count:
+            raise AssertionError("some were forgotten")
+        return (used() - before) / count
 
 
 def _for_each(name: str, count: int, used: Callable[[], int]) -> float:

@@ -14,7 +14,7 @@ import pytest
 
 from conftest import TIMEOUT
 from observe import eventually
-from retrying_executor import RetryingExecutor, RetryPolicy, Upstream
+from retrying_executor import RetryingExecutor, RetryPolicy, Upstream, UpstreamFamily
 
 prometheus_client = pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
 
@@ -23,6 +23,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from retrying_executor import prometheus
 from retrying_executor.prometheus import ExecutorCollector
 from retrying_executor.testing import VirtualTimeExecutor
 
@@ -181,6 +182,45 @@ def test_upstreams_of_one_name_are_one_series() -> None:
         assert 0 == view.submit(int).result(TIMEOUT)
 
 
+def test_members_of_a_family_are_reported() -> None:
+    """Calls to them suffice: as long as anybody has them, or there is something to remember (U7)."""
+    hosts = UpstreamFamily("webhooks", rate=(10, 3600.0))
+    with RetryingExecutor(1) as executor:
+        collector = ExecutorCollector({"jobs": executor})
+        assert {} == series(collector, "upstreams")
+        assert 0 == executor.with_options(upstream=hosts["a.example.org"]).submit(int).result(TIMEOUT)
+        gc.collect()
+        assert {("webhooks[a.example.org]",): 0} == series(collector, "upstream_in_flight_attempts")
+        counts = {("open",): 1, ("ramping",): 0, ("probing",): 0, ("held",): 0}
+        assert counts == series(collector, "upstreams")
+
+
+def test_of_very_many_upstreams_those_are_named_that_tell_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scrape stays short; all are counted, and those that were listed by hand are always named (U7)."""
+    monkeypatch.setattr(prometheus, "_MOST_NAMED", 4)
+    hosts, listed = UpstreamFamily("hosts"), Upstream("listed")
+    started, release = Event(), Event()
+
+    def call() -> None:
+        started.set()
+        assert release.wait(TIMEOUT)
+
+    with RetryingExecutor(1) as executor:
+        collector = ExecutorCollector({"jobs": executor}, upstreams=[listed, Upstream("gone")])
+        views = [executor.with_options(upstream=hosts[str(index)]) for index in range(9)]
+        running = views[7].submit(call)
+        assert started.wait(TIMEOUT)
+        hosts["5"].pause()
+        hosts["8"].pause()
+        hosts["8"].resume()
+        named = series(collector, "upstream_in_flight_attempts")
+        counts = series(collector, "upstreams")
+        release.set()
+        assert running.result(TIMEOUT) is None
+    assert {("listed",): 0, ("hosts[5]",): 0, ("hosts[8]",): 0, ("hosts[7]",): 1} == named
+    assert {("open",): 8, ("ramping",): 0, ("probing",): 1, ("held",): 1} == counts
+
+
 def test_executors_that_are_made_later_can_be_added() -> None:
     """A second collector could not be registered for them (U5)."""
     collector = ExecutorCollector({})
@@ -204,7 +244,7 @@ def test_openmetrics_are_served_too() -> None:
             text = scrape(url, accept=CONTENT_TYPE_LATEST)
     assert text.endswith("# EOF\n")
     kinds = {family.name: family.type for family in parse_openmetrics(text)}
-    assert {"gauge": 7, "counter": 5, "stateset": 1} == {
+    assert {"gauge": 8, "counter": 5, "stateset": 1} == {
         kind: list(kinds.values()).count(kind) for kind in kinds.values()
     }
 

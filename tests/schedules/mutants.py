@@ -514,7 +514,7 @@ MUTANTS = [
         "two_calls_and_one_place",
         (
             "_upstream/places.py",
-            "            self._waiting[core] = [opens]\n",
+            "            self._line()[core] = [opens]\n",
             "",
         ),
     ),

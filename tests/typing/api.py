@@ -20,6 +20,7 @@ from retrying_executor import (
     RetryPolicy,
     Stats,
     Upstream,
+    UpstreamFamily,
     View,
     explain,
     retry_after,
@@ -266,6 +267,15 @@ def upstream(executor: RetryingExecutor) -> None:
     executor.with_options(max_age="60")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     RetryingExecutor(upstream="glue")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Upstream("glue", max_pending=100)
+    hosts = UpstreamFamily("webhooks", max_concurrency=2, rate=(10, timedelta(seconds=1)), max_pending=100)
+    assert_type(hosts["example.org"], Upstream)
+    assert_type(hosts.name, str)
+    assert_type(list(hosts), list[str])
+    assert_type(len(hosts), int)
+    assert_type("example.org" in hosts, bool)
+    hosts[1]  # type: ignore[index]  # pyright: ignore[reportArgumentType]
+    UpstreamFamily("webhooks", rate=10)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executor.with_options(upstream=hosts)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Upstream("glue", max_concurency=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Upstream("glue", rate=10)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 

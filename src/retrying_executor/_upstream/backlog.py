@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import deque
 from contextlib import suppress
 from functools import partial
 
@@ -36,12 +35,18 @@ class Backlog:
         max_pending: How many there may be.
     """
 
+    __slots__ = ("_door", "_line", "_max_pending", "_name", "_pending")
+
     def __init__(self, name: str, max_pending: int) -> None:
         self._name = name
         self._max_pending = max_pending
         self._pending: set[weakref.ref[Member]] = set()
-        self._line: deque[threading.Lock] = deque()  # where submitters wait for room
+        self._line: list[threading.Lock] = []  # where submitters wait for room; an empty deque takes more
         self._door = threading.RLock()  # reentrant for the sake of destructors and signal handlers
+
+    def alike(self, name: str) -> Backlog:
+        """Return an empty one with the same limit."""
+        return Backlog(name, self._max_pending)
 
     @property
     def fullness(self) -> str:
@@ -74,7 +79,7 @@ class Backlog:
     def call_next(self) -> None:
         """There may be room: wake the submitter that has waited longest for it. Needs no lock."""
         with suppress(IndexError, RuntimeError):  # nobody waits, or that one has been woken already
-            self._line.popleft().release()
+            self._line.pop(0).release()
 
     def line_up(self, latch: threading.Lock) -> None:
         """From now on open *latch* when there is room. The submitter that waits at it then looks again."""

@@ -62,6 +62,11 @@ _LOCK_TIMEOUT = 0.05  # seconds
 _A_MOMENT = 0.001  # seconds
 _PATIENCE = 0.1  # seconds, for which others leave enough of a budget for a core whose time is up
 
+# There may be very many upstreams, and few at which a core waits, or of which anybody wants to hear. The
+# others share these two, which stay empty.
+_NOBODY_WAITS: weakref.WeakKeyDictionary[Asker, tuple[float, float]] = weakref.WeakKeyDictionary()
+_NOBODY_LISTENS: weakref.WeakSet[Listener] = weakref.WeakSet()
+
 
 class Places:
     """The machinery of one `Upstream`: what the cores ask, and tell.
@@ -72,25 +77,27 @@ class Places:
 
     Args:
         name: What to call the service in logs.
-        about: Its name and limits, for messages.
+        limits: These in words, for messages: what comes after its name.
         new_gate: Makes a gate with these limits, given *random*.
         backlog: Counts the calls that are pending; ``None``: there is no limit on these.
     """
 
-    def __init__(self, name: str, about: str, new_gate: Callable[..., Gate], backlog: Backlog | None) -> None:
+    def __init__(
+        self, name: str, limits: str, new_gate: Callable[..., Gate], backlog: Backlog | None
+    ) -> None:
         self.name = name
         self.backlog = backlog
         self.clock: Clock = time
         self._is_over: Callable[[], bool] = bool
-        self._about = about
+        self._limits = limits
         self._new_gate = new_gate
         self._gate = new_gate(random=_random)
         # When each asks again, and with which weight, in the order in which they asked first. Weak: a core
         # that waits for something is kept alive by a thread.
-        self._waiting: weakref.WeakKeyDictionary[Asker, tuple[float, float]] = weakref.WeakKeyDictionary()
+        self._waiting = _NOBODY_WAITS
         self._invited: dict[Asker, float] = {}  # with which weight
         self._is_known_to_fail = False  # a warning has said that it is held
-        self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
+        self._listeners = _NOBODY_LISTENS
         self.reusable_era: int | None = None
         """The era of the permits under which attempts may follow each other without the lock.
 
@@ -107,7 +114,17 @@ class Places:
         return f"<Upstream {self}>"
 
     def __str__(self) -> str:
-        return f"{self._about} state={self.state}"
+        return f"{self.title} state={self.state}"
+
+    @property
+    def title(self) -> str:
+        """Its name and limits, for messages."""
+        return f"{self.name!r}{self._limits}"
+
+    def alike(self, name: str) -> Places:
+        """Return another one, with the same limits, of which nothing is known yet."""
+        backlog = None if self.backlog is None else self.backlog.alike(name)
+        return Places(name, self._limits, self._new_gate, backlog)
 
     @property
     def state(self) -> State:
@@ -129,6 +146,24 @@ class Places:
     def is_down(self) -> bool:
         """Whether it is held, or a probe has yet to get through."""
         return self._gate.is_down
+
+    def is_as_new(self) -> bool:
+        """Return whether it remembers nothing: another one with the same limits could take its place.
+
+        Only for one that no call can start to use meanwhile. Waits for nothing: it is not as new if a thread
+        is in the middle of something here.
+        """
+        if self.is_held():
+            return False
+        try:
+            if not self._lock.acquire(blocking=False):  # in here: a signal handler may raise right after it
+                return False
+            return self._is_over() or self._gate.is_as_new(self.clock.monotonic())
+        finally:
+            try:  # noqa: SIM105  # suppress() could be interrupted before it has begun
+                self._lock.release()
+            except RuntimeError:
+                pass  # it was not taken
 
     def pause(self, length: float) -> None:
         """Hold the service for so many seconds from now on, whatever hold there is."""
@@ -159,6 +194,9 @@ class Places:
     def notify(self, listener: Listener) -> None:
         """From now on tell *listener* too when the service is held, and when it works again."""
         with self._lock:
+            if self._listeners is _NOBODY_LISTENS:
+                own: weakref.WeakSet[Listener] = weakref.WeakSet()  # a destructor may interrupt this
+                self._listeners = own if self._listeners is _NOBODY_LISTENS else self._listeners
             self._listeners.add(listener)
 
     def attach(self, listener: Listener | None) -> None:
@@ -216,7 +254,7 @@ class Places:
         opens = self._opens_at(core, weight, now)
         if opens <= now:  # all that is free is kept for others, or the last slot was taken without the lock
             opens = math.inf if self._gate.room() <= len(self._invited) else now + _A_MOMENT
-        self._waiting[core] = opens, weight
+        self._line()[core] = opens, weight
         return opens
 
     def _opens_at(self, core: Asker, weight: float, now: float) -> float:
@@ -269,6 +307,14 @@ class Places:
     def most_weight(self) -> float:
         """How much an attempt may weigh."""
         return self._gate.most_weight
+
+    def _line(self) -> weakref.WeakKeyDictionary[Asker, tuple[float, float]]:
+        """Return where cores wait, to put one in."""
+        if self._waiting is _NOBODY_WAITS:
+            own: weakref.WeakKeyDictionary[Asker, tuple[float, float]] = weakref.WeakKeyDictionary()
+            # A destructor may have put one in just now.
+            self._waiting = own if self._waiting is _NOBODY_WAITS else self._waiting
+        return self._waiting
 
     def _note_era(self) -> None:
         """Note which permits are reusable: called whenever that may have changed, before the lock is free."""
@@ -333,7 +379,7 @@ class Places:
                     is_open = core is not None and opens <= now
                     if core is None or (is_open and self._gate.room() <= len(self._invited)):
                         return
-                    entry = self._waiting[core] = opens, weight
+                    entry = self._line()[core] = opens, weight
                     if is_open:
                         self._waiting.pop(core, None)
                         self._invited[core] = weight
@@ -351,7 +397,7 @@ class Places:
                 if core is not None:
                     with self._lock:
                         self._invited.pop(core, None)
-                        self._waiting[core] = math.inf, weight
+                        self._line()[core] = math.inf, weight
                         self._note_era()
                     self._tell()
                 raise

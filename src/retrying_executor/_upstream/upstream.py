@@ -127,7 +127,7 @@ class Upstream:
             "paced": paced,
             "max_pending": max_pending,
         }
-        about = repr(name) + "".join(f", {limit}={value!r}" for limit, value in limits.items() if value)
+        in_words = "".join(f", {limit}={value!r}" for limit, value in limits.items() if value)
         backlog = None
         if max_pending is not None:
             from retrying_executor._upstream.backlog import Backlog  # few upstreams have one
@@ -143,7 +143,13 @@ class Upstream:
             initial_hold=first,
             max_hold=longest,
         )
-        self._places = Places(name, about, new_gate, backlog)  # for the cores: see `Terms`
+        self._places = Places(name, in_words, new_gate, backlog)  # for the cores: see `Terms`
+
+    def _on(self, places: Places) -> Upstream:
+        """Return another one that goes by what these places know, with the same options."""
+        other = object.__new__(Upstream)
+        other._is_recorded, other._places = self._is_recorded, places
+        return other
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._places}>"

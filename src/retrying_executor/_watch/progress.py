@@ -10,12 +10,15 @@ from retrying_executor._common.values import Value, in_digits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from retrying_executor._calls.stats import Stats
 
 # The rate is taken over so many seconds, or over so many calls if they took longer.
 _WINDOW = 30.0
 _FEW = 10
 _DAY = 86400.0  # seconds
+_MOST_NAMED = 2  # upstreams: there may be thousands
 
 
 class Progress(Value):
@@ -28,6 +31,7 @@ class Progress(Value):
         done: Calls that succeeded, failed or were cancelled.
         total: Calls that are done or pending.
         held_for: How long it takes until an upstream opens; ``None`` if that is not known.
+        down: In words, which upstreams are held or have yet to show that they work again.
         rate: Calls that recently succeeded or failed, per second; ``None`` if no time has passed.
         eta: How long the rest will take at this rate; ``None`` if that is not known.
     """
@@ -44,12 +48,13 @@ class Progress(Value):
     in_backoff: int
     held: int
     held_for: float | None
+    down: str
     rate: float | None
     eta: float | None
 
     def is_news(self, before: Progress) -> bool:
         """Return whether anything but the time has changed since *before*."""
-        counts = ("done", "total", "failed", "retried", "ready", "running", "in_backoff", "held")
+        counts = ("done", "total", "failed", "retried", "ready", "running", "in_backoff", "held", "down")
         return any(getattr(self, name) != getattr(before, name) for name in counts)
 
 
@@ -78,7 +83,15 @@ class Pace:
         return (finished - before) / (now - since) if now > since else None
 
 
-def progress(first: Stats, last: Stats, *, elapsed: float, now: float, rate: float | None) -> Progress:
+def progress(
+    first: Stats,
+    last: Stats,
+    *,
+    elapsed: float,
+    now: float,
+    rate: float | None,
+    down: Collection[str] = (),
+) -> Progress:
     """Return how far an executor has got from the *first* snapshot to the *last*.
 
     Args:
@@ -87,6 +100,7 @@ def progress(first: Stats, last: Stats, *, elapsed: float, now: float, rate: flo
         elapsed: How long ago the block began, in seconds.
         now: The time on the clock of `time.monotonic`.
         rate: Calls per second, see `Pace`.
+        down: The names of the upstreams that are held or have yet to show that they work again.
     """
     succeeded, failed = last.succeeded - first.succeeded, last.failed - first.failed
     cancelled = last.cancelled - first.cancelled
@@ -110,9 +124,16 @@ def progress(first: Stats, last: Stats, *, elapsed: float, now: float, rate: flo
         in_backoff=last.in_backoff,
         held=last.held,
         held_for=None if last.opens_at is None else max(0.0, last.opens_at - now),
+        down=_few(down),
         rate=rate,
         eta=rest_takes,
     )
+
+
+def _few(names: Collection[str]) -> str:
+    """Return the first of *names*, and how many others there are."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(sorted(names)[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def clock(duration: float) -> str:
@@ -138,7 +159,8 @@ def pending(now: Progress, time_of_day: float) -> str:
         until = time.strftime(" until %H:%M:%S", time.localtime(time_of_day + now.held_for))
     elif now.held_for is not None:
         until = f" for {clock(now.held_for)}"
-    return f"ready {now.ready}, running {now.running}, in backoff {now.in_backoff}, held {now.held}{until}"
+    held = f"held {now.held}{until}" + (f" (down: {now.down})" if now.down else "")
+    return f"ready {now.ready}, running {now.running}, in backoff {now.in_backoff}, {held}"
 
 
 def line(now: Progress, time_of_day: float) -> str:

@@ -170,7 +170,9 @@ class Watcher:
         first, last, now = self._first, self._core.stats(), time.monotonic()
         rate = self._pace.rate(now, last.succeeded + last.failed - first.succeeded - first.failed)
         its_now = self._core.clock.monotonic()  # which may be virtual
-        return progress(first, last, elapsed=now - self._began_at, now=its_now, rate=rate)
+        # Only if calls wait for an upstream: there may be very many to look at.
+        down = {places.name for places in self._core.served() if places.is_down} if last.held else ()
+        return progress(first, last, elapsed=now - self._began_at, now=its_now, rate=rate, down=down)
 
 
 def _display_on(file: TextIO, interval: float) -> Display:
