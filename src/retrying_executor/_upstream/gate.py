@@ -214,6 +214,21 @@ class Gate:
             opens = max(opens, budget.opens_at(weight, ahead))
         return opens
 
+    def leaves_enough(self, weight: float, others: list[tuple[float, float]]) -> bool:
+        """Return whether an attempt that starts now leaves enough of the budgets for others.
+
+        Args:
+            weight: How much it takes.
+            others: When each of them comes, and how much that takes.
+        """
+        for budget in self._budgets:
+            taken = weight
+            for at, other in others:
+                taken += other
+                if taken > budget.leaves(at):
+                    return False
+        return True
+
     def refill(self, now: float) -> None:
         """Free what was taken a window ago."""
         for limit in self._limits:

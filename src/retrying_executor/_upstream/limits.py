@@ -113,6 +113,10 @@ class Budget:
                 return spending.at + self._window
         return math.inf if ahead else self._spendings[-1].at + self._window  # sums may be rounded
 
+    def leaves(self, at: float) -> float:
+        """Return how much of it is free at that time, if nothing more is spent until then."""
+        return self.most - sum(one.weight for one in self._spendings if one.at + self._window > at)
+
     def refill(self, now: float) -> None:
         """Free what was spent a window ago."""
         spendings = self._spendings

@@ -260,18 +260,20 @@ class Places:
     def _opens_at(self, core: Asker, weight: float, now: float) -> float:
         """Return from when on a core may start an attempt; infinity: not before another has ended."""
         opens = self._gate.open_at(weight)
-        if not self._gate.has_budgets:
+        if opens > now or not self._gate.has_budgets:
             return opens
-        others = [(now, other) for core_, other in self._invited.items() if core_ is not core]
-        for one, entry in list(self._waiting.items()):
-            if one is core:
+        others = [(now, other) for one, other in self._invited.items() if one is not core]
+        for one, (asks_at, other) in list(self._waiting.items()):
+            if one is core or core in self._invited:  # whoever comes next was later
                 break
-            others.append(entry)
-        others = [(asks_at, other) for asks_at, other in others if now < asks_at + _PATIENCE]
-        if not others:
+            if asks_at == math.inf:
+                others.append((now, other))
+            elif now < asks_at + _PATIENCE:
+                others.append((asks_at, other))
+        if self._gate.leaves_enough(weight, others):
             return opens
         ahead = self._gate.open_at(weight, sum(other for _, other in others))
-        return max(opens, min(ahead, max(asks_at for asks_at, _ in others) + _PATIENCE))
+        return min(ahead, max(asks_at for asks_at, _ in others) + _PATIENCE)
 
     def take_slots(self, now: float) -> float | None:
         """Let one more attempt through under a permit of the `reusable_era`, if the rates allow it.
