@@ -68,7 +68,7 @@ def fail(exception: BaseException) -> NoReturn:
 
 def free_slots(service: Upstream) -> int:
     """Return how many attempts the rate of a service lets through now, as far as it has looked."""
-    [rate] = service._places._gate._rates
+    [rate] = service._places.gate._rates
     return rate._unmade + len(rate.free)
 
 
@@ -193,7 +193,7 @@ def test_limits_hold_where_workers_go_on_without_a_lock(rate: tuple[int, float] 
             future.cancel()
     assert all(future.done() for future in futures)
     assert max(seen) <= 3
-    gate = service._places._gate
+    gate = service._places.gate
     assert 0 == gate.in_flight
     assert rate is None or rate[0] == free_slots(service) + len(gate._rates[0].starts)
 
@@ -210,7 +210,7 @@ def test_a_worker_that_would_go_on_waits_for_a_slot() -> None:
         futures = [executor.submit(call) for _ in range(2)]
         may_end.set()
         assert [None, None] == [future.result(TIMEOUT) for future in futures]
-    assert starts[1] >= service._places._gate._rates[0].starts[-1] >= starts[0]
+    assert starts[1] >= service._places.gate._rates[0].starts[-1] >= starts[0]
 
 
 @pytest.mark.parametrize("failures", [0, 1], ids=["keeps its place", "asks for one"])
@@ -269,9 +269,9 @@ def test_a_call_that_is_done_is_not_in_flight() -> None:
 def test_an_upstream_that_has_no_answer_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when another worker takes the last slot at that very moment (U4)."""
     service = Upstream("service", rate=(1, 0.001))
-    answers, start = [None], service._places._gate.start
+    answers, start = [None], service._places.gate.start
     monkeypatch.setattr(
-        service._places._gate, "start", lambda *args: answers.pop() if answers else start(*args)
+        service._places.gate, "start", lambda *args: answers.pop() if answers else start(*args)
     )
     with RetryingExecutor(1, upstream=service) as executor:
         assert 0 == executor.submit(int).result(TIMEOUT)

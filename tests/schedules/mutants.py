@@ -462,14 +462,14 @@ MUTANTS = [
             "_upstream/places.py",
             "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
             (
-                "        now, opens = self.clock.monotonic(), self._gate.open_at()\n"
+                "        began_at = self._take_slots(core, weight)\n"
                 "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n"
             ),
         ),
         (
             "_upstream/places.py",
-            ("        try:\n            now, opens = self.clock.monotonic(), self._gate.open_at()\n"),
-            "        try:\n",
+            "        try:\n            began_at = self._take_slots(core, weight)\n            return self",
+            "        try:\n            return self",
         ),
     ),
     mutant(
@@ -514,8 +514,8 @@ MUTANTS = [
         "two_calls_and_one_place",
         (
             "_upstream/places.py",
-            "            self._line()[core] = [opens]\n",
-            "",
+            "        self._line()[core] = opens, weight\n        return opens\n",
+            "        return opens\n",
         ),
     ),
     mutant(
@@ -786,7 +786,7 @@ MUTANTS = [
         "a_slot_for_a_call_that_is_cancelled",
         (
             "_threads/shortcut.py",
-            "            places.return_slot(now)\n",
+            "            places.return_slots(now)\n",
             "            pass\n",
         ),
     ),
@@ -796,7 +796,7 @@ MUTANTS = [
         "workers_that_share_slots",
         (
             "_upstream/places.py",
-            "            self.return_slot(permit.began_at)\n",
+            "            self.return_slots(permit.began_at)\n",
             "",
         ),
     ),
@@ -807,10 +807,10 @@ MUTANTS = [
         (
             "_upstream/places.py",
             (
-                "                self._gate.hold(self.clock.monotonic() + length)\n"
+                "                self.gate.hold(self.clock.monotonic() + length)\n"
                 "                self._note_era()  # or a worker that reads it without the lock would go on after pause()\n"
             ),
-            "                self._gate.hold(self.clock.monotonic() + length)\n",
+            "                self.gate.hold(self.clock.monotonic() + length)\n",
         ),
     ),
     mutant(
@@ -840,11 +840,8 @@ MUTANTS = [
         "workers_that_share_few_slots",
         (
             "_upstream/gate.py",
-            ("                self._slots.pop()\n            except"),
-            (
-                "                self._slots = [None] * (len(self._slots) - 1 if self._slots else [].pop())\n"
-                "            except"
-            ),
+            "                rate.free.pop()\n",
+            "                rate.free = [None] * (len(rate.free) - 1 if rate.free else [].pop())\n",
         ),
         fine=True,
     ),
@@ -854,8 +851,8 @@ MUTANTS = [
         "a_worker_that_is_late_for_a_slot",
         (
             "_upstream/gate.py",
-            ("            now = clock()\n            self._starts.append(now)\n"),
-            "            self._starts.append(now)\n",
+            "        now = clock()\n        for rate in rates:\n",
+            "        for rate in rates:\n",
         ),
         fine=True,
     ),
@@ -865,8 +862,8 @@ MUTANTS = [
         "room_in_an_upstream_against_cancel",
         (
             "_core/entrance.py",
-            "        else:\n            self._pass_on()\n        return True\n",
-            "        else:\n            self._pass_on()\n        return False\n",
+            "            backlog.line_up(self._latch)\n        return True\n",
+            "            backlog.line_up(self._latch)\n        return False\n",
         ),
         fine=True,
     ),
@@ -876,8 +873,68 @@ MUTANTS = [
         "room_in_an_upstream_against_cancel",
         (
             "_upstream/backlog.py",
-            "            call._leave_backlog = partial(self._leave_backlog, reference)\n",
+            "            call._leave_backlogs += (partial(self._leave, reference),)\n",
             "",
+        ),
+    ),
+    mutant(
+        "what one upstream has let through stays taken when another refuses",
+        "a slot was used for nothing (U4)",
+        "a_call_of_two_upstreams_that_is_cancelled",
+        (
+            "_upstream/places.py",
+            "                    other.gate.return_slots(at)\n",
+            "                    pass\n",
+        ),
+    ),
+    mutant(
+        "a call of two upstreams keeps one of them when it has ended",
+        "still counted (U4)",
+        "calls_of_two_upstreams",
+        (
+            "_upstream/places.py",
+            "            part.end(evidence, None, exception)\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "a call that one upstream refuses is not told of by that one",
+        "deadlock",
+        "calls_of_two_upstreams",
+        (
+            "_upstream/places.py",
+            "                return places, places._refuse(core, weight)\n",
+            "                return places, math.inf\n",
+        ),
+    ),
+    mutant(
+        "an upstream lets one call more through than it has room for, where another has to agree",
+        "more attempts than allowed (U4)",
+        "calls_of_two_upstreams",
+        (
+            "_upstream/places.py",
+            "            began_at = places._take_slots(core, weight)\n            if began_at is None:\n",
+            "            began_at = places.clock.monotonic()\n            if began_at is None:\n",
+        ),
+    ),
+    mutant(
+        "who corrects a weight tells nobody",
+        "a call that nobody takes up",
+        "a_weight_that_is_corrected",
+        (
+            "_upstream/places.py",
+            "            self.gate.weigh(permit, weight)\n        self._tell()\n",
+            "            self.gate.weigh(permit, weight)\n",
+        ),
+    ),
+    mutant(
+        "a call that waits at one upstream stops those that wait at another",
+        "deadlock",
+        "a_call_of_two_upstreams_against_calls_of_each",
+        (
+            "_calls/schedule.py",
+            "        if before is not barrier:\n",
+            "        if False:\n",
         ),
     ),
     mutant(

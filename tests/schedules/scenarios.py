@@ -10,7 +10,7 @@ from unittest import mock
 
 from trial import DELAY, Scenario, Service, Trial, start, starts_that_fail
 
-from retrying_executor import NotNow
+from retrying_executor import NotNow, report_weight
 
 
 def submit_against_idle_exit() -> Trial:
@@ -773,6 +773,53 @@ def room_in_an_upstream_against_cancel() -> Trial:
     return trial
 
 
+def calls_of_two_upstreams() -> Trial:
+    """Executors that name them in different orders never wait for each other for ever (U4)."""
+    one, other = Service(max_concurrency=1), Service(max_concurrency=1)
+    trial = Trial(idle_timeout=0)
+    beside = Trial(idle_timeout=0, beside=trial)
+    trial.submit(service=(one, other))
+    beside.submit(service=(other, one))
+    return trial
+
+
+def a_call_of_two_upstreams_against_calls_of_each() -> Trial:
+    """It starts when both let it through, and keeps neither from others meanwhile (U4)."""
+    one, other = Service(max_concurrency=1), Service(rate=(2, 1.0))
+    trial = Trial(2, idle_timeout=0)
+    trial.submit(service=one)
+    trial.submit(service=other)
+    trial.submit(service=(one, other))
+    return trial
+
+
+def a_call_of_two_upstreams_that_is_cancelled() -> Trial:
+    """Whatever was kept for it, or taken, is for others (U4, E1)."""
+    one, other = Service(max_concurrency=1), Service(rate=(9, 1.0))
+    trial = Trial(idle_timeout=0)
+    beside = Trial(idle_timeout=0, beside=trial)
+    trial.submit(service=one)
+    future = trial.submit(service=(other, one))
+    beside.submit(service=one)
+    trial.cancel(future)
+    return trial
+
+
+def a_weight_that_is_corrected() -> Trial:
+    """What an attempt turns out not to take can be used by a call of another executor at once (U4)."""
+    service = Service(budget=(10, 1000.0))
+    trial = Trial(idle_timeout=0)
+    beside = Trial(idle_timeout=0, beside=trial)
+
+    def act() -> None:
+        report_weight(0)
+        time.sleep(DELAY)
+
+    trial.submit(act=act, service=service, weight=10)
+    beside.submit(service=service, weight=10)
+    return trial
+
+
 def events_against_a_listener_that_falls_asleep() -> Trial:
     """Whoever listens is told of everything, in order (G3)."""
     trial = Trial(idle_timeout=0, listens=True)
@@ -822,6 +869,10 @@ MANY: list[Scenario] = [
     workers_that_share_slots,
     a_done_callback_that_waits_for_a_place,
     room_in_an_upstream_against_cancel,
+    calls_of_two_upstreams,
+    a_call_of_two_upstreams_against_calls_of_each,
+    a_call_of_two_upstreams_that_is_cancelled,
+    a_weight_that_is_corrected,
 ]
 """Of which those with one preemption are explored, but by night."""
 

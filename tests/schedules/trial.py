@@ -43,16 +43,17 @@ class Service(Upstream):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("service", record_exceptions=RefusedError, **options)
-        gate = self._places._gate
+        gate = self._places.gate
         gate._random = lambda: 0.0
         self.limit = options.get("max_concurrency") or math.inf
         self.rate = options.get("rate") or (math.inf, 0.0)
+        self.budget = options.get("budget")
         self.max_pending = options.get("max_pending") or math.inf
         self.running = 0
         self.attempts = 0
         self.starts: list[float] = []  # when slots were taken
-        self._take, self._return = gate.take_slot, gate.return_slot
-        gate.take_slot, gate.return_slot = self.take, self.give_back  # type: ignore[method-assign]
+        self._take, self._return = gate.take_slots, gate.return_slots
+        gate.take_slots, gate.return_slots = self.take, self.give_back  # type: ignore[method-assign]
 
     def take(self, now: float, clock: Callable[[], float]) -> float | None:
         """Take note of each slot that is taken."""
@@ -71,7 +72,7 @@ class Service(Upstream):
         self.attempts += 1
         if self.running > self.limit:
             return "more attempts than allowed (U4)"
-        in_flight = self._places._gate.in_flight  # to ask for it would take steps
+        in_flight = self._places.gate.in_flight  # to ask for it would take steps
         return "an attempt that was not let through (U4, U5)" if self.running > in_flight else ""
 
     def check(self, unmade: int) -> None:
@@ -90,9 +91,9 @@ class Service(Upstream):
             recent = [one for one in self.starts[:index] if one > time - window + ROUNDING]
             assert len(recent) < most, "more attempts in a window than allowed (U4)"
 
-    def lets_through(self, now: float) -> bool:
-        """Return whether another attempt could start at *now*, or before."""
-        return self._places._gate.open_at() < now
+    def lets_through(self, weight: float, now: float) -> bool:
+        """Return whether another attempt of that weight could start at *now*, or before."""
+        return self._places.gate.open_at(weight) < now
 
 
 class Call:
@@ -103,8 +104,9 @@ class Call:
         failures: How many attempts fail before one succeeds.
         act: What each attempt does, if anything.
         delay: What it waits between its attempts.
-        service: Its upstream, if it has one.
+        service: Its upstream, or several, if it has any.
         refusals: What its first attempts raise, which do not count.
+        weight: What an attempt takes of their budgets.
     """
 
     def __init__(
@@ -113,12 +115,15 @@ class Call:
         failures: int,
         act: Callable[[], object] | None,
         delay: float,
-        service: Service | None,
+        service: Service | tuple[Service, ...] | None,
         refusals: list[NotNow] = [],  # noqa: B006  # it stays empty
+        weight: float = 1,
     ) -> None:
         self.trial = trial
         self.refusals = refusals
-        self.service = service
+        self.services = () if service is None else service if isinstance(service, tuple) else (service,)
+        self.service = self.services[0] if len(self.services) == 1 else None
+        self.weight = weight
         self.failures = failures
         self.act = act
         self.delay = delay
@@ -148,8 +153,8 @@ class Call:
         self.attempts += 1
         trial.running += 1
         trial.expect(trial.running <= trial.max_workers, "more attempts than workers (C1)")
-        if self.service is not None:
-            broken = self.service.begin()
+        for service in self.services:
+            broken = service.begin()
             trial.expect(not broken, broken)
         try:
             if self.act is not None:
@@ -165,8 +170,8 @@ class Call:
             trial.free_at = Run.active.now
             trial.running -= 1
             self.running = False
-            if self.service is not None:
-                self.service.running -= 1
+            for service in self.services:
+                service.running -= 1
 
     def is_pending(self) -> bool:
         """Return whether it may count against ``max_pending``."""
@@ -265,10 +270,11 @@ class Trial:
         *,
         delay: float = DELAY,
         observed: bool = False,
-        service: Service | EllipsisType | None = ...,
+        service: Service | tuple[Service, ...] | EllipsisType | None = ...,
+        weight: float = 1,
     ) -> RetryingFuture[int]:
         """Submit a call that must be accepted."""
-        call = self.try_submit(failures, act, delay=delay, observed=observed, service=service)
+        call = self.try_submit(failures, act, delay=delay, observed=observed, service=service, weight=weight)
         assert call.future is not None, "refused"
         return call.future
 
@@ -280,11 +286,13 @@ class Trial:
         delay: float = DELAY,
         observed: bool = False,
         then: Callable[[], object] | None = None,
-        service: Service | EllipsisType | None = ...,
+        service: Service | tuple[Service, ...] | EllipsisType | None = ...,
         refusals: list[NotNow] = [],  # noqa: B006  # it stays empty
+        weight: float = 1,
     ) -> Call:
         """Submit a call that may be refused; an *observed* one has a done callback, which may do more."""
-        call = Call(self, failures, act, delay, self.upstream if service is ... else service, refusals)
+        own = self.upstream if service is ... else service
+        call = Call(self, failures, act, delay, own, refusals, weight)
         submitter: Any = self.executor
         if refusals:  # which do not count
             policy = RetryPolicy(delays=[delay] * failures, max_elapsed=None)
@@ -293,6 +301,8 @@ class Trial:
             submitter = submitter.with_options(retry=lambda _: delay)
         if service is not ...:
             submitter = submitter.with_options(upstream=service)
+        if weight != 1:
+            submitter = submitter.with_options(weight=weight)
         must_refuse = self.is_closed
         pending = [one for one in self.calls if one.is_pending()]
         begun = len(self.calls)
@@ -396,9 +406,9 @@ class Trial:
             future = other.future
             assert future is not None
             due_at = future.due_at
-            if other.service is not call.service:
+            if other.services != call.services:
                 continue  # what it waits for may come sooner or later
-            gate = None if call.service is None else call.service._places._gate
+            gate = None if call.service is None else call.service._places.gate
             is_due = gate is None or not gate.era  # else those that failed come last
             is_due &= due_at is not None and due_at <= self.free_at and not future.done()
             self.expect(
@@ -435,6 +445,8 @@ class Trial:
         """
         assert Run.active is not None
         rushed = Run.active.rushed
+        if now <= Run.active.now:  # no time passes: a worker lets others have the lock, and goes on
+            return
         if self.pool.crew.roster._ailing is not None:  # its initializer is to be tried again, at that time
             return
         for call in self.accepted:
@@ -443,7 +455,8 @@ class Trial:
             if self.is_starved and self.running:
                 continue
             is_soon = now - Run.active.now < SOON
-            if call.service is not None and (is_soon or not call.service.lets_through(now - rushed)):
+            lets_through = [one.lets_through(call.weight, now - rushed) for one in call.services]
+            if call.services and (is_soon or not all(lets_through)):
                 continue
             assert call.future.attempts or call.future.running(), "a call that nobody takes up (C4, C5)"
             due_at = call.future.due_at
@@ -468,8 +481,8 @@ class Trial:
         counted = (stats.succeeded, stats.failed, stats.cancelled)
         assert outcomes == counted, f"outcomes are not counted (G4): {stats}"
         for call in self.calls:
-            if call.service is not None:
-                call.service.check(sum(one.is_settled for one in self.calls))
+            for service in call.services:
+                service.check(sum(one.is_settled for one in self.calls))
             self.check_events(call)
         for other in self.others:
             other.check()

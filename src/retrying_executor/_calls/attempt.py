@@ -6,6 +6,7 @@ that users' code raises gets out: it becomes an outcome.
 
 from __future__ import annotations
 
+import math
 from sys import modules
 
 from retrying_executor._calls.call import NO_OUTCOME
@@ -60,7 +61,7 @@ def make(
     previous = outcome = None
     try:
         terms = call._terms
-        if call._attempts or terms.places or terms.max_age is not None:
+        if call._attempts or call._waits_until < math.inf or terms.max_age is not None:
             now = call._core.clock.monotonic()
             if call._is_too_late(now):
                 return _give_up(call, now)

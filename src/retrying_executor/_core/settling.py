@@ -61,6 +61,7 @@ class Settling:
         self._crew = crew
         self._entrance = entrance
         self._turns = turns
+        self._fresh = ledger.schedule.fresh
         self._observer = observer
         self._observed = _Observed()
 
@@ -180,7 +181,8 @@ class Settling:
             if (
                 verdict is ACCEPTED
                 and call._attempts == 1  # as most are
-                and (permit is None or self._turns.may_go_on(permit))
+                # The hand may keep its permit for the next call, where there is one.
+                and (permit is None or (self._fresh and permit.era == permit.places.reusable_era))
             ):
                 permit = None
                 return outcome, None

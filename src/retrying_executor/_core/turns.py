@@ -127,10 +127,6 @@ class Turns:
         self._crew.at_standstill(bool)  # from now on all have seen it: no hand takes a call without the lock
         self.places = None  # not before, or a hand that goes on asks for no permit
 
-    def may_go_on(self, permit: Permit | JointPermit) -> bool:
-        """Return whether a hand may keep its permit for the next call: where there is one. Needs no lock."""
-        return bool(self._schedule.fresh) and self.only_fresh_until > -math.inf and permit.is_reusable
-
     # -- taking a call ---------------------------------------------------------------------------
 
     def take(self, hand: Hand, now: float, asker: Asker) -> Call | None:

@@ -85,7 +85,7 @@ def next_fresh(core: Core, crew: Crew, worker: Worker) -> Call | None:
         if places is not None:
             if permit is None or permit.era != places.reusable_era:
                 return None
-            began_at = places.take_slots(now)
+            began_at = places.gate.take_slots(now, time.monotonic)
             if began_at is None:
                 return None
             now = began_at

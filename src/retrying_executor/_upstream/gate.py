@@ -77,11 +77,6 @@ class Permit:
         self.is_over = False
         self.spending: Spending | None = None  # what it takes of the budgets, if there are any
 
-    @property
-    def is_reusable(self) -> bool:
-        """Whether the next attempt of the same worker may go on under it."""
-        return self.era == self.places.reusable_era
-
     def end(
         self,
         evidence: Evidence = "none",
@@ -267,14 +262,12 @@ class Gate:
         rates = self._rates
         if not rates:
             return now
-        taken = 0
         try:
             for rate in rates:
                 rate.free.pop()
-                taken += 1
         except IndexError:
-            for rate in rates[:taken]:
-                rate.free.append(None)
+            for other in rates[: rates.index(rate)]:
+                other.free.append(None)
             return None
         # The clock is read only now: a thread that is late may take a slot that became free after *now*.
         # If that counted as taken at *now*, it would be free again too soon.

@@ -71,9 +71,9 @@ _NOBODY_LISTENS: weakref.WeakSet[Listener] = weakref.WeakSet()
 class Places:
     """The machinery of one `Upstream`: what the cores ask, and tell.
 
-    Cores call `ask` under their lock, and `take_slots` under that of the worker. All that may tell cores
-    something (`end`, `decline`, `take_back`, `return_slots`, `weigh`, `pause`, `resume`) is called without a
-    lock.
+    Cores call `ask` under their lock. A worker that goes on under a permit of the `reusable_era` takes only
+    slots of the `gate`, under its own lock. All that may tell cores something (`end`, `decline`, `take_back`,
+    `return_slots`, `weigh`, `pause`, `resume`) is called without a lock.
 
     Args:
         name: What to call the service in logs.
@@ -91,7 +91,7 @@ class Places:
         self._is_over: Callable[[], bool] = bool
         self._limits = limits
         self._new_gate = new_gate
-        self._gate = new_gate(random=_random)
+        self.gate = new_gate(random=_random)
         # When each asks again, and with which weight, in the order in which they asked first. Weak: a core
         # that waits for something is kept alive by a thread.
         self._waiting = _NOBODY_WAITS
@@ -129,23 +129,23 @@ class Places:
     @property
     def state(self) -> State:
         """What the service is doing; see `Upstream.state`."""
-        return self._gate.state(self.clock.monotonic())
+        return self.gate.state(self.clock.monotonic())
 
     @property
     def held_until(self) -> float | None:
         """When the hold ends, on the `clock`; ``None`` if there is none."""
-        until = self._gate.held_until
+        until = self.gate.held_until
         return until if until > self.clock.monotonic() else None
 
     @property
     def in_flight(self) -> int:
         """How many attempts are running."""
-        return self._gate.in_flight
+        return self.gate.in_flight
 
     @property
     def is_down(self) -> bool:
         """Whether it is held, or a probe has yet to get through."""
-        return self._gate.is_down
+        return self.gate.is_down
 
     def is_as_new(self) -> bool:
         """Return whether it remembers nothing: another one with the same limits could take its place.
@@ -158,7 +158,7 @@ class Places:
         try:
             if not self._lock.acquire(blocking=False):  # in here: a signal handler may raise right after it
                 return False
-            return self._is_over() or self._gate.is_as_new(self.clock.monotonic())
+            return self._is_over() or self.gate.is_as_new(self.clock.monotonic())
         finally:
             try:  # noqa: SIM105  # suppress() could be interrupted before it has begun
                 self._lock.release()
@@ -169,7 +169,7 @@ class Places:
         """Hold the service for so many seconds from now on, whatever hold there is."""
         try:
             with self._lock:
-                self._gate.hold(self.clock.monotonic() + length)
+                self.gate.hold(self.clock.monotonic() + length)
                 self._note_era()  # or a worker that reads it without the lock would go on after pause()
             log.upstream_paused(self.name, length)
             self._inform("upstream_held", length, "paused")
@@ -183,7 +183,7 @@ class Places:
         try:
             with self._lock:
                 was_held = self.held_until is not None
-                self._gate.release()
+                self.gate.release()
             if was_held:
                 log.upstream_resumed(self.name)
             self._tell()
@@ -234,14 +234,14 @@ class Places:
         """Take slots for an attempt, if it may start now; return when that was."""
         now = self.clock.monotonic()
         may_start = self._opens_at(core, weight, now) <= now
-        if not may_start or (core not in self._invited and self._gate.room() <= len(self._invited)):
+        if not may_start or (core not in self._invited and self.gate.room() <= len(self._invited)):
             return None
-        self._gate.refill(now)
-        return self._gate.take_slots(now, self.clock.monotonic)
+        self.gate.refill(now)
+        return self.gate.take_slots(now, self.clock.monotonic)
 
     def _start(self, core: Asker, weight: float, began_at: float) -> Permit:
-        """Let an attempt through for which slots have been taken."""
-        permit = self._gate.start(began_at, weight)
+        """Let an attempt through for which slots were taken then."""
+        permit = self.gate.start(began_at, weight)
         permit.places = self
         self._waiting.pop(core, None)
         self._invited.pop(core, None)
@@ -253,14 +253,14 @@ class Places:
         now = self.clock.monotonic()
         opens = self._opens_at(core, weight, now)
         if opens <= now:  # all that is free is kept for others, or the last slot was taken without the lock
-            opens = math.inf if self._gate.room() <= len(self._invited) else now + _A_MOMENT
+            opens = math.inf if self.gate.room() <= len(self._invited) else now + _A_MOMENT
         self._line()[core] = opens, weight
         return opens
 
     def _opens_at(self, core: Asker, weight: float, now: float) -> float:
         """Return from when on a core may start an attempt; infinity: not before another has ended."""
-        opens = self._gate.open_at(weight)
-        if opens > now or not self._gate.has_budgets:
+        opens = self.gate.open_at(weight)
+        if opens > now or not self.gate.has_budgets:
             return opens
         others = [(now, other) for one, other in self._invited.items() if one is not core]
         for one, (asks_at, other) in list(self._waiting.items()):
@@ -270,45 +270,35 @@ class Places:
                 others.append((now, other))
             elif now < asks_at + _PATIENCE:
                 others.append((asks_at, other))
-        if self._gate.leaves_enough(weight, others):
+        if self.gate.leaves_enough(weight, others):
             return opens
-        ahead = self._gate.open_at(weight, sum(other for _, other in others))
+        ahead = self.gate.open_at(weight, sum(other for _, other in others))
         return min(ahead, max(asks_at for asks_at, _ in others) + _PATIENCE)
 
-    def take_slots(self, now: float) -> float | None:
-        """Let one more attempt through under a permit of the `reusable_era`, if the rates allow it.
-
-        Takes no lock: other workers may take the last slot first, see `Gate.take_slots`.
-
-        Returns:
-            When it was let through: *now* or later; ``None``: it was not.
-        """
-        return self._gate.take_slots(now, self.clock.monotonic)
-
     def return_slots(self, now: float) -> None:
-        """An attempt that was let through by `take_slots` *now* will not be made."""
+        """An attempt will not be made for which slots were taken *now*."""
         with self._lock:
-            self._gate.return_slots(now)
+            self.gate.return_slots(now)
         self._tell()
 
     def take_back(self, permit: Permit) -> None:
         """An attempt that was let through will not be made; may be done again."""
         if not permit.is_over:
             with self._lock:
-                self._gate.weigh(permit, 0)
+                self.gate.weigh(permit, 0)
             self.return_slots(permit.began_at)
             self.end(permit)
 
     def weigh(self, permit: Permit, weight: float) -> None:
         """An attempt that was let through takes another weight of the budgets than it was thought."""
         with self._lock:
-            self._gate.weigh(permit, weight)
+            self.gate.weigh(permit, weight)
         self._tell()
 
     @property
     def most_weight(self) -> float:
         """How much an attempt may weigh."""
-        return self._gate.most_weight
+        return self.gate.most_weight
 
     def _line(self) -> weakref.WeakKeyDictionary[Asker, tuple[float, float]]:
         """Return where cores wait, to put one in."""
@@ -320,8 +310,8 @@ class Places:
 
     def _note_era(self) -> None:
         """Note which permits are reusable: called whenever that may have changed, before the lock is free."""
-        is_calm = self._gate.is_calm and not self._waiting and not self._invited
-        self.reusable_era = self._gate.era if is_calm else None
+        is_calm = self.gate.is_calm and not self._waiting and not self._invited
+        self.reusable_era = self.gate.era if is_calm else None
 
     def end(
         self,
@@ -333,10 +323,10 @@ class Places:
         """Take note that an attempt has ended; see `Gate.end`."""
         with self._lock:
             now = self.clock.monotonic()
-            before, failures = self._gate.state(now), self._gate.failures + 1
-            self._gate.end(permit, now, evidence, asked)
+            before, failures = self.gate.state(now), self.gate.failures + 1
+            self.gate.end(permit, now, evidence, asked)
             self._note_era()
-            after, held_for = self._gate.state(now), self._gate.held_until - now
+            after, held_for = self.gate.state(now), self.gate.held_until - now
         try:
             if after == "held" and before != "held":
                 is_news = evidence == "failed" and before != "probing"
@@ -372,14 +362,9 @@ class Places:
             try:
                 with self._lock:
                     now = self.clock.monotonic()
-                    for one, (asks_at, weight) in list(self._waiting.items()):
-                        opens = self._opens_at(one, weight, now)
-                        # While it is open the first will do; else one that would ask too late.
-                        if opens <= now or opens < asks_at:
-                            core = one
-                            break
-                    is_open = core is not None and opens <= now
-                    if core is None or (is_open and self._gate.room() <= len(self._invited)):
+                    core, opens, weight = self._first_to_tell(now)
+                    is_open = opens <= now
+                    if core is None or (is_open and self.gate.room() <= len(self._invited)):
                         return
                     entry = self._line()[core] = opens, weight
                     if is_open:
@@ -404,6 +389,14 @@ class Places:
                     self._tell()
                 raise
 
+    def _first_to_tell(self, now: float) -> tuple[Asker | None, float, float]:
+        """Return which core to tell something, from when on it may start an attempt, and of which weight."""
+        for core, (asks_at, weight) in list(self._waiting.items()):
+            opens = self._opens_at(core, weight, now)
+            if opens <= now or opens < asks_at:  # it is open, or this one would ask too late
+                return core, opens, weight
+        return None, math.inf, 0
+
     def start_afresh(
         self,
         clock: Clock = time,
@@ -420,7 +413,7 @@ class Places:
         with self._lock:
             self.clock = clock
             self._is_over = is_over
-            self._gate = self._new_gate(random=random or _random)
+            self.gate = self._new_gate(random=random or _random)
             self._waiting.clear()
             self._invited.clear()
             if self.backlog is not None:
@@ -461,7 +454,7 @@ class Places:
         self._is_stopped = False
         self._waiting.clear()
         self._invited.clear()
-        self._gate.forget_flights()
+        self.gate.forget_flights()
         self._note_era()
 
 
@@ -472,13 +465,13 @@ class JointPermit:
         parts: One of each, that of the narrowest last.
     """
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_parts", "places")
 
-    era = -1  # of no gate: no attempt goes on under it
-    is_reusable = False
+    era = -1  # of no gate: no other attempt goes on under it
 
     def __init__(self, parts: tuple[Permit, ...]) -> None:
         self._parts = parts
+        self.places = parts[-1].places
 
     @property
     def is_probe(self) -> bool:
@@ -541,7 +534,7 @@ def ask_all(
             began_at = places._take_slots(core, weight)
             if began_at is None:
                 for other, at in taken:
-                    other._gate.return_slots(at)
+                    other.gate.return_slots(at)
                 return places, places._refuse(core, weight)
             taken.append((places, began_at))
         return JointPermit(tuple(places._start(core, weight, at) for places, at in taken))
