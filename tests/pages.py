@@ -27,16 +27,29 @@ def python_on(page: Path, replaced: Mapping[str, str] | None = None) -> list[str
     return [source for kind, source in EXAMPLE.findall(text_of(page, replaced)) if kind == "python"]
 
 
-def run(page: Path, replaced: Mapping[str, str] | None = None) -> dict[str, Any]:
+def section_of(text: str, title: str) -> tuple[int, int]:
+    """Return where the section with this title begins in the text of a page, and where it ends."""
+    begin = text.index(f"\n## {title}\n")
+    end = text.find("\n## ", begin + 1)
+    return begin, len(text) if end == -1 else end
+
+
+def run(page: Path, replaced: Mapping[str, str] | None = None, section: str | None = None) -> dict[str, Any]:
     """Run the examples of a page as one program: statements run, sessions print what they show.
+
+    Args:
+        page: The file.
+        replaced: What is replaced in its text, and by what.
+        section: The title of the section whose examples are run; ``None``: all of the page.
 
     Returns:
         What the names of the program are bound to in the end.
     """
     text = text_of(page, replaced)
+    begin, end = (0, len(text)) if section is None else section_of(text, section)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     complaints: list[str] = []
-    for example in EXAMPLE.finditer(text):
+    for example in EXAMPLE.finditer(text, begin, end):
         lines_above = text.count("\n", 0, example.start(2))
         if example[1] == "python":
             source = "\n" * lines_above + example[2]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import select
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -26,9 +27,30 @@ BLOCK, NO_BLOCK, AS_CTRL_C, AS_EXIT, WORKER, RESUMING = pages.python_on(pages.HO
 INTERRUPTED = re.compile(r"^interrupted: \d+ waiting calls cancelled, ", re.MULTILINE)
 
 
+def works(command: Sequence[str]) -> bool:
+    """Return whether a command that runs others is there, and may be used."""
+    is_there = shutil.which(command[0]) is not None
+    return is_there and not subprocess.run([*command, "true"], check=False, capture_output=True).returncode
+
+
+UNSHARE = ("unshare", "--pid", "--fork", "--kill-child")
+FIRST = next(filter(works, (UNSHARE, (*UNSHARE, "--user", "--map-root-user"))), ())
+"""What makes a command the first process of its own, as in a container: its number is 1."""
+
+needs_containers = pytest.mark.skipif(
+    not FIRST, reason="unshare is not there, or may not be used: what containers do was not tested"
+)
+
+
 @contextmanager
-def started(script: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a script, in which SIGINT is not ignored, and see that it is gone in the end."""
+def started(script: str, directory: Path, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+    """Start a script, in which SIGINT is not ignored, and see that it is gone in the end.
+
+    Args:
+        script: What Python runs.
+        directory: Where.
+        before: The command that runs the command, if there is one.
+    """
     source = str(Path(retrying_executor.__file__).parent.parent)
     not_ignored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
@@ -38,7 +60,7 @@ def started(script: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
         for name in [name for name in environment if name.startswith("COVERAGE_")]:
             del environment[name]
     with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", not_ignored + script],
+        [*before, sys.executable, "-W", "error", "-c", not_ignored + script],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -52,6 +74,11 @@ def started(script: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def first_of(container: subprocess.Popen[str]) -> int:
+    """Return the number of the process that is the first one in a container, as it is seen from outside."""
+    return int(Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text("ascii"))
+
+
 def read_line(process: subprocess.Popen[str]) -> None:
     """Wait for a line on stdout, and read no further: ``communicate()`` does not see what is in a buffer."""
     assert process.stdout is not None
@@ -59,15 +86,15 @@ def read_line(process: subprocess.Popen[str]) -> None:
         assert read
 
 
-def stopped(script: str, directory: Path, number: int) -> tuple[int, str, str]:
-    """Run a script, and send it a signal when it has printed a line.
+def stopped(script: str, directory: Path, number: int, before: Sequence[str] = ()) -> tuple[int, str, str]:
+    """Run a script, and send it, or what runs it, a signal when it has printed a line.
 
     Returns:
         Its exit code, and the rest of what it wrote to stdout and stderr.
     """
-    with started(script, directory) as process:
+    with started(script, directory, before) as process:
         read_line(process)
-        process.send_signal(number)
+        os.kill(first_of(process) if before else process.pid, number)
         output, errors = process.communicate(timeout=TIMEOUT)
     return process.returncode, output, errors
 
@@ -185,3 +212,81 @@ def test_a_script_that_was_stopped_goes_on_at_the_next_start(number: int, tmp_pa
     assert 0 == process.returncode, errors
     fetched = [int(line.removeprefix("fetched ")) for line in output.splitlines()]
     assert sorted({*range(200)} - done) == sorted(fetched)
+
+
+# -- containers ----------------------------------------------------------------------------------------------
+
+
+@needs_containers
+@pytest.mark.parametrize(
+    ("handler", "number", "code"),
+    [("", signal.SIGINT, 130), (AS_CTRL_C, signal.SIGTERM, 130), (AS_EXIT, signal.SIGTERM, 143)],
+    ids=["STOPSIGNAL SIGINT", "SIGTERM as Ctrl-C", "SIGTERM as exit"],
+)
+def test_a_container_that_is_stopped_ends_by_itself(
+    handler: str, number: int, code: int, tmp_path: Path
+) -> None:
+    """The first process gets the signals that it has a handler for, and cancels what waits (F8)."""
+    script = handler + BLOCK.replace("exit_timeout=8", "exit_timeout=0.5")
+    ended, output, errors = stopped(script, tmp_path, number, FIRST)
+    assert code == ended, errors
+    assert re.search(
+        r"^(interrupted|shutdown timed out .*): \d+ waiting calls cancelled, ", errors, re.MULTILINE
+    )
+    assert len(output.splitlines()) < 999
+
+
+@needs_containers
+def test_a_worker_in_a_container_ends_by_itself(tmp_path: Path) -> None:
+    """What runs is finished, what waits is cancelled and counted (F2)."""
+    code, output, errors = stopped(WORKER, tmp_path, signal.SIGTERM, FIRST)
+    assert (143, "") == (code, errors)
+    *fetched, cancelled = output.splitlines()
+    assert 999 == len(fetched) + int(cancelled.removeprefix("cancelled "))
+
+
+@needs_containers
+@pytest.mark.parametrize("start", ["", '"$@"\nexit $?'], ids=["no handler", "a shell that does not exec"])
+def test_sigterm_does_not_reach_a_script(start: str, tmp_path: Path) -> None:
+    """Without a handler the first process ignores it, and a shell keeps it to itself: all calls are made."""
+    shell = ["sh", "-c", start, "start"] if start else []
+    script = (AS_CTRL_C if start else "") + BLOCK.replace("time.sleep(0.1)", "time.sleep(0.004)")
+    code, output, errors = stopped(script, tmp_path, signal.SIGTERM, [*FIRST, *shell])
+    assert (0, "") == (code, errors)
+    assert 999 == len(output.splitlines())
+
+
+@needs_containers
+def test_sigterm_reaches_a_script_that_a_shell_has_made_way_for(tmp_path: Path) -> None:
+    """After ``exec`` the script is the first process itself (F8)."""
+    shell = ["sh", "-c", 'exec "$@"', "start"]
+    code, _, errors = stopped(AS_CTRL_C + BLOCK, tmp_path, signal.SIGTERM, [*FIRST, *shell])
+    assert 130 == code, errors
+    assert INTERRUPTED.search(errors)
+
+
+@needs_containers
+def test_a_container_that_is_killed_goes_on_at_the_next_start(tmp_path: Path) -> None:
+    """Attempts that outlast the time before SIGKILL are cut off; the next start makes them again (F8)."""
+    script = RESUMING.replace("exit_timeout=8", "exit_timeout=3600").replace(
+        "time.sleep(0.1)", "time.sleep(0.01 if number < 50 else 3600)"
+    )
+    errors = ""
+    with started(script, tmp_path, FIRST) as process:
+        for _ in range(50):
+            read_line(process)
+        first = first_of(process)
+        os.kill(first, signal.SIGTERM)
+        assert process.stderr is not None
+        while not INTERRUPTED.search(errors):
+            line = process.stderr.readline()
+            assert line, errors
+            errors += line
+        assert process.poll() is None
+        os.kill(first, signal.SIGKILL)
+        assert process.wait(TIMEOUT)
+    with started(RESUMING.replace("time.sleep(0.1)", "time.sleep(0)"), tmp_path, FIRST) as process:
+        output, errors = process.communicate(timeout=TIMEOUT)
+    assert 0 == process.returncode, errors
+    again = {int(line.removeprefix("fetched ")) for line in output.splitlines()}
+    assert {*range(50, 200)} <= again

@@ -11,10 +11,10 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from answering import Server, answering
 from hypothesis import given
 from hypothesis import strategies as st
 
+from answering import Server, answering
 from conftest import TIMEOUT
 from retrying_executor import NotNow, RetryingExecutor, RetryPolicy, retry_after, transient
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from answering import answering
 from verdicts import library
 
+from answering import answering
 from retrying_executor import NotNow, retry_after, transient
 
 botocore = library("botocore")

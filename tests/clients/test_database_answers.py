@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answering import answering, serving
 from verdicts import library, raised
 
+from answering import answering, serving
 from retrying_executor import NotNow, retry_after, transient
 
 pytestmark = pytest.mark.filterwarnings(

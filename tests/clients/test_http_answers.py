@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answering import Server, answering
 from verdicts import (
     AGAIN,
     ANY,
@@ -33,6 +32,7 @@ from verdicts import (
     raised,
 )
 
+from answering import Server, answering
 from conftest import TIMEOUT
 
 pytestmark = pytest.mark.filterwarnings(

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answering import Server, answering
 from test_http_answers import NONE_LEFT, WORDS, ask_requests, error, retry_info
 from verdicts import AGAIN, ANY, FINAL, NOT_NOW, RETRY, Row, check, check_row, each, epoch, library, raised
+
+from answering import Server, answering
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"  # clients leave sockets to the collector

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answering import Server, answering, serving
 from test_database_answers import AGAIN, FINAL, RETRY, meaning, wrapped
 from verdicts import library, raised
 
+from answering import Server, answering, serving
 from conftest import TIMEOUT
 from retrying_executor import NotNow, retry_after, transient
 

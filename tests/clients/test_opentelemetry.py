@@ -15,8 +15,8 @@ from threading import Event
 from typing import Any, NoReturn
 
 import pytest
-from answering import Server, answering
 
+from answering import Server, answering
 from calls import Flaky
 from conftest import TIMEOUT
 from observe import eventually

@@ -18,8 +18,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
-from answering import Server, answering
 
+from answering import Server, answering
 from conftest import TIMEOUT
 from retrying_executor import NotNow, retry_after, transient
 

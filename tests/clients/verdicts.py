@@ -10,8 +10,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 import pytest
-from answering import Server
 
+from answering import Server
 from retrying_executor import NotNow, retry_after, transient
 
 RETRY, FINAL, NOT_NOW = "retry", "final", "not now"
