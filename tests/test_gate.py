@@ -133,6 +133,9 @@ class GateMachine(RuleBasedStateMachine):
         latest = sum(flight.holds == self.holds for flight in self.in_flight)
         if not self.is_over and latest >= (1 + self.successes if self.successes else 1):
             return False
+        pace = self.gate._pace  # which test_learning is about
+        if pace is not None and self.now < pace.next_start_at:
+            return False
         has_room = len(self.in_flight) < self.options["max_concurrency"]
         is_allowed = self.keeps_rates() and self.keeps_budgets(weight)
         return has_room and self.now >= self.held_until and is_allowed

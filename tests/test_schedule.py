@@ -123,13 +123,13 @@ class Service:
     def __init__(self, period: float) -> None:
         self.period = period
         self.opens_at = -math.inf
-        # What the schedule knows of it, as the model has it: when it is to be asked again, and for which call.
+        # What the schedule knows of it, as the model has it: when to ask it again, and for which call.
         self.told = -math.inf
         self.refused: Item | None = None
 
 
 def claim_of_services(item: Item, now: float) -> Any:
-    """Let a call through if all its services do, or say which does not; one that is late needs them no more."""
+    """Let a call through if all its services do, or say which does not; one that is late needs none."""
     if item.gone:
         return claim(item, now)
     for service in item.route if now < item.until else ():

@@ -275,7 +275,8 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
         initargs: The arguments of *initializer*.
         retry: When to try again: a `RetryPolicy`, or any callable from the failed `Attempt` to the
             seconds to wait before the next one, or to ``None`` to give up. ``None``: never.
-        upstream: The service that the calls go to: an `Upstream`, or several, see `with_options`, or ``None``.
+        upstream: The service that the calls go to: an `Upstream`, or several (see `with_options`), or
+            ``None``.
         idle_timeout: How long a thread with nothing to do stays, in seconds; 0 or more; ``None``: for ever.
         exit_timeout: How long the end of the interpreter waits for the calls, in seconds; 0 or
             more, or ``None`` for as long as it takes. Past it, calls that are not running are cancelled, and

@@ -379,8 +379,8 @@ MUTANTS = [
         "retry_due_against_shutdown",
         (
             "_threads/workers.py",
-            "                    patience = -1.0 if due_at == math.inf else min(due_at - now, threading.TIMEOUT_MAX)\n",
-            "                    patience = -1.0\n",
+            "                    if due_at == math.inf:\n",
+            "                    if due_at < math.inf:\n",
         ),
     ),
     mutant(
@@ -456,7 +456,7 @@ MUTANTS = [
     ),
     mutant(
         "whether an upstream has room is looked at outside its lock",
-        "deadlock",
+        "more attempts than allowed (U4)",
         "two_executors_and_one_place",
         (
             "_upstream/places.py",
@@ -889,7 +889,7 @@ MUTANTS = [
     ),
     mutant(
         "a call of two upstreams keeps one of them when it has ended",
-        "still counted (U4)",
+        "deadlock",
         "calls_of_two_upstreams",
         (
             "_upstream/places.py",
@@ -909,7 +909,7 @@ MUTANTS = [
     ),
     mutant(
         "an upstream lets one call more through than it has room for, where another has to agree",
-        "more attempts than allowed (U4)",
+        "(U4)",
         "calls_of_two_upstreams",
         (
             "_upstream/places.py",
@@ -928,13 +928,13 @@ MUTANTS = [
         ),
     ),
     mutant(
-        "a call that waits at one upstream stops those that wait at another",
+        "a call that another upstream refuses now waits on at the one that has refused it before",
         "deadlock",
         "a_call_of_two_upstreams_against_calls_of_each",
         (
             "_calls/schedule.py",
-            "        if before is not barrier:\n",
-            "        if False:\n",
+            "            self._hold_up(lane, call, self._barrier(places), opens_at, now)\n            return None\n",
+            "            self._hold_up(lane, call, lane.barrier, opens_at, now)\n            return None\n",
         ),
     ),
     mutant(

@@ -14,6 +14,7 @@ Pure: no threads, no clock, no randomness of its own. Its user says what happene
   number doubles with every round, as in the slow start of TCP (RFC 5681, section 3.1).
 - What started before the latest hold tells nothing about the time after it, and does not count
   against the ramp; it does count against ``max_concurrency``.
+- Where the service is held since it said "not now" without a time, its *pace* is learned, see `learning`.
 - What may start in a window of time, in attempts and in weight, is in `limits`. An attempt starts when all
   of these let it through.
 - Where starts are *paced*, at least so much time lies between them that they fill the shortest window.
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import math
 
+from retrying_executor._upstream.learning import Pace
 from retrying_executor._upstream.limits import Budget, Rate, Spending
 
 TYPE_CHECKING = False
@@ -148,6 +150,7 @@ class Gate:
         self.held_until = -math.inf
         self._probe: Permit | None = None
         self._ramp = math.inf  # how many may be in flight; 0: a probe is due, or in flight
+        self._pace: Pace | None = None  # what has been learned of a limit that the service does not name
 
     def state(self, now: float) -> State:
         """Return what it is doing."""
@@ -165,7 +168,8 @@ class Gate:
     @property
     def is_calm(self) -> bool:
         """Whether an attempt that gets through tells nothing new, and the next needs no more than slots."""
-        return self._ramp == math.inf and self.failures == 0 and not (self._budgets or self._interval)
+        is_plain = not (self._budgets or self._interval or self._pace)
+        return is_plain and self._ramp == math.inf and self.failures == 0
 
     @property
     def has_budgets(self) -> bool:
@@ -183,6 +187,7 @@ class Gate:
             self.in_flight == self.failures == self._holds == 0
             and self._ramp == math.inf
             and self._next_start_at <= now
+            and (self._pace is None or self._pace.is_over(now))
             and all(limit.is_as_new(now) for limit in self._limits)
         )
 
@@ -203,6 +208,8 @@ class Gate:
         if self.room() <= 0:
             return math.inf
         opens = max(self.held_until, self._next_start_at)
+        if self._pace is not None:
+            opens = max(opens, self._pace.next_start_at)
         for rate in self._rates:
             opens = max(opens, rate.opens_at())
         for budget in self._budgets:
@@ -247,6 +254,10 @@ class Gate:
                 budget.spend(permit.spending)
         if self._interval:
             self._next_start_at = began_at + self._interval
+        if self._pace is not None:
+            self._pace.started(began_at)
+            if self._pace.is_over(began_at):
+                self._pace = None
         return permit
 
     def take_slots(self, now: float, clock: Callable[[], float]) -> float | None:
@@ -302,8 +313,14 @@ class Gate:
             return
         permit.is_over = True
         self.in_flight -= 1
-        is_latest = permit.era == self.era
+        era = self.era
+        is_latest = permit.era == era
         self._since -= is_latest
+        if is_latest and self._pace is not None:
+            if evidence == "worked":
+                self._pace.worked(now)
+            elif evidence == "busy" and asked is None:
+                self._pace.refused(permit.began_at, now)
         is_probe = permit is self._probe
         if is_probe:
             self._probe = None
@@ -326,6 +343,8 @@ class Gate:
             self.failures += 1
             if self.failures >= self._hold_after:
                 self._hold_longer(now)
+        if evidence == "busy" and asked is None and self.era > era and self._pace is None:
+            self._pace = Pace(now)
 
     def _next_hold(self) -> float:
         """Return how long the next hold is at most, if the service names no time."""

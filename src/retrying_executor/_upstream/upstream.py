@@ -51,7 +51,9 @@ class Upstream:
     now" without a time, *hold_after* times in a row: nothing starts any more. Only failures of its own count,
     see *record_exceptions*. When the time is over, one attempt starts, the probe: of a call that did not fail
     last, an untried one first. It is not counted if the service fails. If it gets through, the others follow
-    in a ramp: 2 in flight, then 4, and so on; if not, the next hold is twice as long.
+    in a ramp: 2 in flight, then 4, and so on; if not, the next hold is twice as long. After a hold because of
+    "not now" without a time, it is learned how fast the service lets calls through, and they start in even
+    steps of that length, until nothing has been refused for two minutes.
 
     Args:
         name: What to call it in logs: text in one line.

@@ -1,0 +1,87 @@
+"""What a service lets through that names no limit, learned from its "not now". Pure; used by `gate`.
+
+Most services that answer "too many requests" name neither their limit nor a time to wait. Calls that know
+of none run into the limit at full speed, wait, and run into it again; about every second request is
+refused. So once such a service was held, its gate measures how fast it lets calls through, and has them
+start in steps of about that length. When too many are refused, the pace falls to a little less than what
+got through. While none are, it rises: slowly as long as it is near to what was measured, then ever faster,
+as in CUBIC (RFC 9438, section 4.2). So it soon comes back from a limit that is gone.
+
+For the first measurement it is assumed that the service counts by the second, as most do: what gets through
+after the hold, before the first refusal, is what a second allows. Each of the others is the mean since the
+one before, with the holds in between. So limits by the minute, or on what runs at once, are found after a
+few holds.
+"""
+
+from __future__ import annotations
+
+import math
+
+_SECOND = 1.0
+_EASE = 0.97  # of what was measured is the pace at first,
+_SLOPE = 0.01  # so much more of it with each second,
+_LIFT = 20.0  # and with the cube of the time: by as much as was measured after so many seconds
+_PAUSE = 0.05  # seconds, in which a little is free again
+_OVER = 120.0  # seconds, after which the pace is hundreds of times what was measured: it is forgotten
+_RARE = 20  # successes between two refusals, or more, are as it should be
+_FEW = 10  # successes tell little: then the pace falls by a half at most
+
+
+class Pace:
+    """How fast a service lets calls through that is held since it said "not now".
+
+    Args:
+        held_at: Since when. Nothing starts for a second: a service that counts by the second would refuse the
+            probe sooner.
+
+    Attributes:
+        next_start_at: No attempt is to start sooner.
+    """
+
+    __slots__ = ("_measured", "_since", "_successes", "_unrefused", "next_start_at")
+
+    def __init__(self, held_at: float) -> None:
+        self._measured = math.inf  # attempts in a second
+        self._since = math.inf  # from when on is counted
+        self._successes = 0  # since then
+        self._unrefused = 0  # successes since the latest refusal
+        self.next_start_at = held_at + _SECOND
+
+    def started(self, now: float) -> None:
+        """An attempt starts."""
+        self.next_start_at = now + 1.0 / self._now(now)
+
+    def _now(self, now: float) -> float:
+        """Return how many attempts may start in a second."""
+        if self._measured == math.inf:
+            return math.inf
+        # Where a second has few of them, it takes longer: each refusal is a larger part of the requests.
+        elapsed = (now - self._since) * min(1.0, math.sqrt(self._measured / _RARE))
+        return self._measured * (_EASE + _SLOPE * elapsed + (elapsed / _LIFT) ** 3)
+
+    def worked(self, now: float) -> None:
+        """An attempt got through."""
+        if self._since == math.inf:  # the first after a hold
+            self._since = now
+        self._successes += 1
+        self._unrefused += 1
+
+    def refused(self, began_at: float, now: float) -> None:
+        """The service has said "not now" to an attempt that began then."""
+        unrefused, self._unrefused = self._unrefused, 0
+        if began_at < self._since or not self._successes:
+            return  # it was on its way when the pace was set
+        if self._measured == math.inf:
+            self._measured = self._successes / max(_SECOND, now - self._since)
+            self.next_start_at = max(now, self._since + _SECOND)
+        elif unrefused < _RARE:
+            measured = self._successes / max(_SECOND, now - self._since)
+            self._measured = max(measured, self._measured / 2.0 if self._successes < _FEW else 0.0)
+            self.next_start_at = now + _PAUSE
+        else:
+            return
+        self._since, self._successes = now, 0
+
+    def is_over(self, now: float) -> bool:
+        """Return whether nothing restricts the pace any more."""
+        return self._measured < math.inf and now - self._since > _OVER

@@ -1,0 +1,177 @@
+"""What is learned of a limit that a service does not name, against services that count in different ways."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrying_executor._upstream.gate import Gate, Permit
+from retrying_executor._upstream.learning import Pace
+
+
+def make_gate(draw: float = 0.5) -> Gate:
+    """Make one as an `Upstream` does that is given no limits."""
+    return Gate(
+        max_concurrency=math.inf,
+        rates=(),
+        budgets=(),
+        is_paced=False,
+        hold_after=5,
+        initial_hold=1.0,
+        max_hold=60.0,
+        random=lambda: draw,
+    )
+
+
+@dataclass
+class Sliding:
+    """A service that lets so many through in any window of so many seconds."""
+
+    most: int
+    window: float = 1.0
+    seen: deque[float] = field(default_factory=deque)
+
+    def lets_through(self, now: float) -> bool:
+        """Return whether it answers a request, other than by "not now"."""
+        while self.seen and self.seen[0] + self.window <= now:
+            self.seen.popleft()
+        if len(self.seen) >= self.most:
+            return False
+        self.seen.append(now)
+        return True
+
+
+@dataclass
+class Fixed:
+    """A service that lets so many through in each second of its own clock."""
+
+    most: int
+    offset: float = 0.3
+    second: float = -1.0
+    count: int = 0
+
+    def lets_through(self, now: float) -> bool:
+        """Return whether it answers a request, other than by "not now"."""
+        if (second := math.floor(now + self.offset)) != self.second:
+            self.second, self.count = second, 0
+        self.count += 1
+        return self.count <= self.most
+
+
+@dataclass
+class Outcome:
+    """What came of it: how many were refused, how long it took; before the first hold, and in all."""
+
+    refused: int = 0
+    took: float = 0.0
+    refused_before: int = 0
+    done_before: int = 0
+
+
+def make_calls(
+    gate: Gate, lets_through: Callable[[float], bool], calls: int, *, workers: int = 16, latency: float = 0.01
+) -> Outcome:
+    """Have so many calls get through, with so many attempts at once, that take so many seconds each."""
+    now, number, left, outcome = 0.0, 0, calls, Outcome()
+    running: list[tuple[float, int, Permit, bool]] = []
+    while left:
+        while len(running) < min(workers, left) and gate.open_at() <= now:
+            gate.refill(now)
+            number += 1
+            heapq.heappush(running, (now + latency, number, gate.start(now), lets_through(now)))
+        opens_at = gate.open_at() if len(running) < min(workers, left) else math.inf
+        if not running or opens_at < running[0][0]:
+            now = opens_at
+            continue
+        now, _, permit, works = heapq.heappop(running)
+        gate.end(permit, now, "worked" if works else "busy")
+        left -= works
+        outcome.refused += not works
+        if gate.era == 0:
+            outcome.refused_before, outcome.done_before = outcome.refused, calls - left
+    outcome.took = now
+    return outcome
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.sampled_from([5, 10, 20, 50, 200]),
+    st.sampled_from([Sliding, Fixed]),
+    st.floats(0, 1, exclude_max=True),
+    st.sampled_from([0.002, 0.01, 0.05]),
+)
+def test_a_service_that_names_no_limit_is_called_about_as_fast_as_it_allows(
+    most: int, kind: Callable[[int], Sliding | Fixed], draw: float, latency: float
+) -> None:
+    """Once it was held, a tenth of the requests is refused at most, and a fifth of the time is lost (U5)."""
+    calls = 60 * most
+    outcome = make_calls(make_gate(draw), kind(most).lets_through, calls, latency=latency)
+    in_the_beginning = 16  # so many run at once when the first is refused
+    assert outcome.refused - outcome.refused_before <= 0.1 * calls + in_the_beginning
+    assert outcome.took <= 1.2 * calls / most + 2.0
+
+
+def test_a_limit_by_the_minute_is_found_too() -> None:
+    """After a few holds (U5)."""
+    outcome = make_calls(make_gate(), Sliding(60, 60.0).lets_through, 1200)
+    assert outcome.took <= 1.2 * 1200
+    assert outcome.refused <= 0.2 * 1200
+
+
+def test_a_limit_that_is_gone_is_forgotten() -> None:
+    """The pace rises ever faster, and is soon as if there had never been one (U5)."""
+    gate, service = make_gate(), Sliding(20)
+    outcome = make_calls(gate, lambda now: now > 10.0 or service.lets_through(now), 20_000)
+    assert 20_000 / 20 / 5 > outcome.took
+    assert not gate.is_calm
+    gate.end(gate.start(outcome.took + 200.0), outcome.took + 200.0, "worked")
+    assert gate.is_calm
+
+
+def test_single_refusals_teach_nothing() -> None:
+    """A service that now and then refuses one, and is not held, is called at full speed (U5)."""
+    gate = make_gate()
+    requests = iter(range(10_000))
+    outcome = make_calls(gate, lambda _: next(requests) % 50 != 49, 5_000)
+    assert outcome.took <= 5_000 / 16 * 0.01 * 1.1
+    assert gate._pace is None
+
+
+def test_a_time_that_the_service_names_teaches_nothing() -> None:
+    """It is asked again when it wants to be (U2)."""
+    gate = make_gate()
+    gate.end(gate.start(0.0), 0.0, "busy", 7.0)
+    assert gate._pace is None
+
+
+def test_failures_teach_nothing() -> None:
+    """They do not come from calling too fast (U5)."""
+    gate = make_gate()
+    permits = [gate.start(0.0) for _ in range(5)]
+    for permit in permits:
+        gate.end(permit, 0.0, "failed")
+    assert (1, None) == (gate.era, gate._pace)
+
+
+@pytest.mark.parametrize("successes", [5, 15])
+def test_few_successes_halve_the_pace_at_most(successes: int) -> None:
+    """They tell little; many tell how many get through, holds included (U5)."""
+    pace = Pace(0.0)
+    for _ in range(100):
+        pace.worked(10.0)
+    pace.refused(10.5, 11.0)
+    assert 100 == pace._measured
+    pace.refused(10.9, 11.1)  # which began before that
+    assert 100 == pace._measured
+    for _ in range(successes):
+        pace.worked(12.0)
+    pace.refused(12.0, 13.0)
+    pace.refused(12.5, 13.0)
+    assert (50 if successes == 5 else 7.5) == pace._measured
