@@ -24,16 +24,14 @@ from __future__ import annotations
 
 import math
 
-from retrying_executor._upstream.learning import Pace
-from retrying_executor._upstream.limits import Budget, Rate, Spending
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal, Protocol, TypeAlias
 
     from retrying_executor._policy.verdict import Asked
-    from retrying_executor._upstream.limits import Limit
+    from retrying_executor._upstream.learning import Pace
+    from retrying_executor._upstream.limits import Budget, Limit, Rate, Spending
 
     Evidence: TypeAlias = Literal["worked", "failed", "busy", "none"]
     """What an attempt tells of the service: it answered; it failed; "not now"; nothing."""
@@ -129,8 +127,13 @@ class Gate:
         random: Callable[[], float],
     ) -> None:
         self._max_concurrency = max_concurrency
-        self._rates = [Rate(limit) for limit in rates]
-        self._budgets = [Budget(limit) for limit in budgets]
+        self._rates: list[Rate] = []
+        self._budgets: list[Budget] = []
+        if rates or budgets:
+            from retrying_executor._upstream.limits import Budget, Rate  # not all programs have any
+
+            self._rates = [Rate(limit) for limit in rates]
+            self._budgets = [Budget(limit) for limit in budgets]
         self._limits: list[Rate | Budget] = [*self._rates, *self._budgets]
         self._interval = 0.0  # between two starts
         if is_paced:
@@ -249,9 +252,9 @@ class Gate:
         self.in_flight += 1
         self._since += 1
         if self._budgets:
-            permit.spending = Spending(began_at, weight)
-            for budget in self._budgets:
-                budget.spend(permit.spending)
+            permit.spending = self._budgets[0].spend(began_at, weight)
+            for budget in self._budgets[1:]:
+                budget.share(permit.spending)
         if self._interval:
             self._next_start_at = began_at + self._interval
         if self._pace is not None:
@@ -344,6 +347,8 @@ class Gate:
             if self.failures >= self._hold_after:
                 self._hold_longer(now)
         if evidence == "busy" and asked is None and self.era > era and self._pace is None:
+            from retrying_executor._upstream.learning import Pace  # few programs call such services
+
             self._pace = Pace(now)
 
     def _next_hold(self) -> float:

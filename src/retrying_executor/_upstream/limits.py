@@ -125,8 +125,14 @@ class Budget:
         if not spendings:
             self._spent = 0  # whatever rounding has left
 
-    def spend(self, spending: Spending) -> None:
-        """Take that."""
+    def spend(self, at: float, weight: float) -> Spending:
+        """Take so much; return what is taken."""
+        spending = Spending(at, weight)
+        self.share(spending)
+        return spending
+
+    def share(self, spending: Spending) -> None:
+        """Take what is taken of another budget, too."""
         self._spendings.append(spending)
         self._spent += spending.weight
 

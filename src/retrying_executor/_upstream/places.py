@@ -58,6 +58,12 @@ if TYPE_CHECKING:
             ...
 
 
+def _import_learning() -> None:
+    import retrying_executor._upstream.learning  # noqa: F401
+
+
+forks.before_fork(_import_learning)  # or a child might wait for a thread that was importing it
+
 _LOCK_TIMEOUT = 0.05  # seconds
 _A_MOMENT = 0.001  # seconds
 _PATIENCE = 0.1  # seconds, for which others leave enough of a budget for a core whose time is up
