@@ -319,11 +319,12 @@ class Gate:
         era = self.era
         is_latest = permit.era == era
         self._since -= is_latest
+        is_news = True
         if is_latest and self._pace is not None:
             if evidence == "worked":
                 self._pace.worked(now)
             elif evidence == "busy" and asked is None:
-                self._pace.refused(permit.began_at, now)
+                is_news = self._pace.refused(permit.began_at, now)
         is_probe = permit is self._probe
         if is_probe:
             self._probe = None
@@ -343,7 +344,7 @@ class Gate:
             if self._ramp > min(self._max_concurrency, _RAMP_END):
                 self._ramp = math.inf
         elif is_latest and evidence in ("failed", "busy"):
-            self.failures += 1
+            self.failures += is_news
             if self.failures >= self._hold_after:
                 self._hold_longer(now)
         if evidence == "busy" and asked is None and self.era > era and self._pace is None:

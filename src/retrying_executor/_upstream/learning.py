@@ -55,9 +55,15 @@ class Pace:
         """Return how many attempts may start in a second."""
         if self._measured == math.inf:
             return math.inf
-        # Where a second has few of them, it takes longer: each refusal is a larger part of the requests.
-        elapsed = (now - self._since) * min(1.0, math.sqrt(self._measured / _RARE))
+        elapsed = self._elapsed(now)
         return self._measured * (_EASE + _SLOPE * elapsed + (elapsed / _LIFT) ** 3)
+
+    def _elapsed(self, now: float) -> float:
+        """Return for how many seconds the pace has risen.
+
+        They are longer where few attempts start in a second: there each refusal is a larger part of them.
+        """
+        return (now - self._since) * min(1.0, math.sqrt(self._measured / _RARE))
 
     def worked(self, now: float) -> None:
         """An attempt got through."""
@@ -66,11 +72,16 @@ class Pace:
         self._successes += 1
         self._unrefused += 1
 
-    def refused(self, began_at: float, now: float) -> None:
-        """The service has said "not now" to an attempt that began then."""
+    def refused(self, began_at: float, now: float) -> bool:
+        """The service has said "not now" to an attempt that began then; return whether that is news.
+
+        It is not if the pace was set while the attempt was on its way.
+        """
         unrefused, self._unrefused = self._unrefused, 0
-        if began_at < self._since or not self._successes:
-            return  # it was on its way when the pace was set
+        if self._measured < math.inf and began_at < self._since:
+            return False
+        if not self._successes or began_at < self._since:
+            return True
         if self._measured == math.inf:
             self._measured = self._successes / max(_SECOND, now - self._since)
             self.next_start_at = max(now, self._since + _SECOND)
@@ -79,9 +90,10 @@ class Pace:
             self._measured = max(measured, self._measured / 2.0 if self._successes < _FEW else 0.0)
             self.next_start_at = now + _PAUSE
         else:
-            return
+            return True
         self._since, self._successes = now, 0
+        return True
 
     def is_over(self, now: float) -> bool:
         """Return whether nothing restricts the pace any more."""
-        return self._measured < math.inf and now - self._since > _OVER
+        return self._since < math.inf and self._elapsed(now) > _OVER

@@ -53,7 +53,7 @@ class Upstream:
     last, an untried one first. It is not counted if the service fails. If it gets through, the others follow
     in a ramp: 2 in flight, then 4, and so on; if not, the next hold is twice as long. After a hold because of
     "not now" without a time, it is learned how fast the service lets calls through, and they start in even
-    steps of that length, until nothing has been refused for two minutes.
+    steps of that length, until nothing has been refused for some minutes.
 
     Args:
         name: What to call it in logs: text in one line.
