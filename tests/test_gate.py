@@ -134,10 +134,9 @@ class GateMachine(RuleBasedStateMachine):
         if not self.is_over and latest >= (1 + self.successes if self.successes else 1):
             return False
         pace = self.gate._pace  # which test_learning is about
-        if pace is not None and self.now < pace.next_start_at:
-            return False
+        keeps_pace = pace is None or self.now >= pace.next_start_at
         has_room = len(self.in_flight) < self.options["max_concurrency"]
-        is_allowed = self.keeps_rates() and self.keeps_budgets(weight)
+        is_allowed = keeps_pace and self.keeps_rates() and self.keeps_budgets(weight)
         return has_room and self.now >= self.held_until and is_allowed
 
     @rule(count=st.integers(1, 5), weight=WEIGHTS)
@@ -341,6 +340,15 @@ def test_a_slot_that_was_not_used_is_free_at_once() -> None:
     assert 11.0 == gate.open_at()
     assert start(gate, 11.0) is not None
     assert 13.0 == gate.open_at()
+
+
+def test_slots_of_all_rates_are_taken_or_none() -> None:
+    """Where one has none left, those of the others stay free (U4)."""
+    gate = make_gate(rates=((3, 10.0), (1, 20.0)))
+    assert [0.0, None, None] == [take_slots(gate, now) for now in (0.0, 1.0, 2.0)]
+    gate.return_slots(0.0)
+    assert 3.0 == take_slots(gate, 3.0)
+    assert [1, 1] == [len(rate.starts) for rate in gate._rates]
 
 
 def test_a_slot_is_never_missing_for_long() -> None:

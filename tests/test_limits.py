@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import wait
@@ -28,7 +30,7 @@ from retrying_executor import (
     report_weight,
 )
 from retrying_executor._upstream.gate import Permit
-from retrying_executor._upstream.places import Places
+from retrying_executor._upstream.places import JointPermit, Places, ask_all
 from retrying_executor.testing import VirtualTimeExecutor
 
 RATES = st.sampled_from([None, (1, 1.0), (3, 1.0), [(2, 1.0), (5, 7.0)]])
@@ -257,15 +259,10 @@ def test_a_weight_that_would_never_fit_is_refused() -> None:
         assert 0 == executor.with_options(weight=0.5).submit(int).result(TIMEOUT)
 
 
-async def weigh_later(*_: object) -> float:
-    """Return a weight, to whoever awaits it."""
-    return 1.0
-
-
 def test_a_weight_is_no_coroutine() -> None:
     """Nobody would await it (A1)."""
     with RetryingExecutor(1) as executor, pytest.raises(TypeError, match="weight must not be a coroutine"):
-        executor.with_options(weight=weigh_later)  # type: ignore[arg-type]  # that is the mistake
+        executor.with_options(weight=asyncio.sleep)  # type: ignore[arg-type]  # that is the mistake
 
 
 @pytest.mark.parametrize(
@@ -524,3 +521,47 @@ def test_an_attempt_that_is_not_made_gives_its_weight_back() -> None:
     places, _, ask = shared(budget=(10, 60.0))
     places.take_back(ask(Asker(), 10))
     assert isinstance(ask(Asker(), 10), Permit)
+
+
+def test_one_that_will_be_told_comes_first_too() -> None:
+    """It does not know yet when that will be (U4)."""
+    places, _, ask = shared(budget=(10, 60.0))
+    heavy = Asker()
+    places._line()[heavy] = math.inf, 8  # as after an interruption
+    assert 0.1 == ask(Asker(), 3)
+    assert isinstance(ask(Asker(), 2), Permit)
+
+
+def test_permits_of_several_are_one() -> None:
+    """What is corrected or given back is so for all of them (U4)."""
+    one, other = (Upstream(name, budget=(10, 60.0))._places for name in ("one", "other"))
+    permit = ask_all((one, other), Asker(), 10)
+    assert isinstance(permit, JointPermit)
+    assert isinstance(ask_all((one, other), Asker(), 1), tuple)
+    permit.weigh(9)
+    second = ask_all((other, one), Asker(), 1)
+    assert isinstance(second, JointPermit)
+    for each in (permit, permit, second):
+        each.take_back()
+    assert (0, 0) == (one.in_flight, other.in_flight)
+    assert isinstance(ask_all((one, other), Asker(), 10), JointPermit)
+
+
+def test_none_is_taken_while_one_cannot_be_asked() -> None:
+    """Another thread has its lock, and may want one that this thread has (U4)."""
+    upstreams = tuple(Upstream(name)._places for name in ("one", "other"))
+    taken, may_go = Event(), Event()
+
+    def hold() -> None:
+        with upstreams[1]._lock:
+            taken.set()
+            assert may_go.wait(TIMEOUT)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert taken.wait(TIMEOUT)
+    assert (upstreams[1], None) == ask_all(upstreams, Asker(), 1)
+    may_go.set()
+    holder.join(TIMEOUT)
+    assert isinstance(ask_all(upstreams, Asker(), 1), JointPermit)
+    assert [1, 1] == [places.in_flight for places in upstreams]

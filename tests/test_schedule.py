@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from retrying_executor._calls import schedule as schedule_module
+from retrying_executor._calls.ranking import Ranking
 from retrying_executor._calls.schedule import Schedule
 
 DELAYS = st.sampled_from([0.0, 0.0, 1.0, 1.0, 2.0, 5.0])
@@ -520,6 +521,22 @@ def test_nothing_is_kept_of_held_calls_that_are_done() -> None:
     for item in items[1:]:
         discard(schedule, item, retried=True)
     assert entries(schedule) <= 3
+
+
+def test_a_ranking_loses_nothing_when_a_destructor_looks_into_it() -> None:
+    """Each item stays, whoever drops an entry that is out of date (F7, G1)."""
+    ranking: Ranking[Item] = Ranking()
+    items = [Item(), Item(), Item()]
+    for key, item in enumerate(items):
+        ranking.put(item, key)
+    ranking.put(items[0], 9.0)  # its former entry is the first
+    items[0].hook = ranking.first
+    assert ((1,), items[1]) == ranking.first()
+    for item in (items[1], items[2]):
+        assert item is ranking.first()[1]  # type: ignore[index]  # there is one
+        ranking.drop(item)
+    assert ((9.0,), items[0]) == ranking.first()
+    assert items[:1] == ranking.items()
 
 
 # -- interruptions: a destructor adds, or a signal handler raises, in the middle ------------------

@@ -34,9 +34,6 @@ class Ranking(Generic[Item]):
         self._heap: list[tuple[Key, int, Item]] = []
         self._ticket = count().__next__  # so that items are never compared
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def put(self, item: Item, *key: float) -> None:
         """Give an item its key."""
         entry = (key, self._ticket(), item)
