@@ -23,6 +23,7 @@ from retrying_executor import (
     UpstreamFamily,
     View,
     explain,
+    report_weight,
     retry_after,
     transient,
     watch,
@@ -261,6 +262,14 @@ def upstream(executor: RetryingExecutor) -> None:
     RetryingExecutor(upstream=upstream)
     assert_type(executor.with_options(upstream=upstream, max_attempts=3), View)
     executor.with_options(upstream=None)
+    tokens = Upstream("llm", rate=[(10, 1), (1_000, timedelta(days=1))], budget=(2.5e5, 60), paced=True)
+    both = executor.with_options(upstream=(upstream, tokens), weight=1_200)
+    assert_type(both.with_options(weight=lambda text: len(text) / 4), View)
+    assert_type(report_weight(1_834), None)
+    RetryingExecutor(upstream=(upstream, tokens))
+    executor.with_options(weight="9")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executor.with_options(upstream=())
+    Upstream("llm", budget=10)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     executor.with_options(label="invoice 17", key=None, max_age=timedelta(hours=1))
     executor.with_options(label=17)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     executor.with_options(key=b"order-17")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
