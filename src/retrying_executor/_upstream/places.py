@@ -364,7 +364,7 @@ class Places:
     def _tell(self) -> None:
         """Tell the cores that wait what has changed: that there is room, or when to ask again."""
         while True:
-            core = None
+            core, weight = None, 0.0
             try:
                 with self._lock:
                     now = self.clock.monotonic()

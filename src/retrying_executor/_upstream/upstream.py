@@ -210,14 +210,16 @@ def checked_upstreams(upstream: object) -> tuple[Upstream, ...]:
     """
     if upstream is None:
         return ()
-    several = tuple(upstream) if isinstance(upstream, (tuple, list)) else (upstream,)
-    if not all(isinstance(one, Upstream) for one in several):
-        raise TypeError(f"upstream must be an Upstream, a tuple of them, or None, not {upstream!r}")
+    several: list[Upstream] = []
+    for one in upstream if isinstance(upstream, (tuple, list)) else (upstream,):
+        if not isinstance(one, Upstream):
+            raise TypeError(f"upstream must be an Upstream, a tuple of them, or None, not {upstream!r}")
+        several.append(one)
     if not several:
         raise ValueError(f"upstream must have at least one Upstream, or be None, not {upstream!r}")
     if len(set(several)) < len(several):
         raise ValueError(f"upstream must have each Upstream once, not {upstream!r}")
-    return several
+    return tuple(several)
 
 
 def _limit(name: str, value: object) -> float:
