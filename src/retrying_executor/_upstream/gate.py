@@ -127,14 +127,13 @@ class Gate:
         random: Callable[[], float],
     ) -> None:
         self._max_concurrency = max_concurrency
-        self._rates: list[Rate] = []
-        self._budgets: list[Budget] = []
+        self._rates: tuple[Rate, ...] = ()  # tuples take less memory, and there may be very many gates
+        self._budgets: tuple[Budget, ...] = ()
         if rates or budgets:
             from retrying_executor._upstream.limits import Budget, Rate  # not all programs have any
 
-            self._rates = [Rate(limit) for limit in rates]
-            self._budgets = [Budget(limit) for limit in budgets]
-        self._limits: list[Rate | Budget] = [*self._rates, *self._budgets]
+            self._rates = tuple([Rate(limit) for limit in rates])
+            self._budgets = tuple([Budget(limit) for limit in budgets])
         self._interval = 0.0  # between two starts
         if is_paced:
             count, window = min(rates, key=lambda limit: limit[1])
@@ -191,7 +190,7 @@ class Gate:
             and self._ramp == math.inf
             and self._next_start_at <= now
             and (self._pace is None or self._pace.is_over(now))
-            and all(limit.is_as_new(now) for limit in self._limits)
+            and all(limit.is_as_new(now) for limit in (*self._rates, *self._budgets))
         )
 
     def room(self) -> float:
@@ -236,8 +235,10 @@ class Gate:
 
     def refill(self, now: float) -> None:
         """Free what was taken a window ago."""
-        for limit in self._limits:
-            limit.refill(now)
+        for rate in self._rates:
+            rate.refill(now)
+        for budget in self._budgets:
+            budget.refill(now)
 
     def start(self, began_at: float, weight: float = 1) -> Permit:
         """Let an attempt through that may start, and for which slots have been taken.
