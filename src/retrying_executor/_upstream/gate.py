@@ -190,7 +190,8 @@ class Gate:
             and self._ramp == math.inf
             and self._next_start_at <= now
             and (self._pace is None or self._pace.is_over(now))
-            and all(limit.is_as_new(now) for limit in (*self._rates, *self._budgets))
+            and all(rate.is_as_new(now) for rate in self._rates)
+            and all(budget.is_as_new(now) for budget in self._budgets)
         )
 
     def room(self) -> float:
