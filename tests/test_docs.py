@@ -74,9 +74,10 @@ def test_public_names_are_documented_and_their_examples_work(name: str) -> None:
     assert [] == complaints
 
 
-def test_table_and_chart_of_policies_are_those_of_the_library() -> None:
-    """What each policy means in time is computed, and what the page shows is up to date (B2, U2, U3)."""
-    command = [sys.executable, str(CHOOSING.with_name("policies.py")), "--check"]
+@pytest.mark.parametrize("script", ["policies.py", "limits_table.py"])
+def test_figures_of_policies_and_limits_are_those_of_the_library(script: str) -> None:
+    """What they mean in time and in requests is computed, and the page is up to date (B2, U2 to U5)."""
+    command = [sys.executable, str(CHOOSING.with_name(script)), "--check"]
     done = subprocess.run(command, capture_output=True, timeout=TIMEOUT, check=False, encoding="utf-8")
     assert 0 == done.returncode, done.stdout + done.stderr
 

@@ -328,6 +328,23 @@ def test_a_time_that_the_service_names_holds_the_narrowest() -> None:
         assert "held" == account.state
 
 
+def test_times_that_the_service_names_hold_none_but_the_narrowest() -> None:
+    """However many attempts of one tenant are told to wait, the account is open for the others (U2, U4)."""
+    account, tenant, other = Upstream("account", hold_after=2), Upstream("tenant"), Upstream("other")
+    with VirtualTimeExecutor(retry=RetryPolicy(jitter=False)) as executor:
+        view = executor.with_options(upstream=(account, tenant))
+
+        def refuse() -> None:
+            if executor.monotonic() < 30:
+                raise NotNow(after=10)
+
+        refused = [view.submit(refuse) for _ in range(10)]
+        executor.advance(11)
+        assert ("open", "held") == (account.state, tenant.state)
+        assert executor.with_options(upstream=(account, other)).submit(executor.monotonic).result() < 12
+        assert [None] * 10 == [future.result() for future in refused]
+
+
 def fail() -> None:
     """Fail as a service does that cannot be reached."""
     raise ConnectionRefusedError

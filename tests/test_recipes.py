@@ -23,7 +23,7 @@ def test_embeddings_keep_to_the_budget() -> None:
     assert by_requests.refused > 0
     assert (0, 0) == (by_estimates.refused, by_the_count.refused)
     assert by_estimates.ended_at > by_the_count.ended_at
-    assert by_the_count.ideal == pytest.approx(by_the_count.ended_at)
+    assert by_the_count.ideal + 3 == pytest.approx(by_the_count.ended_at)  # three windows of 61 seconds
     assert limits.table_of_minutes(ways) == on_the_page(limits.EMBEDDINGS)
 
 
@@ -68,9 +68,9 @@ def test_tenants_have_their_share_of_the_account() -> None:
         assert found.most_of_one <= 10
     alone, both = ways.values()
     assert 0 == both.refused < alone.refused
-    assert pytest.approx(1) == both.small_ended_at
+    assert pytest.approx(1.05) == both.small_ended_at
     assert both.small_ended_at < alone.small_ended_at
-    assert pytest.approx(99) == both.large_ended_at
+    assert pytest.approx(99 * 1.05) == both.large_ended_at
     assert limits.table_of_imports(ways) == on_the_page(limits.TENANTS)
 
 

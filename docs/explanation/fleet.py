@@ -27,8 +27,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from retrying_executor import Attempt, NotNow, RetryPolicy
-from retrying_executor._upstream.gate import Gate
+from retrying_executor import Attempt, NotNow, RetryPolicy, Upstream
 
 BIN = 0.1  # seconds for which requests are counted together
 DURATION = (0.5, 1.5)  # seconds that a call takes, from and to
@@ -142,16 +141,11 @@ class Process:
         self.retries: list[tuple[float, int, Call]] = []
         self.free = scenario.workers
         self.wakes_at = math.inf
-        self.gate: Gate | None = None
-        if strategy.holds:  # the defaults of Upstream
-            self.gate = Gate(
-                max_concurrency=math.inf,
-                rate=None,
-                hold_after=5,
-                initial_hold=1.0,
-                max_hold=60.0,
-                random=draw.random,
-            )
+        self.gate: Any = None
+        if strategy.holds:
+            places = Upstream("the service")._places  # with the defaults
+            places.start_afresh(random=draw.random)
+            self.gate = places.gate
 
     def next_at(self) -> float:
         """Return from when on an attempt may start."""
@@ -209,7 +203,7 @@ class Simulation:
         call.attempts += 1
         if call.attempts == 1:
             call.began_at = now
-        permit = None if process.gate is None else process.gate.start(now, lambda: now)
+        permit = None if process.gate is None else process.gate.start(now)
         end, error = self.service.request(now)
         heapq.heappush(self._events, (end, self._ticket(), process, (call, permit, error)))
 

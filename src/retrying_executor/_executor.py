@@ -199,11 +199,13 @@ class Submitter(Executor):
             retry: The policy of the view; if left out, the one in force here.
             upstream: The service that its calls go to, or ``None``; if left out, the one here. A call of
                 several, ``(account, tenant)``, starts when all of them let it through. A time that the
-                service asks for (``Retry-After``) holds the last, so that has to be the narrowest; failures
-                count for all.
-            weight: How much an attempt takes of the *budget* of its upstream: a number, 0 or more, or a
-                callable that is given the arguments of the call and returns it, in ``submit()``. If left out,
-                the one here; without any, 1. `report_weight` corrects it.
+                service asks for (``Retry-After``) holds only the last. So the last has to be that whose
+                limit the service speaks of: as a rule the narrowest. Failures count for all.
+            weight: How much an attempt takes of the *budget* of its upstream, or of each of several: a
+                number, 0 or more, or a callable that is given the arguments of the call and returns that.
+                ``submit()`` calls it, and raises what it raises, or a ``ValueError`` if the weight is more
+                than the budget. If left out, the one here; without any, 1. It counts only where there is a
+                budget. `report_weight` corrects it.
             label: What tells its calls apart from others of the same function, in logs, events and
                 `current_call`: text in one line, or ``None``; if left out, the one here.
             key: The key of its calls, instead of a UUID for each. Services take it as an idempotency key. All

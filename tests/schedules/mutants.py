@@ -893,7 +893,7 @@ MUTANTS = [
         "calls_of_two_upstreams",
         (
             "_upstream/places.py",
-            "            part.end(evidence, None, exception)\n",
+            "            part.end(of_others, None, exception)\n",
             "            pass\n",
         ),
     ),

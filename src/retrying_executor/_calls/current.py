@@ -80,9 +80,10 @@ def current_call() -> CurrentCall | None:
 def report_weight(weight: float) -> None:
     """Say how much the attempt that runs in this thread really takes of its upstream's budget.
 
-    From now on that counts instead of the *weight* given to ``with_options()``, which was an estimate. What
-    turns out to be too much is free for others at once; what was missing they wait for. If the call is tried
-    again, the estimate counts anew. Elsewhere than in a call, and without a budget, nothing happens.
+    From now on that counts instead of the *weight* given to ``with_options()``, which was an estimate. If the
+    estimate was too high, the rest is free for other calls at once; if it was too low, they wait for longer.
+    If the call is tried again, the estimate counts anew. Where there is no call in this thread, or no budget,
+    nothing happens: so a function that calls this also works elsewhere.
 
     Args:
         weight: In the unit of the budget; 0 or more.

@@ -52,18 +52,19 @@ class UpstreamFamily:
     """Upstreams that are made on demand, one for each key: each host, customer or account.
 
     ``family[key]`` is the `Upstream` of that key. It is made when it is asked for first, with the options of
-    the family and limits of its own, and has both names: ``webhooks[example.org]``. One key has one upstream:
-    as long as anybody refers to it, be that a call that waits or runs, and afterwards as long as there is
-    something to remember of the service: attempts within the window of its *rate*, failures, a hold, a probe
-    or a ramp. Only what would be the same as a new one is forgotten. So a family takes no more room than the
-    keys that were in use lately, and no limit is exceeded.
+    the family and limits of its own. Its name has both: ``webhooks[example.org]``. One key has one upstream:
+    as long as anybody refers to it, such as a call that waits or runs, a future or a view that is kept; and
+    afterwards as long as there is something to remember of the service: attempts within the window of a
+    limit, failures, a hold, a probe, a ramp, or a pace that was learned. Only what would be the same as a new
+    one is forgotten. So a family takes no more room than the keys that were in use lately, and no limit is
+    exceeded.
 
     ``len()``, ``in`` and iteration are over the keys that are known at that moment. A family has no thread:
     each look-up sees to a few members that may be forgotten, and ``len()`` and iteration to all of them.
 
     Args:
         name: What to call it in logs, before the key: text in one line.
-        max_concurrency: As for `Upstream`, and so are all others; for each key.
+        max_concurrency: As for `Upstream`, and so are all others. Each limit holds for each key.
         rate: See `Upstream`.
         budget: See `Upstream`.
         paced: See `Upstream`.

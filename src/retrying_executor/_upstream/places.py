@@ -494,10 +494,12 @@ class JointPermit:
 
         Which of the upstreams a time that was asked for is meant for, nobody knows. It holds the narrowest:
         so the others' calls go on; and if it was meant for all of them, each narrow one is soon told so.
+        Of the others, "not now" with a time tells nothing: however often it is said, it holds none of them.
         """
         *others, narrowest = self._parts
+        of_others: Evidence = "none" if evidence == "busy" and asked is not None else evidence
         for part in others:
-            part.end(evidence, None, exception)
+            part.end(of_others, None, exception)
         narrowest.end(evidence, asked, exception)
 
     def take_back(self) -> None:

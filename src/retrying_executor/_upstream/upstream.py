@@ -44,35 +44,36 @@ _MOST_STARTS = 1_000_000  # of which the times are kept
 class Upstream:
     """A service, and what is known of it: its limits, and whether it works.
 
-    Given to executors and views as ``upstream=``, as many as call the service. A call that may not start
-    waits without a thread, and uses up no attempt. Calls of other upstreams go on.
+    Make one for each service, and give it to all executors and views that call the service, as ``upstream=``:
+    two with the same name are two, and know nothing of each other. A call that may not start waits without a
+    thread, and uses up no attempt. Calls of other upstreams go on.
 
     The service is *held* when it asks to wait (``Retry-After`` and its like), and when it fails, or says "not
     now" without a time, *hold_after* times in a row: nothing starts any more. Only failures of its own count,
     see *record_exceptions*. When the time is over, one attempt starts, the probe: of a call that did not fail
     last, an untried one first. It is not counted if the service fails. If it gets through, the others follow
-    in a ramp: 2 in flight, then 4, and so on; if not, the next hold is twice as long. After a hold because of
-    "not now" without a time, it is learned how fast the service lets calls through, and they start in even
-    steps of that length, until nothing has been refused for some minutes.
+    in a ramp: 2 in flight, then 4, and so on; if not, the next hold is twice as long. A hold because of "not
+    now" without a time also teaches how fast the service lets calls through. From then on they start in even
+    steps, which become shorter while nothing is refused; after some minutes without a refusal there are none.
 
     Args:
         name: What to call it in logs: text in one line.
         max_concurrency: How many attempts may run at once, over all executors: 1 or more, or ``None`` for
             no limit.
-        rate: How many attempts may be let through in how many seconds, as ``(10, 1.0)``: never more than 10
-            in any window of a second; or several such limits, as ``[(10, 1.0), (1_000, 86_400.0)]``; ``None``
-            for no limit. When an attempt that was let through begins is up to the machine, usually within a
-            millisecond. Up to 1,000,000 each.
+        rate: How many attempts may be let through in how many seconds, as ``(10, 1.05)``: never more than 10
+            in any window of 1.05 seconds; or several such limits, as ``[(10, 1.05), (1_000, 86_400.0)]``;
+            ``None`` for no limit. Up to 1,000,000 attempts each. An attempt begins when the machine gets to
+            it, usually within a millisecond, and its request arrives later still. So make the window a little
+            longer than that of the service.
         budget: How much the attempts that are let through in so many seconds may weigh in all, as
-            ``(200_000, 60.0)``, or several such limits: in tokens, rows, or whatever else the service counts.
-            What an attempt weighs is said by ``with_options(weight=)``; without that, 1. ``None`` for no
-            limit.
-        paced: Whether attempts are let through one after another in even steps, that of the shortest window
-            in *rate*. Otherwise as many start at once as the limits allow. For services that count by a
-            window of their own, in which two bursts may collide. The steps are 2 % longer than the window
-            asks for, since attempts get closer on their way.
+            ``(200_000, 61.0)``, or several such limits: in tokens, rows, or whatever else the service counts.
+            ``with_options(weight=)`` says what an attempt weighs; without that, 1. ``None`` for no limit.
+        paced: Whether attempts are let through one after another, in even steps: a window of *rate* divided
+            by its number, and 2 % more, since requests get closer on their way. If there are several rates,
+            that with the shortest window counts. ``False``: as many at once as the limits allow. For services
+            that allow no bursts, or count in ways that nobody knows.
         hold_after: After how many failures in a row, with no success between, it is held; 1 or more, or
-            ``None``: only when it asks for it.
+            ``None``: only when it asks to wait.
         record_exceptions: Which exceptions count as failures of the service: a class, a tuple of classes, or
             a callable from the exception to a ``bool``. The default is `service_failed`. Others tell nothing
             bad of it, and neither does a result that the policy rejects. "Not now" without a time counts as
