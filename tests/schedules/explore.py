@@ -133,8 +133,8 @@ def prepared(*, fine: bool = False) -> Iterator[None]:
 
     It keeps out what would make two runs differ: the collector, and log handlers with locks of their own.
 
-    In *fine* runs, who finds the lock of an upstream taken waits for it: an unfair scheduler could have
-    somebody ask again and again, for ever.
+    A thread that finds the lock of an upstream taken waits for it here, however long: an unfair scheduler
+    could have it ask again and again, for ever.
     """
     global _is_prepared
     if _is_prepared:
@@ -153,9 +153,9 @@ def prepared(*, fine: bool = False) -> Iterator[None]:
         stack.enter_context(announcements())
         for owner, name in ((log, "worker_interrupted"), (LOGGER, "exception")):
             stack.enter_context(mock.patch.object(owner, name, lambda *args: _on_error[-1](*args)))
+        for module in (backlog, places):
+            stack.enter_context(mock.patch.object(module, "_LOCK_TIMEOUT", -1))
         if fine:
-            for module in (backlog, places):
-                stack.enter_context(mock.patch.object(module, "_LOCK_TIMEOUT", -1))
             stack.enter_context(every_access())
         _is_prepared = True
         try:

@@ -8,9 +8,10 @@ got through. While none are, it rises: slowly as long as it is near to what was 
 as in CUBIC (RFC 9438, section 4.2). So it soon comes back from a limit that is gone.
 
 For the first measurement it is assumed that the service counts by the second, as most do: what gets through
-after the hold, before the first refusal, is what a second allows. Each of the others is the mean since the
-one before, with the holds in between. So limits by the minute, or on what runs at once, are found after a
-few holds.
+after the hold, before the first refusal, is what a second allows. That is a guess, so from then on the pace
+doubles every few seconds, until the service refuses again. What got through in even steps until then is the
+second measurement. Each of the others is the mean since the one before, with the holds in between. So limits
+by the minute, or on what runs at once, are found after a few holds.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from __future__ import annotations
 import math
 
 _SECOND = 1.0
-_EASE = 0.97  # of what was measured is the pace at first,
+_DOUBLES_IN = 3.0  # seconds: so fast the pace rises from the first measurement to the second
+_EASE = 0.97  # of what was measured then, or later, is the pace at first,
 _SLOPE = 0.01  # so much more of it with each second,
 _LIFT = 20.0  # and with the cube of the time: by as much as was measured after so many seconds
-_PAUSE = 0.05  # seconds, in which a little is free again
+_SHORT = 0.025  # seconds, in which a little is free again
 _OVER = 120.0  # seconds, after which the pace is hundreds of times what was measured: it is forgotten
 _RARE = 20  # successes between two refusals, or more, are as it should be
 _FEW = 10  # successes tell little: then the pace falls by a half at most
@@ -38,23 +40,35 @@ class Pace:
         next_start_at: No attempt is to start sooner.
     """
 
-    __slots__ = ("_measured", "_since", "_successes", "_unrefused", "next_start_at")
+    __slots__ = (
+        "_is_guess",
+        "_measured",
+        "_refusals",
+        "_set_at",
+        "_since",
+        "_successes",
+        "_unrefused",
+        "next_start_at",
+    )
 
     def __init__(self, held_at: float) -> None:
         self._measured = math.inf  # attempts in a second
-        self._since = math.inf  # from when on is counted
+        self._is_guess = True  # it was measured once, or not at all
+        self._set_at = held_at
+        self._since = math.inf  # from when on is counted: at first, from the first success
         self._successes = 0  # since then
         self._unrefused = 0  # successes since the latest refusal
+        self._refusals = 0  # in a row
         self.next_start_at = held_at + _SECOND
 
     def started(self, now: float) -> None:
         """An attempt starts."""
-        self.next_start_at = now + 1.0 / self._now(now)
+        self.next_start_at = now + 1.0 / self._per_second(now)
 
-    def _now(self, now: float) -> float:
+    def _per_second(self, now: float) -> float:
         """Return how many attempts may start in a second."""
-        if self._measured == math.inf:
-            return math.inf
+        if self._is_guess:
+            return self._measured * 2.0 ** (max(0.0, now - self._since) / _DOUBLES_IN)
         elapsed = self._elapsed(now)
         return self._measured * (_EASE + _SLOPE * elapsed + (elapsed / _LIFT) ** 3)
 
@@ -67,8 +81,7 @@ class Pace:
 
     def worked(self, now: float) -> None:
         """An attempt got through."""
-        if self._since == math.inf:  # the first after a hold
-            self._since = now
+        self._since = min(self._since, now)
         self._successes += 1
         self._unrefused += 1
 
@@ -78,22 +91,28 @@ class Pace:
         It is not if the pace was set while the attempt was on its way.
         """
         unrefused, self._unrefused = self._unrefused, 0
-        if self._measured < math.inf and began_at < self._since:
+        if self._measured < math.inf and began_at <= self._set_at:
             return False
-        if not self._successes or began_at < self._since:
-            return True
+        self._refusals = 1 if unrefused else self._refusals + 1
+        elapsed = now - self._since
         if self._measured == math.inf:
-            self._measured = self._successes / max(_SECOND, now - self._since)
+            if not self._successes:
+                return True
+            self._measured = self._successes / max(_SECOND, elapsed)
             self.next_start_at = max(now, self._since + _SECOND)
-        elif unrefused < _RARE:
-            measured = self._successes / max(_SECOND, now - self._since)
-            self._measured = max(measured, self._measured / 2.0 if self._successes < _FEW else 0.0)
-            self.next_start_at = now + _PAUSE
+            self._since = math.inf
         else:
-            return True
-        self._since, self._successes = now, 0
+            # A second of the service's may be full to its end: the next attempt should not come before.
+            self.next_start_at = max(self.next_start_at, now + _SHORT * 2.0 ** min(self._refusals, 16))
+            if unrefused >= _RARE or not self._successes:
+                return True
+            measured = self._successes / max(_SHORT, elapsed)
+            self._measured = max(measured, self._measured / 2.0 if self._successes < _FEW else 0.0)
+            self._is_guess = False
+            self._since = now
+        self._set_at, self._successes = now, 0
         return True
 
     def is_over(self, now: float) -> bool:
         """Return whether nothing restricts the pace any more."""
-        return self._since < math.inf and self._elapsed(now) > _OVER
+        return now > self._since and self._elapsed(now) > _OVER
