@@ -30,6 +30,7 @@ from retrying_executor import (
     report_weight,
 )
 from retrying_executor._upstream.gate import Permit
+from retrying_executor._upstream.limits import Budget
 from retrying_executor._upstream.places import JointPermit, Places, ask_all
 from retrying_executor.testing import VirtualTimeExecutor
 
@@ -345,6 +346,22 @@ def test_times_that_the_service_names_hold_none_but_the_narrowest() -> None:
         assert [None] * 10 == [future.result() for future in refused]
 
 
+def test_a_time_that_the_service_names_tells_nothing_of_the_wider_ones() -> None:
+    """Tenants that are told to wait, one after the other, do not add up to a failure of the account (U4)."""
+    account, tenants = Upstream("account", hold_after=2), UpstreamFamily("tenant")
+    with VirtualTimeExecutor(retry=RetryPolicy(max_attempts=1)) as executor:
+
+        def refuse() -> None:
+            if executor.monotonic() < 30:
+                raise NotNow(after=30)
+
+        views = [executor.with_options(upstream=(account, tenants[f"{number}"])) for number in range(5)]
+        futures = [view.submit(refuse) for view in views]
+        executor.advance(0)
+        assert ["open"] + ["held"] * 5 == [account.state, *(tenants[key].state for key in tenants)]
+        assert [None] * 5 == [future.result() for future in futures]
+
+
 def fail() -> None:
     """Fail as a service does that cannot be reached."""
     raise ConnectionRefusedError
@@ -366,6 +383,46 @@ def test_one_that_is_held_is_waited_for_and_the_call_gives_up_in_time() -> None:
         future = executor.submit(int)
         assert "account, tenant" in str(future.exception())
         assert 60 == executor.monotonic()
+
+
+def test_a_call_gives_up_in_time_while_it_goes_from_one_upstream_to_another() -> None:
+    """Its time is not begun anew whenever one that works refuses it, while another is down (B6, U4)."""
+    account, tenant = Upstream("account", hold_after=1), Upstream("tenant", rate=(1, 1.0))
+    with VirtualTimeExecutor(retry=RetryPolicy(max_elapsed=300)) as executor:
+        alone = executor.with_options(upstream=account, max_elapsed=None, max_attempts=None)
+        endless = [alone.submit(fail) for _ in range(3)]
+        executor.advance(1)
+        both = executor.with_options(upstream=(account, tenant)).submit(fail)
+        others = [executor.with_options(upstream=tenant).submit(int) for _ in range(1000)]
+        assert isinstance(both.exception(), TimeoutError)
+        assert 301 == executor.monotonic()
+        assert not others[-1].done()
+        assert not any(future.done() for future in endless)
+        executor.shutdown(cancel_futures=True)
+
+
+def test_a_call_waits_on_if_what_was_down_has_worked_again() -> None:
+    """Also where it waited for another of its upstreams when that happened (B6, U4)."""
+    account, tenant = Upstream("account"), Upstream("tenant")
+    with VirtualTimeExecutor(retry=RetryPolicy(max_elapsed=60)) as executor:
+        view = executor.with_options(upstream=(account, tenant))
+        account.pause(10)
+        both = view.submit(executor.monotonic)
+        aged = executor.with_options(upstream=(account, tenant), max_age=500).submit(int)
+        executor.advance(5)
+        other = executor.with_options(upstream=tenant, max_elapsed=None).submit(int)
+        assert 0 == other.result()
+        tenant._places.gate._max_concurrency = 0
+        executor.advance(10)  # the account would let them through, the tenant does not
+        assert "probing" == account.state
+        assert 0 == executor.with_options(upstream=account).submit(int).result()
+        executor.advance(385)
+        assert not both.done()
+        executor.advance(200)
+        assert isinstance(aged.exception(), TimeoutError)
+        tenant._places.gate._max_concurrency = 1
+        tenant.resume()
+        assert 600 == both.result()
 
 
 def test_a_probe_of_one_is_free_for_the_call() -> None:
@@ -531,6 +588,67 @@ def test_what_is_kept_for_one_that_was_called_is_left_to_it() -> None:
     assert isinstance(ask(heavy, 8), Permit)
     places.take_back(ask(light, 0))
     assert 1 == places.in_flight
+
+
+@pytest.mark.parametrize("how", ["cancelled", "set from outside", "too old", "shut down"])
+def test_what_is_kept_for_a_call_is_for_others_when_it_waits_no_more(how: str) -> None:
+    """They do not wait until it would have come, which may be hours (E1, F2, U4)."""
+    upstream = Upstream("service", budget=(10, 3600.0))
+    with RetryingExecutor(1, upstream=upstream) as first, RetryingExecutor(1, upstream=upstream) as second:
+        assert 0 == second.with_options(weight=5).submit(int).result(TIMEOUT)
+        options: dict[str, Any] = {"max_age": 0.5} if how == "too old" else {}
+        heavy = first.with_options(weight=8, **options).submit(int)
+        assert eventually(lambda: first.stats().held or heavy.done())
+        light = second.with_options(weight=3).submit(int)
+        if how == "cancelled":
+            assert heavy.cancel()
+        elif how == "set from outside":
+            heavy.set_result(1)
+        elif how == "too old":
+            assert isinstance(heavy.exception(TIMEOUT), TimeoutError)
+        else:
+            first.shutdown(cancel_futures=True)
+        assert 0 == light.result(TIMEOUT)
+
+
+def test_a_lighter_call_of_the_same_core_takes_less_from_others() -> None:
+    """Once the heavy one is cancelled, which nobody else could have known (E1, U4)."""
+    upstream = Upstream("service", budget=(10, 3600.0))
+    with RetryingExecutor(1, upstream=upstream) as first, RetryingExecutor(1, upstream=upstream) as second:
+        assert 0 == second.with_options(weight=5).submit(int).result(TIMEOUT)
+        heavy, lighter = (first.with_options(weight=weight).submit(int) for weight in (8, 6))
+        assert eventually(lambda: 2 == first.stats().held)
+        light = second.with_options(weight=3).submit(int)
+        assert eventually(lambda: second.stats().held)
+        assert heavy.cancel()
+        assert 0 == light.result(TIMEOUT)
+        assert not lighter.done()
+        first.shutdown(cancel_futures=True)
+
+
+def test_a_light_retry_does_not_wait_for_a_heavy_call() -> None:
+    """It comes first when it is due, and fits (D2, U4)."""
+    policy = RetryPolicy(initial_delay=10, jitter=False, max_elapsed=None)
+    with VirtualTimeExecutor(retry=policy, upstream=Upstream("service", budget=(10, 3600.0))) as executor:
+
+        def call() -> float:
+            running = current_call()
+            if running is not None and running.attempt == 1:
+                raise KeyError
+            return executor.monotonic()
+
+        light = executor.submit(call)
+        assert 0 == executor.with_options(weight=3).submit(int).result()
+        heavy = executor.with_options(weight=8).submit(executor.monotonic)
+        assert [10, 3600] == [light.result(), heavy.result()]
+
+
+def test_what_a_budget_leaves_counts_what_is_over_by_then() -> None:
+    """With the time, more and more of what was spent (U4)."""
+    budget = Budget((10, 60.0))
+    for at in (0.0, 10.0, 20.0):
+        budget.spend(at, 3)
+    assert [1, 4, 7, 10] == [budget.leaves(at) for at in (59.0, 60.0, 75.0, 80.0)]
 
 
 def test_an_attempt_that_is_not_made_gives_its_weight_back() -> None:

@@ -80,9 +80,7 @@ def discard(schedule: Any, item: Item, *, retried: bool) -> None:
     gone, retries = schedule.place_of(item, retried=retried)
     item.gone = True
     gone.add(item)
-    schedule.lane_of.pop(item, None)
-    if retries is not None:
-        retries.drop_gone()
+    schedule.leave(item, retries)
     if schedule.is_littered:
         schedule.tidy()
 
@@ -199,7 +197,9 @@ class ScheduleMachine(RuleBasedStateMachine):
         """Return which service refuses an item whose turn it is, and when that is to be asked again."""
         for service in reversed(item.route):
             is_its_own = item.held and self.at[item.route] is service
-            if self.held_up_by(service) and not is_its_own and self.asks_at(service) > self.now:
+            if not self.held_up_by(service) or is_its_own or self.asks_at(service) <= self.now:
+                continue
+            if not (item.held or item.retried) or self.held_up_by(service)[0] < item:
                 return service, service.told
         return next(((one, one.opens_at) for one in item.route if one.opens_at > self.now), None)
 
@@ -215,6 +215,8 @@ class ScheduleMachine(RuleBasedStateMachine):
             item = next(iter([*sorted([*due, *asked]), *self.fresh]), None)
             refusal = None if item is None or item.until <= self.now else self.refusal(item)
             if item is None or refusal is None:
+                for passed in () if item is None or item._waits_until <= self.now else item.route:
+                    passed.refused = None
                 return item
             service, told = refusal
             if not item.held:
@@ -539,6 +541,108 @@ def test_a_ranking_loses_nothing_when_a_destructor_looks_into_it() -> None:
     assert items[:1] == ranking.items()
 
 
+class Counting(Item):
+    """An item that counts how often it is asked until when it may wait."""
+
+    looks = 0
+
+    @property
+    def _waits_until(self) -> float:
+        Counting.looks += 1
+        return self.__dict__["until"]  # type: ignore[no-any-return]  # as it was set
+
+    @_waits_until.setter
+    def _waits_until(self, until: float) -> None:
+        self.__dict__["until"] = until
+
+
+def test_calls_that_give_up_one_by_one_do_not_look_at_all_others() -> None:
+    """Where very many are held, and each has waited for too long at another time (B6, U4)."""
+    schedule: Any = Schedule()
+    service = Service(0.0)
+    service.opens_at = math.inf
+    items = [Counting() for _ in range(1000)]
+    for number, item in enumerate(items):
+        item.route = (service,)
+        item.until = 1.0 + number
+        schedule.add_retry(item, 0.0)
+    assert schedule.take(0.0, claim_of_services) is None
+    Counting.looks = 0
+    assert items == [schedule.take(1.0 + number, claim_of_services) for number in range(1000)]
+    assert Counting.looks < 10 * len(items)
+    assert 0 == entries(schedule) == len(schedule._lanes) == len(schedule._impatient._heap)
+
+
+def test_deadlines_of_calls_that_have_left_are_forgotten() -> None:
+    """So a lane that never empties takes no more memory than its calls (G2, U4)."""
+    schedule: Any = Schedule()
+    service = Service(0.0)
+    fill_lane(schedule, service, 1)
+    for number in range(100):
+        service.opens_at = math.inf
+        [item] = fill(schedule, 1, retried=False)
+        item.route, item.until = (service,), 3600.0 + number
+        assert schedule.take(0.0, claim_of_services) is None
+        discard(schedule, item, retried=True)
+        del item
+        [lane] = schedule._lanes.values()
+        assert len(lane._deadlines) <= 12
+    assert schedule.take(9000.0, claim_of_services) is None
+    assert math.inf == lane.gives_up_at
+
+
+def test_a_lane_goes_with_its_last_call_wherever_it_stands() -> None:
+    """Although its upstream refuses another lane, perhaps for ever: each is of another tenant (G2, U4)."""
+    schedule: Any = Schedule()
+    account = Service(0.0)
+    fill_lane(schedule, account, 1)
+    account.opens_at = math.inf
+    for _ in range(100):
+        [item] = fill(schedule, 1, retried=False)
+        item.route = (account, Service(0.0))
+        assert schedule.take(0.0, claim_of_services) is None
+        discard(schedule, item, retried=True)
+    assert (1, 1, 1) == (len(schedule._lanes), len(schedule._barriers), len(schedule))
+    assert len(schedule._barriers[account].lanes._heap) <= 10
+
+
+def test_a_call_that_comes_first_is_not_refused_on_behalf_of_another() -> None:
+    """The upstream is asked for it: it may weigh less than the one that was refused (D2, U4)."""
+    schedule: Any = Schedule()
+    service = Service(0.0)
+    [heavy, light] = fill(schedule, 2, retried=False)
+    heavy.route = light.route = (service,)
+    schedule.fresh.pop()
+
+    def claim_by_weight(item: Item, now: float) -> Any:
+        assert schedule.opens_to(item, service) <= now
+        return (service, 9.0, math.inf) if item is heavy and now < 9 else claim(item, now)
+
+    assert schedule.take(0.0, claim_by_weight) is None
+    schedule.add_retry(light, 1.0)
+    assert light is schedule.take(1.0, claim_by_weight)
+    assert -math.inf == schedule.first_due_at()  # that one has taken the place of the heavy one in the line
+    assert schedule.take(1.0, claim_by_weight) is None
+    assert 9.0 == schedule.first_due_at()
+    assert heavy is schedule.take(9.0, claim_by_weight)
+
+
+def test_what_is_kept_for_a_call_that_waits_no_more_is_renounced() -> None:
+    """By that for which the upstream was asked, not by those behind it (E1, U4)."""
+    schedule: Any = Schedule()
+    service = Service(0.0)
+    first, second, third = fill_lane(schedule, service, 3, until=3.0)
+    discard(schedule, second, retried=True)
+    assert [] == schedule.renounce(are_all=False)
+    discard(schedule, first, retried=True)
+    assert [service] == schedule.renounce(are_all=False)
+    assert [] == schedule.renounce(are_all=False)
+    assert [service] == schedule.renounce(are_all=True)
+    assert schedule.take(0.0, claim_of_services) is None
+    assert third is schedule.take(3.0, claim_of_services)
+    assert [service] == schedule.renounce(are_all=False)
+
+
 # -- interruptions: a destructor adds, or a signal handler raises, in the middle ------------------
 
 OPERATIONS: dict[str, Callable[[Any], Item | None]] = {
@@ -619,6 +723,21 @@ def test_a_lane_whose_last_call_an_interruption_has_left_there_is_empty() -> Non
     item.gone = True
     assert [] == take_all(schedule, 5.0)
     assert 0 == entries(schedule)
+
+
+def test_a_lane_that_an_interruption_has_left_without_calls_is_empty() -> None:
+    """A signal handler raised when its last call was done, before the lane was dropped (F9)."""
+    schedule: Any = Schedule()
+    service = Service(0.0)
+    [item] = fill_lane(schedule, service, 1)
+    gone, retries = schedule.place_of(item, retried=True)
+    item.gone = True
+    gone.add(item)
+    del schedule.lane_of[item]
+    retries.drop_gone()
+    assert schedule.next_due_at() is None
+    assert not schedule.is_awaited(service)
+    assert 0 == len(schedule._lanes) == len(schedule._barriers)
 
 
 def test_so_many_calls_are_put_in_a_lane_that_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -893,7 +893,7 @@ MUTANTS = [
         "calls_of_two_upstreams",
         (
             "_upstream/places.py",
-            "            part.end(of_others, None, exception)\n",
+            '            part.end(evidence if asked is None else "none", None, exception)\n',
             "            pass\n",
         ),
     ),

@@ -10,6 +10,8 @@ and a call that waits for one upstream is in nobody's way at another.
 from __future__ import annotations
 
 import math
+import weakref
+from heapq import heapify, heappop, heappush
 
 from retrying_executor._calls.ranking import Ranking
 from retrying_executor._calls.retries import Retries
@@ -87,9 +89,13 @@ class Barrier:
         first = self.first_entry()
         return -math.inf if first is None or first[2] is not self._refused else self.closed_until
 
-    def concerns(self, call: Call) -> bool:
-        """Return whether it opens when that call is done."""
+    def has_refused(self, call: Call) -> bool:
+        """Return whether that is the call for which the upstream was asked last."""
         return call is self._refused
+
+    def ask_again(self) -> None:
+        """The upstream is to be asked again, whichever call is the first."""
+        self._refused = None
 
     def notice(self, now: float) -> bool:
         """See whether the upstream went down, or works again; return whether it did."""
@@ -115,52 +121,83 @@ class Lane:
     may fail again for a reason of its own, and then shows nothing.
 
     So that a service that is down for good ends every call, those without an attempt give up too when
-    ``max_elapsed`` has passed: since the upstream went down, or since their turn came if that was later.
+    ``max_elapsed`` has passed: since one of the upstreams went down, or since their turn came if that was
+    later; whichever of them holds up the lane meanwhile.
 
     Args:
         route: Those of the upstreams.
         ticket: See `Retries`.
     """
 
-    __slots__ = ("_is_down", "barrier", "calls", "gives_up_at", "route")
+    __slots__ = ("_deadlines", "_is_down", "_ticket", "barrier", "calls", "gives_up_at", "route")
 
     barrier: Barrier
 
     def __init__(self, route: Route, ticket: Callable[[], int]) -> None:
         self.route = route
         self.calls = Retries(ticket)
+        self._ticket = ticket
         self._is_down = False
+        # Until when calls may wait, the first one first; weak, since some have left the lane, or may wait for
+        # longer by now.
+        self._deadlines: list[tuple[float, int, weakref.ref[Call]]] = []
         self.gives_up_at = math.inf
         """Until when all of them may wait, or less."""
 
     def add(self, call: Call, due_at: float) -> None:
         """Put a call in, which is due at infinity if it had no attempt."""
         self.calls.add(call, -math.inf if due_at == math.inf and self._is_down else due_at)
-        self.gives_up_at = min(self.gives_up_at, call._waits_until)
+        self._note_deadline(call)
 
     def arrange(self, now: float, *, is_down: bool) -> None:
         """Order the calls as the state of the upstream asks for that holds them up."""
         if is_down != self._is_down:
             self._is_down = is_down
             self.calls.rearrange(lambda call: self._due_at(call, now))
-            self._look()
-
-    def _look(self) -> None:
-        self.gives_up_at = min((call._waits_until for call in self.calls.calls()), default=math.inf)
+            self._note_deadlines()
 
     def _due_at(self, call: Call, now: float) -> float | None:
-        """Return where a call without an attempt comes, and note until when it waits; ``None`` for others."""
+        """Return where a call without an attempt comes, and see until when it waits; ``None`` for others."""
         if call._attempts or call.done():
             return None
-        call._wait_until(now + call._terms.max_elapsed if self._is_down else math.inf)
+        if not any(places.is_down for places in self.route):
+            call._wait_until(math.inf)
+        elif call._waits_until >= call._expires_at:  # else it is known already
+            call._wait_until(now + call._terms.max_elapsed)
         return -math.inf if self._is_down else math.inf
 
-    def give_up(self, now: float) -> list[Call]:
-        """Return the calls that have waited for too long, no longer in the lane.
+    def _note_deadline(self, call: Call) -> None:
+        if call._waits_until < math.inf:
+            heappush(self._deadlines, (call._waits_until, self._ticket(), weakref.ref(call)))
+            self.gives_up_at = min(self.gives_up_at, call._waits_until)
+            if len(self._deadlines) > 2 * len(self.calls) + 8:  # most are of calls that have left
+                self._note_deadlines()
+
+    def _note_deadlines(self) -> None:
+        calls = [call for call in self.calls.calls() if call._waits_until < math.inf]
+        deadlines = [(call._waits_until, self._ticket(), weakref.ref(call)) for call in calls]
+        heapify(deadlines)
+        self._deadlines = deadlines
+        self.gives_up_at = deadlines[0][0] if deadlines else math.inf
+
+    def first_late(self, now: float, is_here: Callable[[Call], bool]) -> Call | None:
+        """Return the next call that has waited for too long; ``None`` if there are no more.
 
         Now is too late already: there is something to do whenever the schedule says so, or a thread would
         look in vain until the clock, which may be coarse, has moved on.
+
+        Args:
+            now: What time it is.
+            is_here: Whether a call is in this lane.
         """
-        late = self.calls.take_out(lambda call: call._waits_until <= now)
-        self._look()
-        return late
+        deadlines = self._deadlines
+        while deadlines and deadlines[0][0] <= now:
+            call = deadlines[0][2]()
+            if call is not None and call._waits_until <= now and is_here(call):
+                if call._attempts or call._expires_at <= now or any(one.is_down for one in self.route):
+                    return call
+                call._wait_until(math.inf)  # what was down has worked again while it waited for another
+                self._note_deadline(call)
+            heappop(deadlines)
+        self.gives_up_at = deadlines[0][0] if deadlines else math.inf
+        return None

@@ -76,9 +76,7 @@ class Ledger:
                     self._succeeded += 1
                 else:
                     self._failed += 1
-                self.schedule.lane_of.pop(call, None)
-                if retries is not None:
-                    retries.drop_gone()
+                self.schedule.leave(call, retries)
 
     def back_off(self, call: Call, due_at: float) -> bool:
         """A call that runs waits again, until *due_at*; return whether it is the first that is due."""

@@ -34,18 +34,25 @@ class Ranking(Generic[Item]):
         self._heap: list[tuple[Key, int, Item]] = []
         self._ticket = count().__next__  # so that items are never compared
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def put(self, item: Item, *key: float) -> None:
         """Give an item its key."""
         entry = (key, self._ticket(), item)
         heappush(self._heap, entry)
         self._entries[item] = entry
-        if len(self._heap) > 2 * len(self._entries) + 8:
-            self._heap = heap = list(self._entries.values())
-            heapify(heap)
+        self._tidy()
 
     def drop(self, item: Item) -> None:
         """Take an item out, if it is in here."""
-        self._entries.pop(item, None)
+        if self._entries.pop(item, None) is not None:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        if len(self._heap) > 2 * len(self._entries) + 8:
+            self._heap = heap = list(self._entries.values())
+            heapify(heap)
 
     def first(self) -> tuple[Key, Item] | None:
         """Return the least key and its item; ``None`` if there are none."""

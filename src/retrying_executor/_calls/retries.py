@@ -75,12 +75,6 @@ class Retries:
             entries.append((before if after is None else after, ticket, call))
         self._keep(entries)
 
-    def take_out(self, is_wanted: Callable[[Call], bool]) -> list[Call]:
-        """Return those live calls that are wanted, no longer in here."""
-        wanted = {call: None for call in self.calls() if is_wanted(call)}
-        self._keep([entry for entry in self._entries if entry[2] not in wanted])
-        return list(wanted)
-
     def _keep(self, entries: list[Entry]) -> None:
         heapify(entries)
         self._entries = entries

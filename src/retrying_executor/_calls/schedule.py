@@ -52,6 +52,7 @@ class Schedule:
         "_ticket",
         "fresh",
         "lane_of",
+        "renounced",
     )
 
     def __init__(self) -> None:
@@ -66,6 +67,8 @@ class Schedule:
         self._open: Ranking[Barrier] = Ranking()  # by the first calls of their lanes
         self.lane_of: dict[Call, Lane] = {}
         """The lane of each call that waits in one, or has just become done there."""
+        self.renounced: dict[Places, None] = {}
+        """Upstreams that have refused a call which waits no more: they may keep something for it."""
 
     # -- how many there are ----------------------------------------------------------------------
 
@@ -181,7 +184,7 @@ class Schedule:
                 claimed = claim(call, now)
                 retries.pop()
                 if claimed is True:
-                    return call
+                    return self._passed(call, now)
                 if claimed is not False:  # else an interruption has left it here, taken
                     self._defer(call, due_at, claimed, now)
             else:
@@ -195,7 +198,7 @@ class Schedule:
                     self.fresh.appendleft(call)
                     raise
                 if claimed is True:
-                    return call
+                    return self._passed(call, now)
                 if claimed is False:
                     self.drop(call)
                 else:
@@ -211,15 +214,28 @@ class Schedule:
             retried: Whether it came by `add_retry`.
 
         Returns:
-            The set; and the heap, if it is in one, whose `Retries.drop_gone` is to be called afterwards.
+            The set; and the heap, if it is in one: `leave` is to be called with that afterwards.
         """
         lane = self.lane_of.get(call)
         if lane is None and not retried:
             return self._gone_fresh, None
-        if lane is not None and lane.barrier.concerns(call):
-            self._closed.put(lane.barrier, -math.inf)  # before it is done: an interruption may come after it
+        if lane is not None:
+            self._release(lane.barrier, call)  # before it is done: an interruption may come after it
         retries = self._retries if lane is None else lane.calls
         return retries.gone, retries
+
+    def leave(self, call: Call, retries: Retries | None) -> None:
+        """A call that waited is done, and is noted as gone in its place; see `place_of`.
+
+        Args:
+            call: The call.
+            retries: The heap that it is in, if it is in one.
+        """
+        lane = self.lane_of.pop(call, None)
+        if retries is not None:
+            retries.drop_gone()
+        if lane is not None:
+            self._drop_if_empty(lane)
 
     def drop(self, call: Call) -> None:
         """A call that was taken from the front of ``fresh`` turned out to be done."""
@@ -267,6 +283,16 @@ class Schedule:
         self._drop(barrier)
         return False
 
+    def renounce(self, *, are_all: bool) -> list[Places]:
+        """Return the upstreams that may keep something for a call that waits no more; the next time, others.
+
+        Args:
+            are_all: Whether no call will start any more.
+        """
+        renounced = list({**self.renounced, **(self._barriers if are_all else {})})
+        self.renounced.clear()
+        return renounced
+
     def notice(self, places: Places, opens_at: float, now: float) -> bool:
         """An upstream lets calls through from then on; return whether any wait for that."""
         if not self.is_awaited(places):
@@ -278,10 +304,18 @@ class Schedule:
         return True
 
     def opens_to(self, call: Call, places: Places) -> float:
-        """Return from when on a call whose turn it is may ask an upstream, which may have refused others."""
+        """Return from when on a call whose turn it is may ask an upstream, which may have refused others.
+
+        At once, if it comes before these: it may weigh less than they do, or be the probe.
+        """
         barrier, lane = self._barriers.get(places), self.lane_of.get(call)
         if barrier is None or (lane is not None and lane.barrier is barrier):
             return -math.inf
+        first, own = barrier.first_entry(), (self._retries if lane is None else lane.calls).first()
+        if first is not None and own is not None and own[2] is call:
+            due_at = own[0] if call._attempts else -math.inf if barrier.is_down else math.inf
+            if (due_at, own[1]) < first[:2]:
+                return -math.inf
         return barrier.opens_at()
 
     def waits_until(self, call: Call, now: float) -> float:
@@ -322,7 +356,29 @@ class Schedule:
         self.lane_of.pop(call, None)
         lane.barrier.arrange(lane, now)
         self._look_at(lane.barrier, now)
-        return call if claimed else None  # else an interruption has left it here, taken
+        return self._passed(call, now) if claimed else None  # else an interruption has left it here, taken
+
+    def _passed(self, call: Call, now: float) -> Call:
+        """A call was let through: its upstreams are to be asked again for those that they have refused.
+
+        A core that starts a call leaves its place in the lines of these. So where a call that weighs more
+        waits there, it has to ask for a place again.
+        """
+        if not self._barriers or call._waits_until <= now:  # that needs no more
+            return call
+        for places in call._terms.places:
+            barrier = self._barriers.get(places)
+            if barrier is not None:
+                barrier.ask_again()
+                self._look_at(barrier, now)
+        return call
+
+    def _release(self, barrier: Barrier, call: Call) -> None:
+        """A call that waits at a barrier will not start."""
+        if barrier.has_refused(call):
+            self.renounced[barrier.places] = None
+            barrier.ask_again()
+            self._closed.put(barrier, -math.inf)
 
     def _hold_up(self, lane: Lane, call: Call, barrier: Barrier, opens_at: float, now: float) -> None:
         """Have a lane wait at a barrier, since one of its calls was refused there, until that opens."""
@@ -347,6 +403,18 @@ class Schedule:
         """A lane is empty."""
         self._lanes.pop(lane.route, None)
         self._impatient.drop(lane)
+
+    def _drop_if_empty(self, lane: Lane) -> None:
+        """Drop a lane that has no calls any more, and its barrier if it was the last one there.
+
+        Not only when it gets to the front of its barrier, which may stay closed for long, while calls come
+        and go in other lanes.
+        """
+        if not len(lane.calls):
+            lane.barrier.lanes.drop(lane)
+            self._forget(lane)
+            if not len(lane.barrier.lanes):
+                self._drop(lane.barrier)
 
     def _notice_state(self, barrier: Barrier, now: float) -> None:
         """See whether an upstream went down, or works again."""
@@ -399,9 +467,13 @@ class Schedule:
 
     def _give_up(self, lane: Lane, now: float) -> None:
         """Have the calls of a lane be told that have waited for too long: they need no more."""
-        for call in lane.give_up(now):
-            self.lane_of.pop(call, None)
+        while (call := lane.first_late(now, lambda one: self.lane_of.get(one) is lane)) is not None:
+            self._release(lane.barrier, call)
             self._retries.add(call, call._waits_until)
+            self.lane_of.pop(call, None)
+            lane.calls.gone.add(call)
+        lane.calls.drop_gone()
         self._note_patience(lane)
         lane.barrier.arrange(lane, now)
+        self._drop_if_empty(lane)
         self._look_at(lane.barrier, now)

@@ -213,8 +213,13 @@ class Turns:
         """Nobody comes for that permit: it goes to another core, or to the first of ours that is free."""
         self.invitations.pop(places, None)
 
+    @property
+    def has_unused(self) -> bool:
+        """Whether `decline_unused` may have something to do."""
+        return bool(self.invitations or self.unused or self._schedule.renounced)
+
     def decline_unused(self, asker: Asker, *, are_all: bool = False) -> None:
-        """Give back permits that nobody is there to use, or no call. Called without the lock.
+        """Give back permits that nobody is there to use, or no call, and places in lines. Without the lock.
 
         Args:
             asker: For whom they are kept.
@@ -222,22 +227,36 @@ class Turns:
         """
         unused: list[Places] = []
         permits: list[Permit | JointPermit] = []
+        lines: list[tuple[Places, object]] = []
         try:
             with self._lock:
                 is_awaited = self._schedule.is_awaited
+                for places in self._schedule.renounce(are_all=self.is_halted):
+                    is_over = self.is_halted or not is_awaited(places)
+                    lines.append((places, places.place_of(asker) if is_over else None))
                 are_all |= not self._crew.is_coming
                 unused += [one for one in list(self.invitations) if are_all or not is_awaited(one)]
                 for places in unused:
                     self.invitations.pop(places, None)
                 permits, self.unused = self.unused, []
-            _give_back(asker, unused, permits)
+            _give_back(asker, unused, permits, lines)
         except BaseException:  # of a signal handler: others wait for these permits
-            _give_back(asker, unused, permits)
+            _give_back(asker, unused, permits, lines)
             raise
 
 
-def _give_back(asker: Asker, invited: list[Places], permits: list[Permit | JointPermit]) -> None:
-    """Give back the permits that upstreams keep for a core, and those that it has; may be done again."""
+def _give_back(
+    asker: Asker,
+    invited: list[Places],
+    permits: list[Permit | JointPermit],
+    lines: list[tuple[Places, object]],
+) -> None:
+    """Give back the permits that upstreams keep for a core, and those that it has; may be done again.
+
+    And its places in their lines; ``None`` if another call has that place now, which may take less.
+    """
+    for places, place in lines:
+        places.step_out(asker, place)
     for places in invited:
         places.decline(asker)
     for permit in permits:

@@ -75,7 +75,7 @@ class Shift:
                     is_initialized = is_initialized or self._initialize()
                     call = self._next() if is_initialized else None
                     has_arrived = True
-                    if core.turns.invitations or core.turns.unused:
+                    if core.turns.has_unused:
                         core.turns.decline_unused(core)
                 if core.put_off or crew.roster.newborns or unseen.overdue:
                     self._see_to_others()
@@ -239,7 +239,7 @@ class Shift:
                     return None
                 else:  # a submitter has woken it before it could go, and relies on it
                     continue
-            if turns.invitations or turns.unused:
+            if turns.has_unused:
                 turns.decline_unused(core)
             timed_out = not worker.gate.acquire(True, patience)
 

@@ -68,7 +68,7 @@ class Pace:
     def _per_second(self, now: float) -> float:
         """Return how many attempts may start in a second."""
         if self._is_guess:
-            return self._measured * 2.0 ** (max(0.0, now - self._since) / _DOUBLES_IN)
+            return self._measured * math.pow(2.0, max(0.0, now - self._since) / _DOUBLES_IN)
         elapsed = self._elapsed(now)
         return self._measured * (_EASE + _SLOPE * elapsed + (elapsed / _LIFT) ** 3)
 

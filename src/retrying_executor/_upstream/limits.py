@@ -115,7 +115,12 @@ class Budget:
 
     def leaves(self, at: float) -> float:
         """Return how much of it is free at that time, if nothing more is spent until then."""
-        return self.most - sum(one.weight for one in self._spendings if one.at + self._window > at)
+        left = self._spent
+        for spending in self._spendings:  # of a long window, few of which are over by then
+            if spending.at + self._window > at:
+                break
+            left -= spending.weight
+        return self.most - left
 
     def refill(self, now: float) -> None:
         """Free what was spent a window ago."""

@@ -79,7 +79,7 @@ class Places:
 
     Cores call `ask` under their lock. A worker that goes on under a permit of the `reusable_era` takes only
     slots of the `gate`, under its own lock. All that may tell cores something (`end`, `decline`, `take_back`,
-    `return_slots`, `weigh`, `pause`, `resume`) is called without a lock.
+    `return_slots`, `step_out`, `weigh`, `pause`, `resume`) is called without a lock.
 
     Args:
         name: What to call the service in logs.
@@ -361,6 +361,23 @@ class Places:
             self._note_era()
         self._tell()
 
+    def place_of(self, core: Asker) -> object:
+        """Return the place of a core in the line, another one each time that it asks. Needs no lock."""
+        return self._waiting.get(core)
+
+    def step_out(self, core: Asker, place: object) -> None:
+        """A call of a core waits no more: what is kept for it is for others.
+
+        Args:
+            core: Whose call it was.
+            place: The place in the line that the core leaves, unless it has asked again since; or ``None``.
+        """
+        with self._lock:
+            if place is not None and self._waiting.get(core) is place:
+                self._waiting.pop(core, None)
+            self._note_era()
+        self._tell()
+
     def _tell(self) -> None:
         """Tell the cores that wait what has changed: that there is room, or when to ask again."""
         while True:
@@ -493,13 +510,12 @@ class JointPermit:
         """Take note that the attempt has ended; see `Gate.end`.
 
         Which of the upstreams a time that was asked for is meant for, nobody knows. It holds the narrowest:
-        so the others' calls go on; and if it was meant for all of them, each narrow one is soon told so.
-        Of the others, "not now" with a time tells nothing: however often it is said, it holds none of them.
+        so the others' calls go on, and of those upstreams it tells nothing; and if it was meant for all of
+        them, each narrow one is soon told so.
         """
         *others, narrowest = self._parts
-        of_others: Evidence = "none" if evidence == "busy" and asked is not None else evidence
         for part in others:
-            part.end(of_others, None, exception)
+            part.end(evidence if asked is None else "none", None, exception)
         narrowest.end(evidence, asked, exception)
 
     def take_back(self) -> None:

@@ -183,7 +183,7 @@ class VirtualCrew(Crew):
             with core.lock:
                 self._prefer(core, calls)
                 call = core.turns.take(hand, self._now, core)
-            if core.turns.invitations or core.turns.unused:
+            if core.turns.has_unused:
                 core.turns.decline_unused(core)
             if call is None:
                 schedule = core.ledger.schedule  # of which there may be more than are refused in one go
