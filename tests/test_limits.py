@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import wait
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from retrying_executor import (
     RetryPolicy,
     Upstream,
     UpstreamFamily,
+    View,
     current_call,
     report_weight,
 )
@@ -309,6 +311,50 @@ def test_tenants_share_what_the_account_allows() -> None:
         ]
         assert [float(second) for second in range(20)] == [future.result() for future in futures]
         assert [0, 0, 0, 1, 1, 1] == [future.result() for future in others]
+
+
+def test_no_pair_of_busy_upstreams_starves() -> None:
+    """Each has room at another moment, and is wanted by many calls that need another pair (G1, U4)."""
+    accounts = [Upstream(f"account {number}", rate=(1, 1.0)) for number in range(2)]
+    regions = [Upstream(f"region {number}", rate=(1, 1.0)) for number in range(2)]
+    with VirtualTimeExecutor() as executor:
+        started: Counter[tuple[int, int]] = Counter()
+
+        def submit(pair: tuple[int, int]) -> None:
+            view = executor.with_options(upstream=(accounts[pair[0]], regions[pair[1]]))
+            view.submit(started.update, [pair])
+
+        for pair in [(0, 0), (1, 1)] * 2:
+            submit(pair)
+            executor.advance(0.5)
+        for pair in [(0, 0), (0, 1), (1, 0), (1, 1)] * 200:
+            submit(pair)
+        executor.advance(200.0)
+        executor.shutdown(cancel_futures=True)
+    assert 4 == len(started)
+    assert min(started.values()) >= 20
+
+
+def test_a_call_of_two_busy_upstreams_starts() -> None:
+    """Though each is always full of calls that do not need the other (G1, U4)."""
+    one, other = Upstream("one", max_concurrency=1), Upstream("other", max_concurrency=1)
+    with RetryingExecutor(4) as executor:
+        views = [executor.with_options(upstream=upstream) for upstream in (one, other)]
+        over = Event()
+
+        def work(view: View, seconds: float) -> None:
+            over.wait(seconds)
+            if not over.is_set():
+                view.submit(work, view, seconds)
+
+        for view, seconds in zip(views, (0.011, 0.017), strict=True):
+            for _ in range(3):
+                view.submit(work, view, seconds)
+        try:
+            both = executor.with_options(upstream=(one, other)).submit(int)
+            assert 0 == both.result(TIMEOUT)
+        finally:
+            over.set()
 
 
 def test_a_time_that_the_service_names_holds_the_narrowest() -> None:

@@ -145,6 +145,8 @@ class ScheduleMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         """Start with an empty schedule at time 0."""
         super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(schedule_module, "_MOST_MOVES", math.inf)  # test_limits is about what follows them
         self.schedule: Any = Schedule()
         self.now = 0.0
         self.services = [Service(0.0), Service(1.0)]
@@ -324,6 +326,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """In the end every live call is taken, once and in order, and nothing is kept (G1, G2)."""
+        self.patch.undo()
         self.advance(100.0)
         for number, service in enumerate(self.services):
             service.period = 0.0

@@ -43,7 +43,7 @@ class Barrier:
         forget: Called with each lane that is empty.
     """
 
-    __slots__ = ("_forget", "_refused", "closed_until", "is_down", "lanes", "places")
+    __slots__ = ("_forget", "_refused", "closed_until", "is_down", "kept_until", "lanes", "places")
 
     def __init__(self, places: Places, forget: Callable[[Lane], object]) -> None:
         self.places = places
@@ -52,6 +52,8 @@ class Barrier:
         self.lanes: Ranking[Lane] = Ranking()  # by their first calls
         self.closed_until = -math.inf
         """When the upstream is to be asked again, for the call that it has refused."""
+        self.kept_until = -math.inf
+        """Until when nobody else is to ask it than a call that waits at another barrier."""
         self._refused: Call | None = None
 
     def first_lane(self) -> Lane | None:
@@ -87,7 +89,14 @@ class Barrier:
         At once, if another call is the first than when it has refused: that may weigh less, or be the probe.
         """
         first = self.first_entry()
-        return -math.inf if first is None or first[2] is not self._refused else self.closed_until
+        if first is None or first[2] is not self._refused:
+            return self.kept_until
+        return self.reopens_at
+
+    @property
+    def reopens_at(self) -> float:
+        """When it opens, if its first call stays the same."""
+        return max(self.closed_until, self.kept_until)
 
     def has_refused(self, call: Call) -> bool:
         """Return whether that is the call for which the upstream was asked last."""
@@ -95,7 +104,7 @@ class Barrier:
 
     def ask_again(self) -> None:
         """The upstream is to be asked again, whichever call is the first."""
-        self._refused = None
+        self._refused, self.kept_until = None, -math.inf
 
     def notice(self, now: float) -> bool:
         """See whether the upstream went down, or works again; return whether it did."""
@@ -129,7 +138,7 @@ class Lane:
         ticket: See `Retries`.
     """
 
-    __slots__ = ("_deadlines", "_is_down", "_ticket", "barrier", "calls", "gives_up_at", "route")
+    __slots__ = ("_deadlines", "_is_down", "_ticket", "barrier", "calls", "gives_up_at", "moves", "route")
 
     barrier: Barrier
 
@@ -138,6 +147,7 @@ class Lane:
         self.calls = Retries(ticket)
         self._ticket = ticket
         self._is_down = False
+        self.moves = 0  # from barrier to barrier, since a call of it has started
         # Until when calls may wait, the first one first; weak, since some have left the lane, or may wait for
         # longer by now.
         self._deadlines: list[tuple[float, int, weakref.ref[Call]]] = []

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from retrying_executor._calls.lanes import Claim, Refusal, Route
     from retrying_executor._upstream.places import Places
 
+_MOST_MOVES = 4  # of a call between upstreams, before one of these is kept for it,
+_FIRST_KEEP = 0.1  # seconds at first, then twice as long each time,
+_LONGEST_KEEP = 10.0  # seconds at most
 _MOST_DEFERRED = 1000  # fresh calls put in lanes in one go, which takes some milliseconds
 
 
@@ -99,7 +102,7 @@ class Schedule:
     def count_held(self, now: float) -> int:
         """Return how many calls are held up at *now*: in time proportional to the lanes."""
         lanes = list(self._lanes.values())  # a destructor may count them in the middle of a change
-        return sum(len(lane.calls) for lane in lanes if lane.barrier.closed_until > now)
+        return sum(len(lane.calls) for lane in lanes if lane.barrier.reopens_at > now)
 
     def waiting(self) -> list[Call]:
         """Return all live calls, the fresh ones first."""
@@ -139,7 +142,7 @@ class Schedule:
 
     def opens_at(self, now: float) -> float | None:
         """Return when the first barrier opens that is closed at *now*; ``None`` if nobody knows."""
-        times = [lane.barrier.closed_until for lane in list(self._lanes.values()) if len(lane.calls)]
+        times = [lane.barrier.reopens_at for lane in list(self._lanes.values()) if len(lane.calls)]
         return min((time for time in times if now < time < math.inf), default=None)
 
     def next_due_at(self) -> float | None:
@@ -148,7 +151,7 @@ class Schedule:
         times = [math.inf if first is None else first[0]]
         for lane in list(self._lanes.values()):
             if len(lane.calls):
-                times += [lane.barrier.closed_until, lane.gives_up_at]
+                times += [lane.barrier.reopens_at, lane.gives_up_at]
         due_at = min(times)
         return None if due_at == math.inf else due_at
 
@@ -350,13 +353,30 @@ class Schedule:
         claimed = claim(call, now)
         if not isinstance(claimed, bool):
             places, opens_at, _ = claimed
+            before = lane.barrier
             self._hold_up(lane, call, self._barrier(places), opens_at, now)
+            if lane.barrier is not before:
+                self._keep(before, lane, now)
             return None
+        lane.moves = 0
         lane.calls.pop()
         self.lane_of.pop(call, None)
         lane.barrier.arrange(lane, now)
         self._look_at(lane.barrier, now)
         return self._passed(call, now) if claimed else None  # else an interruption has left it here, taken
+
+    def _keep(self, barrier: Barrier, lane: Lane, now: float) -> None:
+        """Keep an upstream for the first call of a lane, which goes from its barrier to another once more.
+
+        Both would have to have room at the same moment. Where each is always busy with calls that do not need
+        the other, that may never be: so after some moves the one waits for the other, for longer each time.
+        """
+        lane.moves += 1
+        times = lane.moves - _MOST_MOVES
+        is_any_down = barrier.is_down or lane.barrier.is_down
+        if times >= 0 and not is_any_down and barrier.places in self._barriers:
+            barrier.kept_until = now + min(_FIRST_KEEP * 2.0 ** min(times, 64), _LONGEST_KEEP)
+            self._look_at(barrier, now)
 
     def _passed(self, call: Call, now: float) -> Call:
         """A call was let through: its upstreams are to be asked again for those that they have refused.
