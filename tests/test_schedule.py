@@ -80,7 +80,7 @@ def discard(schedule: Any, item: Item, *, retried: bool) -> None:
     gone, retries = schedule.place_of(item, retried=retried)
     item.gone = True
     gone.add(item)
-    schedule.leave(item, retries)
+    schedule.clean_up(schedule.lane_of.pop(item, None), retries)
     if schedule.is_littered:
         schedule.tidy()
 

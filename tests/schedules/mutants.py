@@ -933,8 +933,8 @@ MUTANTS = [
         "a_call_of_two_upstreams_against_calls_of_each",
         (
             "_calls/schedule.py",
-            "            self._hold_up(lane, call, self._barrier(places), opens_at, now)\n            return None\n",
-            "            self._hold_up(lane, call, lane.barrier, opens_at, now)\n            return None\n",
+            "            self._hold_up(lane, call, self._barrier(places), opens_at, now)\n            if lane",
+            "            self._hold_up(lane, call, lane.barrier, opens_at, now)\n            if lane",
         ),
     ),
     mutant(

@@ -76,7 +76,8 @@ class Ledger:
                     self._succeeded += 1
                 else:
                     self._failed += 1
-                self.schedule.leave(call, retries)
+                lane = self.schedule.lane_of.pop(call, None)
+                self.schedule.clean_up(lane, retries)
 
     def back_off(self, call: Call, due_at: float) -> bool:
         """A call that runs waits again, until *due_at*; return whether it is the first that is due."""

@@ -227,14 +227,13 @@ class Schedule:
         retries = self._retries if lane is None else lane.calls
         return retries.gone, retries
 
-    def leave(self, call: Call, retries: Retries | None) -> None:
-        """A call that waited is done, and is noted as gone in its place; see `place_of`.
+    def clean_up(self, lane: Lane | None, retries: Retries | None) -> None:
+        """A call that waited is done, and has been noted as gone in its place; see `place_of`.
 
         Args:
-            call: The call.
+            lane: The lane that it was in, if it was in one.
             retries: The heap that it is in, if it is in one.
         """
-        lane = self.lane_of.pop(call, None)
         if retries is not None:
             retries.drop_gone()
         if lane is not None:

@@ -230,19 +230,25 @@ class Turns:
         lines: list[tuple[Places, object]] = []
         try:
             with self._lock:
-                is_awaited = self._schedule.is_awaited
-                for places in self._schedule.renounce(are_all=self.is_halted):
-                    is_over = self.is_halted or not is_awaited(places)
-                    lines.append((places, places.place_of(asker) if is_over else None))
-                are_all |= not self._crew.is_coming
-                unused += [one for one in list(self.invitations) if are_all or not is_awaited(one)]
-                for places in unused:
-                    self.invitations.pop(places, None)
+                self._collect_unused(asker, unused, lines, are_all=are_all)
                 permits, self.unused = self.unused, []
             _give_back(asker, unused, permits, lines)
         except BaseException:  # of a signal handler: others wait for these permits
             _give_back(asker, unused, permits, lines)
             raise
+
+    def _collect_unused(
+        self, asker: Asker, unused: list[Places], lines: list[tuple[Places, object]], *, are_all: bool
+    ) -> None:
+        """Add what is to be given back to these lists; see `decline_unused`, and `_give_back`."""
+        is_awaited = self._schedule.is_awaited
+        for places in self._schedule.renounce(are_all=self.is_halted):
+            is_over = self.is_halted or not is_awaited(places)
+            lines.append((places, places.place_of(asker) if is_over else None))
+        are_all |= not self._crew.is_coming
+        unused += [one for one in list(self.invitations) if are_all or not is_awaited(one)]
+        for places in unused:
+            self.invitations.pop(places, None)
 
 
 def _give_back(
