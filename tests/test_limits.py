@@ -33,7 +33,8 @@ from retrying_executor import (
 )
 from retrying_executor._upstream.gate import Permit
 from retrying_executor._upstream.limits import Budget
-from retrying_executor._upstream.places import JointPermit, Places, ask_all
+from retrying_executor._upstream.places import Places
+from retrying_executor._upstream.several import JointPermit, ask_all
 from retrying_executor.testing import VirtualTimeExecutor
 
 RATES = st.sampled_from([None, (1, 1.0), (3, 1.0), [(2, 1.0), (5, 7.0)]])

@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from retrying_executor._calls import held as held_module
 from retrying_executor._calls import schedule as schedule_module
 from retrying_executor._calls.ranking import Ranking
 from retrying_executor._calls.schedule import Schedule
@@ -80,7 +81,7 @@ def discard(schedule: Any, item: Item, *, retried: bool) -> None:
     gone, retries = schedule.place_of(item, retried=retried)
     item.gone = True
     gone.add(item)
-    schedule.clean_up(schedule.lane_of.pop(item, None), retries)
+    schedule.clean_up(schedule.held.lane_of.pop(item, None), retries)
     if schedule.is_littered:
         schedule.tidy()
 
@@ -103,7 +104,7 @@ def take_all(schedule: Any, now: float = 0.0) -> list[Item]:
 
 def entries(schedule: Any) -> int:
     """Return how many items, live and gone, the schedule keeps."""
-    heaps = [schedule._retries, *(lane.calls for lane in schedule._lanes.values())]
+    heaps = [schedule._retries, *(lane.calls for lane in schedule.held._lanes.values())]
     return len(schedule.fresh) + sum(len(heap._entries) for heap in heaps)
 
 
@@ -146,7 +147,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         """Start with an empty schedule at time 0."""
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(schedule_module, "_MOST_MOVES", math.inf)  # test_limits is about what follows them
+        self.patch.setattr(held_module, "_MOST_MOVES", math.inf)  # test_limits is about what follows them
         self.schedule: Any = Schedule()
         self.now = 0.0
         self.services = [Service(0.0), Service(1.0)]
@@ -257,7 +258,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             item = self.items[data.draw(st.integers(0, len(self.items) - 1))]
             self.forget(item)
             discard(self.schedule, item, retried=item.retried)
-            assert item not in self.schedule.lane_of
+            assert item not in self.schedule.held.lane_of
             assert len(self.schedule.fresh) <= 2 * len(self.fresh) or item.retried or item.held
 
     def forget(self, item: Item) -> None:
@@ -277,7 +278,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         """A service opens, and says so, as `Pool.look_again` does."""
         one = self.services[service]
         one.opens_at = one.told = self.now
-        is_awaited = self.schedule.notice(one, self.now, self.now)
+        is_awaited = self.schedule.held.notice(one, self.now, self.now)
         assert is_awaited is bool(self.held_up_by(one))
         self.is_settled = False
 
@@ -291,7 +292,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         """Of retries and held calls, never more than about twice the live ones are kept (B10, E1)."""
         live = len(self.items) - len(self.fresh)
         kept = entries(self.schedule) - len(self.schedule.fresh)
-        assert kept <= 2 * live + 1 + len(self.schedule._lanes)
+        assert kept <= 2 * live + 1 + len(self.schedule.held._lanes)
 
     @invariant()
     def counts_are_right_before_anything_is_dropped(self) -> None:
@@ -299,8 +300,8 @@ class ScheduleMachine(RuleBasedStateMachine):
         due = sum(item.due_at <= self.now for item in self.retries)
         closed = sum(self.at[item.route].told > self.now for item in self.held)
         assert len(self.items) == len(self.schedule)
-        assert closed == self.schedule.count_held(self.now)
-        assert len(self.held) == len(self.schedule.lane_of)
+        assert closed == self.schedule.held.count_closed(self.now)
+        assert len(self.held) == len(self.schedule.held.lane_of)
         assert len(self.fresh) + due + len(self.held) - closed == self.schedule.count_ready(self.now)
 
     @invariant()
@@ -333,7 +334,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             self.open(number)
         self.take(len(self.items))
         assert [] == self.items == take_all(self.schedule, self.now)
-        assert 0 == entries(self.schedule) == len(self.schedule) == len(self.schedule._lanes)
+        assert 0 == entries(self.schedule) == len(self.schedule) == len(self.schedule.held._lanes)
         assert self.schedule.first_due_at() is None
         assert not self.schedule.is_ready(self.now)
 
@@ -432,7 +433,7 @@ def fill_lane(schedule: Any, service: Service, count: int, until: float = math.i
     for item in items:
         item.route, item.until = (service,), until
     assert schedule.take(0.0, claim_of_services) is None
-    assert (0, count) == (schedule.count_ready(0.0), schedule.count_held(0.0))
+    assert (0, count) == (schedule.count_ready(0.0), schedule.held.count_closed(0.0))
     return items
 
 
@@ -449,11 +450,11 @@ def test_a_lane_that_is_closed_stops_nobody_else() -> None:
     schedule.add_retry(held, 1.0)
     assert other is schedule.take(3.0, claim_of_services)
     assert schedule.take(3.0, claim_of_services) is None
-    assert (3, 5.0) == (len(schedule.lane_of), schedule.first_due_at())
+    assert (3, 5.0) == (len(schedule.held.lane_of), schedule.first_due_at())
     [newer] = fill(schedule, 1, retried=False)
     taken = iter(lambda: schedule.take(5.0, claim_of_services), None)
     assert [held, late, early, newer] == list(taken)
-    assert not schedule.is_awaited(service)
+    assert not schedule.held.is_awaited(service)
 
 
 def test_a_held_call_that_is_cancelled_is_gone() -> None:
@@ -463,9 +464,9 @@ def test_a_held_call_that_is_cancelled_is_gone() -> None:
     items = fill_lane(schedule, service, 3)
     for left, item in ((2, items[1]), (1, items[0]), (0, items[2])):
         discard(schedule, item, retried=True)
-        assert left == len(schedule) == len(schedule.lane_of)
+        assert left == len(schedule) == len(schedule.held.lane_of)
         assert entries(schedule) <= 2 * left
-    assert not schedule.is_awaited(service)
+    assert not schedule.held.is_awaited(service)
     assert schedule.first_due_at() is None
     assert [] == schedule.waiting()
 
@@ -487,7 +488,7 @@ def test_a_call_that_has_been_held_for_too_long_is_offered_again() -> None:
     assert schedule.is_ready(3.0)
     assert hasty is schedule.take(3.5, claim_of_services)
     assert [patient] == schedule.waiting()
-    assert (1, 5.0) == (len(schedule.lane_of), schedule.first_due_at())
+    assert (1, 5.0) == (len(schedule.held.lane_of), schedule.first_due_at())
 
 
 def test_a_call_is_offered_again_at_the_very_end_of_its_patience() -> None:
@@ -573,7 +574,7 @@ def test_calls_that_give_up_one_by_one_do_not_look_at_all_others() -> None:
     Counting.looks = 0
     assert items == [schedule.take(1.0 + number, claim_of_services) for number in range(1000)]
     assert Counting.looks < 10 * len(items)
-    assert 0 == entries(schedule) == len(schedule._lanes) == len(schedule._impatient._heap)
+    assert 0 == entries(schedule) == len(schedule.held._lanes) == len(schedule.held._impatient._heap)
 
 
 def test_deadlines_of_calls_that_have_left_are_forgotten() -> None:
@@ -588,7 +589,7 @@ def test_deadlines_of_calls_that_have_left_are_forgotten() -> None:
         assert schedule.take(0.0, claim_of_services) is None
         discard(schedule, item, retried=True)
         del item
-        [lane] = schedule._lanes.values()
+        [lane] = schedule.held._lanes.values()
         assert len(lane._deadlines) <= 12
     assert schedule.take(9000.0, claim_of_services) is None
     assert math.inf == lane.gives_up_at
@@ -605,8 +606,8 @@ def test_a_lane_goes_with_its_last_call_wherever_it_stands() -> None:
         item.route = (account, Service(0.0))
         assert schedule.take(0.0, claim_of_services) is None
         discard(schedule, item, retried=True)
-    assert (1, 1, 1) == (len(schedule._lanes), len(schedule._barriers), len(schedule))
-    assert len(schedule._barriers[account].lanes._heap) <= 10
+    assert (1, 1, 1) == (len(schedule.held._lanes), len(schedule.held._barriers), len(schedule))
+    assert len(schedule.held._barriers[account].lanes._heap) <= 10
 
 
 def test_a_call_that_comes_first_is_not_refused_on_behalf_of_another() -> None:
@@ -636,14 +637,14 @@ def test_what_is_kept_for_a_call_that_waits_no_more_is_renounced() -> None:
     service = Service(0.0)
     first, second, third = fill_lane(schedule, service, 3, until=3.0)
     discard(schedule, second, retried=True)
-    assert [] == schedule.renounce(are_all=False)
+    assert [] == schedule.held.renounce(are_all=False)
     discard(schedule, first, retried=True)
-    assert [service] == schedule.renounce(are_all=False)
-    assert [] == schedule.renounce(are_all=False)
-    assert [service] == schedule.renounce(are_all=True)
+    assert [service] == schedule.held.renounce(are_all=False)
+    assert [] == schedule.held.renounce(are_all=False)
+    assert [service] == schedule.held.renounce(are_all=True)
     assert schedule.take(0.0, claim_of_services) is None
     assert third is schedule.take(3.0, claim_of_services)
-    assert [service] == schedule.renounce(are_all=False)
+    assert [service] == schedule.held.renounce(are_all=False)
 
 
 # -- interruptions: a destructor adds, or a signal handler raises, in the middle ------------------
@@ -736,11 +737,11 @@ def test_a_lane_that_an_interruption_has_left_without_calls_is_empty() -> None:
     gone, retries = schedule.place_of(item, retried=True)
     item.gone = True
     gone.add(item)
-    del schedule.lane_of[item]
+    del schedule.held.lane_of[item]
     retries.drop_gone()
     assert schedule.next_due_at() is None
-    assert not schedule.is_awaited(service)
-    assert 0 == len(schedule._lanes) == len(schedule._barriers)
+    assert not schedule.held.is_awaited(service)
+    assert 0 == len(schedule.held._lanes) == len(schedule.held._barriers)
 
 
 def test_so_many_calls_are_put_in_a_lane_that_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:

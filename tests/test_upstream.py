@@ -883,7 +883,7 @@ def test_who_has_the_lock_of_an_upstream_may_submit_and_cancel() -> None:
         with service._places._lock:
             cancelled, future = executor.submit(Flaky(0)), executor.submit(Flaky(0))
             schedule = executor._core.ledger.schedule
-            assert eventually(lambda: schedule.is_awaited(service._places))  # it got no answer
+            assert eventually(lambda: schedule.held.is_awaited(service._places))  # it got no answer
             assert cancelled.cancel()
         assert 0 == future.result(TIMEOUT)
 

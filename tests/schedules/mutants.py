@@ -460,15 +460,12 @@ MUTANTS = [
         "two_executors_and_one_place",
         (
             "_upstream/places.py",
-            "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n",
-            (
-                "        began_at = self._take_slots(core, weight)\n"
-                "        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):\n"
-            ),
+            "        if not self.lock_to_ask():\n",
+            ("        began_at = self.take_slots(core, weight)\n        if not self.lock_to_ask():\n"),
         ),
         (
             "_upstream/places.py",
-            "        try:\n            began_at = self._take_slots(core, weight)\n            return self",
+            "        try:\n            began_at = self.take_slots(core, weight)\n            return self",
             "        try:\n            return self",
         ),
     ),
@@ -882,7 +879,7 @@ MUTANTS = [
         "a slot was used for nothing (U4)",
         "a_call_of_two_upstreams_that_is_cancelled",
         (
-            "_upstream/places.py",
+            "_upstream/several.py",
             "                    other.gate.return_slots(at)\n",
             "                    pass\n",
         ),
@@ -892,7 +889,7 @@ MUTANTS = [
         "deadlock",
         "calls_of_two_upstreams",
         (
-            "_upstream/places.py",
+            "_upstream/several.py",
             '            part.end(evidence if asked is None else "none", None, exception)\n',
             "            pass\n",
         ),
@@ -902,8 +899,8 @@ MUTANTS = [
         "deadlock",
         "calls_of_two_upstreams",
         (
-            "_upstream/places.py",
-            "                return places, places._refuse(core, weight)\n",
+            "_upstream/several.py",
+            "                return places, places.refuse(core, weight)\n",
             "                return places, math.inf\n",
         ),
     ),
@@ -912,8 +909,8 @@ MUTANTS = [
         "(U4)",
         "calls_of_two_upstreams",
         (
-            "_upstream/places.py",
-            "            began_at = places._take_slots(core, weight)\n            if began_at is None:\n",
+            "_upstream/several.py",
+            "            began_at = places.take_slots(core, weight)\n            if began_at is None:\n",
             "            began_at = places.clock.monotonic()\n            if began_at is None:\n",
         ),
     ),
@@ -932,7 +929,7 @@ MUTANTS = [
         "deadlock",
         "a_call_of_two_upstreams_against_calls_of_each",
         (
-            "_calls/schedule.py",
+            "_calls/held.py",
             "            self._hold_up(lane, call, self._barrier(places), opens_at, now)\n            if lane",
             "            self._hold_up(lane, call, lane.barrier, opens_at, now)\n            if lane",
         ),

@@ -92,7 +92,7 @@ class Scene:
         """Return a call that waits for the service, which is paused."""
         self.service.pause()
         future = self.add(self.held.submit(int))
-        assert soon(lambda: future in self.executor._core.ledger.schedule.lane_of)
+        assert soon(lambda: future in self.executor._core.ledger.schedule.held.lane_of)
         return future
 
     def watch(self, *futures: Future[Any]) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from retrying_executor._policy.policy import Policy
     from retrying_executor._policy.verdict import Asked
     from retrying_executor._upstream.gate import Evidence, Permit
-    from retrying_executor._upstream.places import JointPermit
+    from retrying_executor._upstream.several import JointPermit
 
     class Observer(Protocol):
         """Is told of attempts while they are made."""

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from retrying_executor._calls.terms import Terms
     from retrying_executor._common.values import Clock, Duration
     from retrying_executor._upstream.gate import Permit
-    from retrying_executor._upstream.places import JointPermit
+    from retrying_executor._upstream.several import JointPermit
 
     T = TypeVar("T")
 

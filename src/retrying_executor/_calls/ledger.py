@@ -76,7 +76,7 @@ class Ledger:
                     self._succeeded += 1
                 else:
                     self._failed += 1
-                lane = self.schedule.lane_of.pop(call, None)
+                lane = self.schedule.held.lane_of.pop(call, None)
                 self.schedule.clean_up(lane, retries)
 
     def back_off(self, call: Call, due_at: float) -> bool:
@@ -105,7 +105,7 @@ class Ledger:
         fresh = schedule.count_fresh() + strays  # once: others submit meanwhile
         waiting = fresh + schedule.count_others()
         ready = fresh + schedule.count_due(now)
-        held = schedule.count_held(now)
+        held = schedule.held.count_closed(now)
         succeeded = self._succeeded + sum(worker.succeeded for worker in workers)
         failed = self._failed + sum(worker.failed for worker in workers)
         return Stats(

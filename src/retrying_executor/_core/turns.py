@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from retrying_executor._upstream.places import ask_all
+from retrying_executor._upstream.several import ask_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from retrying_executor._calls.schedule import Schedule
     from retrying_executor._common.values import Clock
     from retrying_executor._upstream.gate import Evidence, Permit
-    from retrying_executor._upstream.places import Asker, JointPermit, Places
+    from retrying_executor._upstream.places import Asker, Places
+    from retrying_executor._upstream.several import JointPermit
 
     T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class Turns:
     def look_ahead(self) -> None:
         """Note until when there is nothing to see to but fresh calls."""
         schedule = self._schedule
-        if self.is_halted or self.is_mixed or self._is_limited or schedule.has_lanes:
+        if self.is_halted or self.is_mixed or self._is_limited or schedule.held.has_lanes:
             self.only_fresh_until = -math.inf
             return
         due_at = schedule.first_due_at()
@@ -203,7 +204,7 @@ class Turns:
             Whether a call waits for that.
         """
         # What is told late may be old; asking does no harm.
-        if self.is_halted or not self._schedule.notice(places, opens_at, now):
+        if self.is_halted or not self._schedule.held.notice(places, opens_at, now):
             return False
         if opens_at <= now:
             self.invitations[places] = None
@@ -216,7 +217,7 @@ class Turns:
     @property
     def has_unused(self) -> bool:
         """Whether `decline_unused` may have something to do."""
-        return bool(self.invitations or self.unused or self._schedule.renounced)
+        return bool(self.invitations or self.unused or self._schedule.held.has_renounced)
 
     def decline_unused(self, asker: Asker, *, are_all: bool = False) -> None:
         """Give back permits that nobody is there to use, or no call, and places in lines. Without the lock.
@@ -241,8 +242,8 @@ class Turns:
         self, asker: Asker, unused: list[Places], lines: list[tuple[Places, object]], *, are_all: bool
     ) -> None:
         """Add what is to be given back to these lists; see `decline_unused`, and `_give_back`."""
-        is_awaited = self._schedule.is_awaited
-        for places in self._schedule.renounce(are_all=self.is_halted):
+        is_awaited = self._schedule.held.is_awaited
+        for places in self._schedule.held.renounce(are_all=self.is_halted):
             is_over = self.is_halted or not is_awaited(places)
             lines.append((places, places.place_of(asker) if is_over else None))
         are_all |= not self._crew.is_coming

@@ -209,7 +209,7 @@ class Shift:
                 now = time.monotonic()
                 if (core.fresh or now >= turns.only_fresh_until) and self._take(now):
                     return worker.call
-                is_crowded = schedule.count_fresh() > 0 or schedule.has_open_lanes
+                is_crowded = schedule.count_fresh() > 0 or schedule.held.has_open_lanes
                 if is_crowded and not turns.is_halted:  # there are more than `Schedule.take` asks for at once
                     continue
                 # Submitters queue a call without this lock, then look whether somebody rests. So it is the

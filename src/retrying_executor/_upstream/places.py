@@ -227,16 +227,26 @@ class Places:
 
         Called under the core's lock. ``None``: there is no answer yet, and an invitation stays open.
         """
-        if not self._lock.acquire(timeout=_LOCK_TIMEOUT):
-            return None  # the thread that holds it may wait for the core's lock: see above
+        if not self.lock_to_ask():
+            return None
         try:
-            began_at = self._take_slots(core, weight)
-            return self._refuse(core, weight) if began_at is None else self._start(core, weight, began_at)
+            began_at = self.take_slots(core, weight)
+            return self.refuse(core, weight) if began_at is None else self.start(core, weight, began_at)
         finally:
-            self._note_era()
-            self._lock.release()
+            self.unlock()
 
-    def _take_slots(self, core: Asker, weight: float) -> float | None:
+    # These are the steps of `ask`: where an attempt needs several upstreams, each is done for all of them.
+
+    def lock_to_ask(self) -> bool:
+        """Take the lock; return ``False`` if the thread that holds it may wait for the core's: see above."""
+        return self._lock.acquire(timeout=_LOCK_TIMEOUT)
+
+    def unlock(self) -> None:
+        """Give the lock back."""
+        self._note_era()
+        self._lock.release()
+
+    def take_slots(self, core: Asker, weight: float) -> float | None:
         """Take slots for an attempt, if it may start now; return when that was."""
         now = self.clock.monotonic()
         may_start = self._opens_at(core, weight, now) <= now
@@ -245,7 +255,7 @@ class Places:
         self.gate.refill(now)
         return self.gate.take_slots(now, self.clock.monotonic)
 
-    def _start(self, core: Asker, weight: float, began_at: float) -> Permit:
+    def start(self, core: Asker, weight: float, began_at: float) -> Permit:
         """Let an attempt through for which slots were taken then."""
         permit = self.gate.start(began_at, weight)
         permit.places = self
@@ -253,7 +263,7 @@ class Places:
         self._invited.pop(core, None)
         return permit
 
-    def _refuse(self, core: Asker, weight: float) -> float:
+    def refuse(self, core: Asker, weight: float) -> float:
         """Have a core wait; return when it is to ask again."""
         self._invited.pop(core, None)
         now = self.clock.monotonic()
@@ -479,93 +489,6 @@ class Places:
         self._invited.clear()
         self.gate.forget_flights()
         self._note_era()
-
-
-class JointPermit:
-    """The permits of several upstreams for one attempt, which let it through together.
-
-    Args:
-        parts: One of each, that of the narrowest last.
-    """
-
-    __slots__ = ("_parts", "places")
-
-    era = -1  # of no gate: no other attempt goes on under it
-
-    def __init__(self, parts: tuple[Permit, ...]) -> None:
-        self._parts = parts
-        self.places = parts[-1].places
-
-    @property
-    def is_probe(self) -> bool:
-        """Whether the attempt is to show that one of them works again."""
-        return any(part.is_probe for part in self._parts)
-
-    def end(
-        self,
-        evidence: Evidence = "none",
-        asked: Asked | None = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        """Take note that the attempt has ended; see `Gate.end`.
-
-        Which of the upstreams a time that was asked for is meant for, nobody knows. It holds the narrowest:
-        so the others' calls go on, and of those upstreams it tells nothing; and if it was meant for all of
-        them, each narrow one is soon told so.
-        """
-        *others, narrowest = self._parts
-        for part in others:
-            part.end(evidence if asked is None else "none", None, exception)
-        narrowest.end(evidence, asked, exception)
-
-    def take_back(self) -> None:
-        """The attempt will not be made; may be done again."""
-        for part in self._parts:
-            part.take_back()
-
-    def weigh(self, weight: float) -> None:
-        """Count another weight than it was let through with."""
-        for part in self._parts:
-            part.weigh(weight)
-
-    def sits_out_until(self) -> float:
-        """Return until when a call that failed as the probe lets others be it: the end of the last hold."""
-        return max(part.sits_out_until() for part in self._parts)
-
-
-def ask_all(
-    upstreams: tuple[Places, ...], core: Asker, weight: float
-) -> Permit | JointPermit | tuple[Places, float | None]:
-    """Let an attempt through that all of these have to let through: all of them, or none.
-
-    So nobody keeps the permit of one while it waits for another. Called under the core's lock.
-
-    Returns:
-        A permit; or which of them refuses, and what its `Places.ask` says. The others were not asked then,
-        and an invitation of theirs stays open.
-    """
-    if len(upstreams) == 1:
-        answer = upstreams[0].ask(core, weight)
-        return answer if isinstance(answer, Permit) else (upstreams[0], answer)
-    locked: list[Places] = []
-    taken: list[tuple[Places, float]] = []
-    try:
-        for places in sorted(upstreams, key=id):  # in one order, whichever core asks
-            if not places._lock.acquire(timeout=_LOCK_TIMEOUT):
-                return places, None
-            locked.append(places)
-        for places in upstreams:
-            began_at = places._take_slots(core, weight)
-            if began_at is None:
-                for other, at in taken:
-                    other.gate.return_slots(at)
-                return places, places._refuse(core, weight)
-            taken.append((places, began_at))
-        return JointPermit(tuple(places._start(core, weight, at) for places, at in taken))
-    finally:
-        for places in locked:
-            places._note_era()
-            places._lock.release()
 
 
 def _why_held(before: State, failures: int, asked: Asked | None, exception: BaseException | None) -> str:

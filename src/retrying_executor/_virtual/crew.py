@@ -187,7 +187,7 @@ class VirtualCrew(Crew):
                 core.turns.decline_unused(core)
             if call is None:
                 schedule = core.ledger.schedule  # of which there may be more than are refused in one go
-                return schedule.count_fresh() > 0 or schedule.has_open_lanes
+                return schedule.count_fresh() > 0 or schedule.held.has_open_lanes
             self._attempt(core, hand, call)
         except BaseException as error:  # of a signal handler: the call must not stay in the hand
             if call is None or not call.done() or not isinstance(error, SystemExit):
