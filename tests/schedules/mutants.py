@@ -901,7 +901,7 @@ MUTANTS = [
         (
             "_upstream/several.py",
             "                return places, places.refuse(core, weight)\n",
-            "                return places, math.inf\n",
+            "                return places, float('inf')\n",
         ),
     ),
     mutant(
