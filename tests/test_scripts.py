@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -105,19 +106,22 @@ def interrupted_after(script: str, directory: Path, *patterns: str) -> None:
     Where nothing happens it is pressed again, as people do: Python notices a signal before a wait and in it,
     but not at the instant between. The wait then goes on until another signal comes.
     """
-    seen = ""
     with started(script, directory) as process:
         assert process.stderr is not None
+        errors, seen = process.stderr.fileno(), bytearray()
+
+        def answers(pattern: str) -> bool:
+            process.send_signal(signal.SIGINT)
+            wanted = re.compile(pattern.encode(), re.DOTALL)
+            while not wanted.search(seen) and select.select([errors], [], [], 5)[0]:
+                read = os.read(errors, 4096)
+                assert read, seen
+                seen.extend(read)
+            return wanted.search(seen) is not None
+
         read_line(process)
         for pattern in patterns:
-            process.send_signal(signal.SIGINT)
-            while not re.search(pattern, seen, re.DOTALL):
-                if not select.select([process.stderr], [], [], 5)[0]:
-                    process.send_signal(signal.SIGINT)
-                    continue
-                read = os.read(process.stderr.fileno(), 4096)
-                assert read, seen
-                seen += read.decode()
+            assert eventually(partial(answers, pattern))
 
         def ends() -> bool:  # after Ctrl-C once more, should one have come while the traceback was written
             process.send_signal(signal.SIGINT)
