@@ -164,12 +164,12 @@ def measured(*, successes: int) -> Pace:
     """Make a pace that was set to 100 a second, and have so many get through before the next refusals."""
     pace = Pace(0.0)
     for _ in range(100):
-        pace.worked(10.0)
+        pace.worked(10.0, 10.0)
     assert pace.refused(10.5, 11.0)
     assert not pace.refused(10.9, 11.1)  # which began before that
     assert 100 == pace._per_second(11.1)
     for _ in range(successes):
-        pace.worked(12.0)
+        pace.worked(12.0, 12.0)
     assert pace.refused(12.0, 14.0)
     assert pace.refused(13.5, 14.0) is (successes >= 20)
     return pace
@@ -184,9 +184,9 @@ def test_few_successes_halve_the_pace_at_most(successes: int, expected: float) -
 def test_a_first_measurement_is_a_guess() -> None:
     """The pace doubles every few seconds until the next refusal, and rises slowly after that (U5)."""
     pace = Pace(0.0)
-    pace.worked(1.0)
+    pace.worked(1.0, 1.0)
     pace.refused(1.1, 1.2)
-    pace.worked(2.0)
+    pace.worked(2.0, 2.0)
     assert [1, 2, 4] == [pace._per_second(now) for now in (2.0, 5.0, 8.0)]
     pace.refused(9.0, 10.0)
     pace.refused(10.5, 11.0)

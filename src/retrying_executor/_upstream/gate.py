@@ -324,7 +324,7 @@ class Gate:
         is_news = True
         if is_latest and self._pace is not None:
             if evidence == "worked":
-                self._pace.worked(now)
+                self._pace.worked(permit.began_at, now)
             elif evidence == "busy" and asked is None:
                 is_news = self._pace.refused(permit.began_at, now)
         is_probe = permit is self._probe

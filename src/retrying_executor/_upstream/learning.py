@@ -79,11 +79,12 @@ class Pace:
         """
         return (now - self._since) * min(1.0, math.sqrt(self._measured / _RARE))
 
-    def worked(self, now: float) -> None:
-        """An attempt got through."""
-        self._since = min(self._since, now)
-        self._successes += 1
+    def worked(self, began_at: float, now: float) -> None:
+        """An attempt got through that began then."""
         self._unrefused += 1
+        if began_at > self._set_at or self._measured == math.inf:  # else it was on its way then
+            self._since = min(self._since, now)
+            self._successes += 1
 
     def refused(self, began_at: float, now: float) -> bool:
         """The service has said "not now" to an attempt that began then; return whether that is news.
