@@ -278,13 +278,14 @@ class Gate:
         rates = self._rates
         if not rates:
             return now
-        for number, rate in enumerate(rates):
-            try:
+        rate = rates[0]
+        try:
+            for rate in rates:
                 rate.free.pop()
-            except IndexError:
-                for other in rates[:number]:
-                    other.free.append(None)
-                return None
+        except IndexError:
+            for other in rates[: rates.index(rate)]:
+                other.free.append(None)
+            return None
         # The clock is read only now: a thread that is late may take a slot that became free after *now*.
         # If that counted as taken at *now*, it would be free again too soon.
         now = clock()
