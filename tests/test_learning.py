@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -220,3 +221,55 @@ def test_a_bucket_that_allows_small_bursts_is_found_out(most: int) -> None:
     outcome = make_calls(make_gate(), lets_through, 1200)
     assert outcome.took <= 1.6 * 1200 / 20
     assert outcome.refused <= 0.1 * 1200
+
+
+def learned(gate: Gate, *, after: float = 0.0) -> Pace:
+    """Have a gate learn a pace: it was held, then one attempt got through, and another was refused."""
+    gate.end(gate.start(after), after, "worked")
+    for permit in [gate.start(after) for _ in range(5)]:
+        gate.end(permit, after, "busy")
+    gate.end(gate.start(after + 2.0), after + 2.0, "worked")
+    gate.end(gate.start(after + 2.1), after + 2.1, "busy")
+    assert gate._pace is not None
+    return gate._pace
+
+
+@pytest.mark.parametrize("idle", [60.0, 7_000.0, 1e9])
+def test_an_upstream_that_was_idle_for_long_is_called_again(idle: float) -> None:
+    """However long that was: a pace that is over restricts nothing, and is forgotten (G1, U5)."""
+    gate = make_gate()
+    learned(gate)
+    gate.end(gate.start(4.0), 4.0, "worked")
+    gate.end(gate.start(4.0 + idle), 4.0 + idle, "worked")
+    assert gate.open_at() <= 4.0 + idle + 1.0
+    assert (gate._pace is None) is (idle > 60.0)
+
+
+def test_a_pace_after_which_nobody_called_is_forgotten() -> None:
+    """Or a family would remember each of its members that was ever held (U7)."""
+    gate = make_gate()
+    pace = learned(gate)
+    assert not pace.is_over(100.0)
+    assert pace.is_over(1_000.0)
+
+
+def test_a_service_that_refuses_for_long_is_asked_often_enough() -> None:
+    """As without a pace: holds are a minute long at most, and so are the steps (U5)."""
+    gate = make_gate(0.999)
+    learned(gate)
+    works = iter([False, False, True] * 100)
+    now, asked = 3.0, []
+    for is_up in works:
+        now = max(now, gate.open_at())
+        asked.append(now)
+        gate.end(gate.start(now), now + 0.01, "worked" if is_up else "busy")
+    assert max(later - earlier for earlier, later in pairwise(asked)) <= 61.0
+
+
+def test_the_end_of_a_hold_by_hand_forgets_what_was_learned() -> None:
+    """A probe starts at once, as `Upstream.resume` says (U5)."""
+    gate = make_gate()
+    for permit in [gate.start(0.0) for _ in range(5)]:
+        gate.end(permit, 0.0, "busy")
+    gate.release()
+    assert gate.open_at() == -math.inf

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import closing
 from http import HTTPStatus
 from typing import Any
 
 import pytest
+from verdicts import library
 
 import pages
 from services import Answer, service
@@ -18,12 +18,6 @@ PAGE = pages.HOW_TO / "choosing-a-policy.md"
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"  # clients leave sockets to the collector
 )
-
-
-def library(name: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it does while it is imported is its own business
-        return pytest.importorskip(name, reason=f"{name} is not installed")
 
 
 def ask_anthropic(url: str, **options: Any) -> None:

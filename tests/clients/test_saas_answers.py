@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
+from verdicts import library
 
 from answering import Server, answering
 from conftest import TIMEOUT
@@ -26,12 +27,6 @@ from retrying_executor import NotNow, retry_after, transient
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"  # clients leave sockets to the collector
 )
-
-
-def library(name: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it does while it is imported is its own business
-        return pytest.importorskip(name, reason=f"{name} is not installed")
 
 
 def fetch(url: str) -> Any:

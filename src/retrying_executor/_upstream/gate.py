@@ -259,10 +259,10 @@ class Gate:
                 budget.share(permit.spending)
         if self._interval:
             self._next_start_at = began_at + self._interval
-        if self._pace is not None:
+        if self._pace is not None and self._pace.is_over(began_at):
+            self._pace = None
+        elif self._pace is not None:
             self._pace.started(began_at)
-            if self._pace.is_over(began_at):
-                self._pace = None
         return permit
 
     def take_slots(self, now: float, clock: Callable[[], float]) -> float | None:
@@ -322,11 +322,12 @@ class Gate:
         era = self.era
         is_latest = permit.era == era
         self._since -= is_latest
+        says_no_more = evidence == "busy" and asked is None  # than "not now"
         is_news = True
         if is_latest and self._pace is not None:
             if evidence == "worked":
                 self._pace.worked(permit.began_at, now)
-            elif evidence == "busy" and asked is None:
+            elif says_no_more:
                 is_news = self._pace.refused(permit.began_at, now)
         is_probe = permit is self._probe
         if is_probe:
@@ -350,7 +351,7 @@ class Gate:
             self.failures += is_news
             if self.failures >= self._hold_after:
                 self._hold_longer(now)
-        if evidence == "busy" and asked is None and self.era > era and self._pace is None:
+        if says_no_more and self.era > era and self._pace is None:
             from retrying_executor._upstream.learning import Pace  # few programs call such services
 
             self._pace = Pace(now)
@@ -374,8 +375,9 @@ class Gate:
         self._ramp = 0
 
     def release(self) -> None:
-        """End the hold, if there is one: a probe may start at once."""
+        """End the hold, if there is one, and forget the pace: a probe may start at once."""
         self.held_until = -math.inf
+        self._pace = None
 
     def forget_flights(self) -> None:
         """In a forked child: what is in flight is the parent's."""

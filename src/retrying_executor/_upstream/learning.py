@@ -24,6 +24,7 @@ _EASE = 0.97  # of what was measured then, or later, is the pace at first,
 _SLOPE = 0.01  # so much more of it with each second,
 _LIFT = 20.0  # and with the cube of the time: by as much as was measured after so many seconds
 _SHORT = 0.025  # seconds, in which a little is free again
+_LEAST = 1.0 / 60.0  # in a second: however often it refuses, so often is a service asked, as with holds
 _OVER = 120.0  # seconds, after which the pace is hundreds of times what was measured: it is forgotten
 _RARE = 20  # successes between two refusals, or more, are as it should be
 _FEW = 10  # successes tell little: then the pace falls by a half at most
@@ -68,16 +69,17 @@ class Pace:
     def _per_second(self, now: float) -> float:
         """Return how many attempts may start in a second."""
         if self._is_guess:
-            return self._measured * math.pow(2.0, max(0.0, now - self._since) / _DOUBLES_IN)
-        elapsed = self._elapsed(now)
-        return self._measured * (_EASE + _SLOPE * elapsed + (elapsed / _LIFT) ** 3)
+            doublings = max(0.0, now - self._since) / _DOUBLES_IN
+            return self._measured * math.pow(2.0, min(doublings, 64.0))
+        elapsed = self._risen_for(now - self._since)
+        return max(_LEAST, self._measured * (_EASE + _SLOPE * elapsed + (elapsed / _LIFT) ** 3))
 
-    def _elapsed(self, now: float) -> float:
-        """Return for how many seconds the pace has risen.
+    def _risen_for(self, duration: float) -> float:
+        """Return for how many seconds the pace has risen, in so many seconds of the clock.
 
         They are longer where few attempts start in a second: there each refusal is a larger part of them.
         """
-        return (now - self._since) * min(1.0, math.sqrt(self._measured / _RARE))
+        return duration * min(1.0, math.sqrt(self._measured / _RARE))
 
     def worked(self, began_at: float, now: float) -> None:
         """An attempt got through that began then."""
@@ -99,16 +101,18 @@ class Pace:
         if self._measured == math.inf:
             if not self._successes:
                 return True
-            self._measured = self._successes / max(_SECOND, elapsed)
+            self._measured = max(_LEAST, self._successes / max(_SECOND, elapsed))
             self.next_start_at = max(now, self._since + _SECOND)
             self._since = math.inf
         else:
             # A second of the service's may be full to its end: the next attempt should not come before.
-            self.next_start_at = max(self.next_start_at, now + _SHORT * 2.0 ** min(self._refusals, 16))
+            pause = min(_SECOND, _SHORT * 2.0 ** min(self._refusals, 64))
+            self.next_start_at = max(self.next_start_at, now + pause)
             if unrefused >= _RARE or not self._successes:
                 return True
             measured = self._successes / max(_SHORT, elapsed)
-            self._measured = max(measured, self._measured / 2.0 if self._successes < _FEW else 0.0)
+            least = self._measured / 2.0 if self._successes < _FEW else 0.0
+            self._measured = max(measured, least, _LEAST)
             self._is_guess = False
             self._since = now
         self._set_at, self._successes = now, 0
@@ -116,4 +120,5 @@ class Pace:
 
     def is_over(self, now: float) -> bool:
         """Return whether nothing restricts the pace any more."""
-        return now > self._since and self._elapsed(now) > _OVER
+        began_at = self._since if self._measured == math.inf else self._set_at
+        return now > began_at and self._risen_for(now - began_at) > _OVER

@@ -1,6 +1,6 @@
 """What executors share of one service: its limits, and the cores that wait for a permit.
 
-``_lock`` guards ``_gate``, ``_waiting`` and ``_invited``. While it is free:
+``_lock`` guards ``gate``, ``_waiting`` and ``_invited``. While it is free:
 
 - a core that was refused is in ``_waiting``, with the time at which it asks again, and no core waits in vain:
   if there is room, as many cores are invited; if there will be room at a certain time, they know that time;
