@@ -48,7 +48,7 @@ def virtual_executor(request: pytest.FixtureRequest) -> Iterator[VirtualTimeExec
     executor = VirtualTimeExecutor(*marker.args, **marker.kwargs) if marker else VirtualTimeExecutor()
     yield executor
     pending = executor._pending()
-    executor.shutdown(cancel_futures=True)
+    executor.shutdown(cancel_futures=True, timeout=0)  # or a coroutine that nothing wakes would be an error
     if pending and request.node.stash.get(_has_passed, False):
         pytest.fail(
             f"calls are pending at the end of the test: {', '.join(pending)}. Wait for them, as with "

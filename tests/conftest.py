@@ -17,7 +17,7 @@ from retrying_executor._common import log
 from retrying_executor._common.log import Repeats
 from retrying_executor.testing import VirtualTimeExecutor
 
-pytest.register_assert_rewrite("forks")
+pytest.register_assert_rewrite("forks", "deliveries", "processes")
 
 for name in ("http_proxy", "https_proxy", "all_proxy"):  # all servers of the tests are on this machine
     os.environ.pop(name, None)

@@ -12,7 +12,7 @@ import pytest
 from conftest import TIMEOUT
 from retrying_executor import RetryingExecutor
 from retrying_executor._common import unseen
-from retrying_executor._common.stdlib import HAS_GIL
+from retrying_executor._common.stdlib import HAS_GIL, STARTS_TO_THE_END
 
 needs_gil = pytest.mark.skipif(
     not getattr(sys, "_is_gil_enabled", lambda: True)(),
@@ -20,6 +20,11 @@ needs_gil = pytest.mark.skipif(
 )
 needs_locks_of_workers = pytest.mark.skipif(
     not HAS_GIL, reason="without the GIL workers have no lock of their own"
+)
+
+needs_late_starts = pytest.mark.skipif(
+    not STARTS_TO_THE_END,
+    reason="this Python starts no thread at its end: that of a loop comes early and stays",
 )
 
 _never = threading.Event()

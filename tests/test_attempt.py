@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import pytest
 
 from observe import see_to_reports
-from retrying_executor import Attempt, NotNow, RetryPolicy, Upstream
+from retrying_executor import Attempt, NotNow, RetryingExecutor, RetryPolicy, Upstream
 from retrying_executor._calls import attempt
 from retrying_executor._calls.attempt import add_note, run
 from retrying_executor._calls.terms import Terms
@@ -24,6 +24,7 @@ from retrying_executor._common.log import Subject
 from retrying_executor._common.unseen import UnseenFailure
 from retrying_executor.testing import VirtualTimeExecutor
 
+TIMEOUT = 60.0  # seconds within which everything happens that is going to
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="unset")
 
 
@@ -318,6 +319,23 @@ def test_each_attempt_has_a_decimal_context_of_its_own() -> None:
         context.prec = 7
         work = work_of(set_precision, 3)
         assert [((7, "0.333"), None)] * 2 == [run(work, None), run(work, None)]
+        assert 7 == decimal.getcontext().prec
+
+
+@pytest.mark.parametrize("inherits", [True, False])
+def test_each_coroutine_has_a_decimal_context_of_its_own(inherits: bool) -> None:
+    """Coroutines share a thread, but not what they set. With nothing inherited, it is a new one (B11)."""
+
+    async def set_precision(digits: int) -> tuple[int, str]:
+        before = decimal.getcontext().prec
+        decimal.getcontext().prec = digits
+        return before, str(decimal.Decimal(1) / 3)
+
+    with decimal.localcontext() as context, RetryingExecutor(1, inherit_context=inherits) as executor:
+        context.prec = 7
+        futures = [executor.submit(set_precision, 3) for _ in range(2)]
+        expected = 7 if inherits else decimal.DefaultContext.prec
+        assert [(expected, "0.333")] * 2 == [future.result(TIMEOUT) for future in futures]
         assert 7 == decimal.getcontext().prec
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
 from itertools import repeat
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 
 from conftest import TIMEOUT
 from retrying_executor.__main__ import main
-from retrying_executor._demo import report, webhooks
+from retrying_executor._demo import report, webhooks, worker
 from retrying_executor._demo.scenario import parse
 from retrying_executor._demo.service import Service
 from retrying_executor._demo.webhooks import deliver
@@ -79,6 +84,59 @@ def test_a_lost_webhook_is_a_failure(
     assert int(retrying["attempts"]) > 0  # the others waited for the service until time was up
 
 
+def test_a_process_that_is_killed_delivers_everything() -> None:
+    """What it had accepted is in its journal, and the next one goes on; the ledger shows it (J1, J2)."""
+    options = ("--kill", "--calls", "30", "--workers", "3", "--failures", "0.3", "--outage", "0.1")
+    status, out, err = run(*options)
+    assert (0, "") == (status, err)
+    assert "\nThe process that delivers them is killed 5 times.\n\n" in out
+    assert out.endswith("\n\nEvery webhook that was accepted is delivered, and the journal is empty.\n")
+    cells = dict(re.split(r" {2,}", row) for row in out.split("\n\n")[1].splitlines()[2:])
+    assert ("30", "30", "0") == (
+        cells["accepted"],
+        cells["delivered (by the service's ledger)"],
+        cells["lost"],
+    )
+    assert 5 >= int(cells["times that the process was killed"]) > 0  # it may end before the last is due
+    assert 5 * 3 >= int(cells["delivered twice"])  # only what ran at that moment is delivered again
+    assert "0" == cells["files left in the journal"]
+
+
+def test_a_process_says_what_it_accepts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that comes after it submits the rest only (J1)."""
+    scenario = parse(["--calls", "10", "--failures", "0", "--outage", "0"])
+    service = Service(scenario)
+    with service.running() as url:
+        worker.main([json.dumps(asdict(scenario)), str(tmp_path / "journal"), url, "7"])
+    assert {"webhook-7", "webhook-8", "webhook-9"} == service.ledger
+    assert ("...", "") == capsys.readouterr()
+
+
+def test_a_killed_process_that_does_not_deliver_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    """When there was no more time, the status is 1, and what is missing is counted."""
+    assert 1 == main([*SMALL, "--kill", "--failures", "1", "--max-elapsed", "0"])
+    out, err = capsys.readouterr()
+    assert "" == err
+    assert re.search(r"\n10 webhooks were not delivered; \d files are left in the journal\.\n$", out)
+
+
+def test_a_client_that_is_killed_is_no_error_of_the_service(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is shown of that; other errors are."""
+    service = Service(parse(["--outage", "0"]))
+    with service.running() as url:
+        host, port = url.split("/")[2].split(":")
+        for head in (b"Idempotency-Key: 1\r\nContent-Length: 0", b"X: y"):
+            with socket.create_connection((host, int(port)), TIMEOUT) as client:
+                client.sendall(b"POST / HTTP/1.1\r\n" + head + b"\r\n\r\n")
+                if head != b"X: y":  # the connection is reset when it is closed
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                else:
+                    assert b"" == client.recv(1)
+    err = capsys.readouterr().err
+    assert 1 == err.count("Traceback")
+    assert "TypeError" in err
+
+
 def test_a_webhook_that_was_never_tried_is_lost_for_want_of_time() -> None:
     """While the service is held, calls wait, and have no error (U5)."""
     nothing = webhooks.Report(0, 3, 0, 0, 0.0, 0, 0, [])
@@ -117,7 +175,10 @@ def test_help_explains_every_option() -> None:
     status, out, err = run("--help")
     assert (0, "") == (status, err)
     text = " ".join(out.split())
-    for name, default in vars(parse([])).items():
+    options = vars(parse([]))
+    assert options.pop("kill") is False
+    assert "--kill instead, deliver with a journal in a process that is killed 5 times" in text
+    for name, default in options.items():
         assert re.search(rf"--{name.replace('_', '-')} N [^;]+; \d+ to \d+, default {default}", text)
     assert "Exit status: 0 " in text
 

@@ -555,3 +555,73 @@ def test_where_it_cannot_be_known_an_interpreter_is_the_main_one(monkeypatch: py
     monkeypatch.delattr("_thread._is_main_interpreter", raising=False)
     monkeypatch.setitem(sys.modules, "_xxsubinterpreters", None)
     assert is_main_interpreter()
+
+
+# -- coroutine functions -------------------------------------------------------------------------
+
+
+ASYNC = """
+    import asyncio
+
+    class Leaving:
+        async def task(self):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+                say("task ended")
+
+        async def __call__(self):
+            self.kept = asyncio.ensure_future(self.task())
+            await asyncio.sleep(0)
+
+    class AsyncFlaky(Flaky):
+        async def __call__(self):
+            await asyncio.sleep(0.01)
+            super().__call__()
+"""
+
+
+def test_coroutines_get_their_outcome() -> None:
+    """Retries included, also of one that is submitted last; what calls have left behind is ended (F4, K4)."""
+    code, output, errors = run(
+        ASYNC
+        + """
+    executor = RetryingExecutor(1, retry=POLICY, max_coroutines=2)
+    leaving = Leaving()  # kept, since asyncio holds tasks only weakly
+    executor.submit(leaving)
+    for number in range(4):
+        executor.submit(AsyncFlaky(f"flaky {number}", number))
+    RetryingExecutor().submit(AsyncFlaky("dropped", 1))
+    RetryingExecutor().submit(AsyncFlaky("last", 0))
+    """
+    )
+    assert (0, "") == (code, errors)
+    assert ["dropped", *(f"flaky {number}" for number in range(4)), "last", "task ended"] == output
+
+
+def test_coroutines_are_cancelled_when_the_time_for_the_exit_is_up() -> None:
+    """Their ``finally`` runs; one that refuses to end is named, and is left (F4, K3)."""
+    code, output, errors = run(
+        ASYNC
+        + """
+    class Waiting(Leaving):
+        __call__ = Leaving.task
+
+    async def stay():
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                say("stays")
+
+    executor = RetryingExecutor(1, exit_timeout=0.2)
+    executor.submit(Waiting())
+    stubborn = RetryingExecutor(1, exit_timeout=0.2)
+    stubborn.submit(stay)
+    """
+    )
+    assert 0 == code
+    assert ["stays", "task ended"] == output
+    assert "shutdown timed out after 0.2 s: 1 waiting call cancelled, none still running" in errors
+    assert "shutdown timed out after 0.2 s: 1 waiting call cancelled, still running: __main__.stay" in errors

@@ -322,9 +322,9 @@ def test_a_fork_waits_until_no_worker_is_in_the_middle_of_anything(executor: Ret
     inside, release = Event(), Event()
 
     def hold_up() -> None:
-        holder = current.holder
-        assert holder is not None
-        with holder.lock:
+        hand = current.hand
+        assert hand is not None
+        with hand.lock:
             inside.set()
             assert release.wait(TIMEOUT)
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from observe import eventually, needs_gil
 from retrying_executor import NotNow, RetryingExecutor, RetryPolicy, Upstream, service_failed
-from retrying_executor._policy.reading import Answer
+from retrying_executor._policy.reading import Reading
 from retrying_executor._policy.transient import hint_of
 from retrying_executor._upstream.evidence import evidence_of
 from retrying_executor.testing import VirtualTimeExecutor
@@ -200,7 +200,7 @@ def test_what_is_read_of_an_exception_does_not_keep_it(
     reference = weakref.ref(exception)
     gc.disable()
     try:
-        read = Answer(exception)
+        read = Reading(exception)
         assert (None, expected) == (hint_of(read), evidence_of(read))
         del exception, read
         assert reference() is None
@@ -210,9 +210,9 @@ def test_what_is_read_of_an_exception_does_not_keep_it(
 
 def test_a_final_answer_shows_that_the_service_works() -> None:
     """What was never understood as an answer says nothing (U5)."""
-    assert "worked" == evidence_of(Answer(AnswerError(404)))
-    assert "none" == evidence_of(Answer(KeyError("id")))
-    assert "busy" == evidence_of(Answer(AnswerError(429)))
+    assert "worked" == evidence_of(Reading(AnswerError(404)))
+    assert "none" == evidence_of(Reading(KeyError("id")))
+    assert "busy" == evidence_of(Reading(AnswerError(429)))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_final_answer_shows_that_the_service_works() -> None:
 def test_a_final_failure_whose_attributes_cannot_be_read_stays_what_it_is(attributes: dict[str, Any]) -> None:
     """It is the call's outcome, and says nothing of the service (B3, U1)."""
     exception = type("UnreadableError", (NotImplementedError,), attributes)()
-    assert "none" == evidence_of(Answer(exception))
+    assert "none" == evidence_of(Reading(exception))
     service = Upstream("service", hold_after=1)
     with VirtualTimeExecutor(upstream=service) as executor:
         assert exception is executor.submit(fail, exception).exception()

@@ -266,7 +266,7 @@ def test_tidying_up_that_is_interrupted_loses_no_call(monkeypatch: pytest.Monkey
         queue.place_of(call, retried=False)[0].add(call)
     monkeypatch.setattr(schedule, "deque", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        queue.tidy()
+        queue.compact()
     assert (calls[1::2], 3) == (list(queue.fresh), queue.count_fresh())
 
 

@@ -17,7 +17,7 @@ LAYERS = [
     {"_policy"},
     {"_upstream"},
     {"_calls"},
-    {"_core", "_observe"},
+    {"_core", "_journal", "_observe"},
     {"_threads", "_virtual"},
     {"_options"},
     {"_mapping"},

@@ -836,7 +836,7 @@ def test_a_signal_handler_may_raise_while_something_is_logged(executor: Retrying
     LOGGER.addFilter(interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            time_is_up(1, [], 0.0)
+            time_is_up(1, [], 0.0, "cancelled")
     finally:
         LOGGER.removeFilter(interrupt)
 
@@ -878,3 +878,11 @@ def test_giving_up_is_no_error(executor: RetryingExecutor, logged: Logged) -> No
 
     assert isinstance(executor.with_options(retry=give_up).submit(fail).exception(TIMEOUT), ValueError)
     assert [] == logged(logging.WARNING) == logged(logging.ERROR)
+
+
+def test_of_many_calls_that_still_run_each_name_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Coroutines may be thousands; a few are listed one by one (F4)."""
+    log.time_is_up(0, ["one"] * 2, 1.0, "cancelled")
+    log.time_is_up(0, ["one"] * 10 + ["other"], 1.0, "cancelled")
+    few, many = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
+    assert ("one, one", "10 x one, 1 x other") == (few, many)

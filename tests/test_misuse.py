@@ -9,7 +9,7 @@ import inspect
 import pickle
 import re
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -122,6 +122,34 @@ class Marked:
         self._is_coroutine = mark
 
     __call__ = staticmethod(int)
+
+
+def marked() -> Awaitable[int]:
+    """A plain function that says it is a coroutine function, as those around one do."""
+    return coroutine()
+
+
+setattr(marked, "_is_coroutine_marker", object())  # noqa: B010  # as `inspect.markcoroutinefunction`, on 3.10
+
+
+class Promising:
+    """Its instances return what is to be awaited, and only a mark says so."""
+
+    def __init__(self, mark: object = object()) -> None:
+        """Say so, or not."""
+        self._is_coroutine = mark
+
+    def __call__(self) -> Awaitable[int]:
+        """Return what is to be awaited, and is no coroutine."""
+        return Promise()
+
+
+class Promise:
+    """What can be awaited, and is no coroutine."""
+
+    def __await__(self) -> Generator[Any, None, int]:
+        """Return what asks for the result."""
+        return coroutine().__await__()
 
 
 class NoArgument:
@@ -303,35 +331,40 @@ def test_what_the_standard_executor_refuses_is_refused_like_that(use: Callable[[
 
 
 @pytest.mark.parametrize(
-    "fn",
+    "make",
     [
-        coroutine,
-        generator,
-        partial(coroutine, 1),
-        partial(partial(coroutine), 1),
-        Awaited(),
-        Awaited().method,
-        Awaited.of_class,
-        Awaited.static,
-        vars(Awaited)["static"],
-        Around(coroutine),
-        AsyncMock(),
-        partial(AsyncMock(spec=refused), 1),
-        AsyncMock().method,
-        cache(coroutine),
-        lru_cache(maxsize=1)(partial(coroutine, 1)),
-        Marked(),
-        getattr(inspect, "markcoroutinefunction", Marked)(Static()),
+        lambda: coroutine,
+        lambda: partial(coroutine, 1),
+        lambda: partial(partial(coroutine), 1),
+        Awaited,
+        lambda: Awaited().method,
+        lambda: Awaited.of_class,
+        lambda: Awaited.static,
+        lambda: vars(Awaited)["static"],
+        lambda: Around(coroutine),
+        lambda: AsyncMock(return_value=42),
+        lambda: partial(AsyncMock(spec=refused, return_value=42), 1),
+        lambda: AsyncMock(**{"method.return_value": 42}).method,
+        lambda: cache(coroutine),
+        lambda: lru_cache(maxsize=1)(partial(coroutine, 1)),
+        Promising,
+        lambda: getattr(inspect, "markcoroutinefunction", lambda _: Promising())(Promising(mark=False)),
+        lambda: marked,
     ],
     ids=range(17),
 )
-def test_coroutine_functions_are_refused(executor: Any, fn: Callable[..., Awaitable[int]]) -> None:
-    """Nobody would await what they return; a plain function may await it (A3)."""
+def test_coroutine_functions_are_recognised(executor: Any, make: Callable[[], Any]) -> None:
+    """What they return is awaited, whatever is around them (A3, K1)."""
+    assert 42 == executor.submit(make()).result(TIMEOUT)
+
+
+@pytest.mark.parametrize("fn", [generator, partial(generator), Around(generator), staticmethod(generator)])
+def test_asynchronous_generators_are_refused(executor: Any, fn: Callable[..., object]) -> None:
+    """Nobody would iterate over them; a coroutine function may (A3)."""
     message = refused(lambda: executor.submit(fn))
-    assert message.startswith("TypeError: fn must not be a coroutine function, which nobody would await")
-    assert message.endswith("submit(lambda: asyncio.run(fn(...))) runs one")
+    assert message.startswith("TypeError: fn must not be an asynchronous generator, which nobody would")
     assert message == refused(lambda: list(executor.map(fn, [1])))
-    assert 42 == executor.submit(lambda: asyncio.run(Awaited()())).result(TIMEOUT)
+    assert 42 == executor.submit(first, generator()).result(TIMEOUT)
 
 
 @needs_gil

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from retrying_executor import Attempt, NotNow, RetryPolicy, transient
 from retrying_executor._calls.terms import Terms
 from retrying_executor._policy.policy import backoff, checked_policy
-from retrying_executor._policy.reading import Answer
+from retrying_executor._policy.reading import Reading
 from retrying_executor._policy.transient import hint_of
 
 DEFAULTS = {
@@ -476,7 +476,7 @@ def test_what_a_callable_puts_on_an_exception_is_read() -> None:
         return True
 
     exception = ValueError()
-    read = Answer(exception)
+    read = Reading(exception)
     assert hint_of(read) is None
     verdict = RetryPolicy(retry_on=retry_on, jitter=False).verdict(failed(1, exception), read)
     assert 7.0 == verdict.delay

@@ -9,6 +9,7 @@ import pydoc
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from retrying_executor import (
     CurrentCall,
     Event,
     ForkedFutureError,
+    Journal,
+    JournalError,
     NotNow,
     PendingLimitError,
     RetryingExecutor,
@@ -77,6 +80,7 @@ def test_what_tests_need_goes_by_the_name_of_its_module() -> None:
         NotNow("x", after=3),
         PendingLimitError("full"),
         ForkedFutureError("of the parent"),
+        JournalError("the disk is full"),
         Attempt(number=1, exception=NotNow(), result=None, elapsed=0.0),
         CurrentCall(name="f", attempt=1, key="k", time_left=None),
         Event(kind="done", time=0.0, exception=PendingLimitError("full")),
@@ -108,7 +112,7 @@ sys.stdout.buffer.write(pickle.dumps(events))
     assert {Event} == {type(event) for event in pickle.load(io.BytesIO(done.stdout))}
 
 
-@pytest.mark.parametrize("cls", [RetryingExecutor, RetryPolicy, Upstream, VirtualTimeExecutor])
+@pytest.mark.parametrize("cls", [Journal, RetryingExecutor, RetryPolicy, Upstream, VirtualTimeExecutor])
 def test_help_has_no_addresses_and_no_private_names(cls: type) -> None:
     """But for those of the standard library: the base class of executors is in ``_base``."""
     text = pydoc.plain(pydoc.render_doc(cls)).replace("concurrent.futures._base.", "")
@@ -155,6 +159,25 @@ def test_a_policy_is_shown_as_users_write_it(policy: RetryPolicy) -> None:
     text = repr(policy).replace("<class 'ConnectionError'>", "ConnectionError")
     assert policy == eval(text)
     assert "max_elapsed" not in text
+
+
+def test_the_future_of_a_call_in_a_journal_is_shown_as_any(tmp_path: Path) -> None:
+    """With a journal or without, it is a future of the executor."""
+    with VirtualTimeExecutor(journal=tmp_path) as executor:
+        future = executor.submit(int)
+        assert "retrying_executor" == type(future).__module__
+        assert re.fullmatch(r"<RetryingFuture at 0x\w+ state=pending>", repr(future))
+        assert "RetryingFuture" == type(future).__name__
+        assert not PRIVATE.search(repr(future))
+        with pytest.raises(AttributeError, match=r"^'RetryingFuture' object has no attribute 'store'"):
+            future.store  # type: ignore[attr-defined]  # noqa: B018  # a mistake
+
+
+def test_help_says_what_a_journal_adds() -> None:
+    """So a caller knows what to catch."""
+    _, _, raised = pydoc.render_doc(RetryingExecutor.submit, renderer=pydoc.plaintext).partition("Raises:")
+    assert "journal also if *fn* or an argument cannot be written to it" in raised
+    assert "JournalError: If the call cannot be written to the journal" in raised
 
 
 def test_a_policy_of_your_own_is_shown_by_its_name() -> None:

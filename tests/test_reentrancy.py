@@ -307,8 +307,8 @@ def test_no_thread_is_started_or_looked_at_under_a_lock(monkeypatch: pytest.Monk
 
     def watched(method: Callable[[Thread], Any]) -> Callable[[Thread], Any]:
         def watch(thread: Thread) -> Any:
-            holder = current.holder
-            is_bad = is_held(pool.lock) or (holder is not None and is_held(holder.lock))
+            hand = current.hand
+            is_bad = is_held(pool.lock) or (hand is not None and is_held(hand.lock))
             held.extend([method.__name__] * is_bad)
             return method(thread)
 
@@ -321,9 +321,9 @@ def test_no_thread_is_started_or_looked_at_under_a_lock(monkeypatch: pytest.Monk
     both = Barrier(2)
 
     def submit_under_my_lock() -> RetryingFuture[int]:
-        holder = current.holder
-        assert holder is not None
-        with holder.lock:  # as a destructor would that interrupts a worker there
+        hand = current.hand
+        assert hand is not None
+        with hand.lock:  # as a destructor would that interrupts a worker there
             return executor.submit(both.wait, TIMEOUT)
 
     for _ in range(2):
@@ -922,7 +922,7 @@ def test_a_future_that_goes_between_two_calls_may_use_the_executor() -> None:
     with RetryingExecutor(1) as executor:
         first = executor.submit(release.wait, TIMEOUT)
         last = executor.submit(int, 7)
-        weakref.finalize(first, lambda: answers.extend((executor.stats(), current.holder)))
+        weakref.finalize(first, lambda: answers.extend((executor.stats(), current.hand)))
         del first
         release.set()
         assert 7 == last.result(TIMEOUT)

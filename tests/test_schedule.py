@@ -82,8 +82,8 @@ def discard(schedule: Any, item: Item, *, retried: bool) -> None:
     item.gone = True
     gone.add(item)
     schedule.clean_up(schedule.held.lane_of.pop(item, None), retries)
-    if schedule.is_littered:
-        schedule.tidy()
+    if schedule.is_mostly_gone:
+        schedule.compact()
 
 
 def fill(schedule: Any, count: int, *, retried: bool) -> list[Item]:
@@ -245,7 +245,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     def claim(self, item: Item, now: float) -> Any:
         """Claim an item as `Turns` does: those that wait for the same upstream come first."""
         for service in reversed(item.route if now < item.until and not item.gone else ()):
-            opens_at = self.schedule.opens_to(item, service)
+            opens_at = self.schedule.may_ask_from(item, service)
             if opens_at > now:
                 return service, opens_at, item.until
         return claim_of_services(item, now)
@@ -574,7 +574,7 @@ def test_calls_that_give_up_one_by_one_do_not_look_at_all_others() -> None:
     Counting.looks = 0
     assert items == [schedule.take(1.0 + number, claim_of_services) for number in range(1000)]
     assert Counting.looks < 10 * len(items)
-    assert 0 == entries(schedule) == len(schedule.held._lanes) == len(schedule.held._impatient._heap)
+    assert 0 == entries(schedule) == len(schedule.held._lanes) == len(schedule.held._deadlines._heap)
 
 
 def test_deadlines_of_calls_that_have_left_are_forgotten() -> None:
@@ -619,7 +619,7 @@ def test_a_call_that_comes_first_is_not_refused_on_behalf_of_another() -> None:
     schedule.fresh.pop()
 
     def claim_by_weight(item: Item, now: float) -> Any:
-        assert schedule.opens_to(item, service) <= now
+        assert schedule.may_ask_from(item, service) <= now
         return (service, 9.0, math.inf) if item is heavy and now < 9 else claim(item, now)
 
     assert schedule.take(0.0, claim_by_weight) is None

@@ -44,16 +44,20 @@ needs_containers = pytest.mark.skipif(
 
 
 @contextmanager
-def started(script: str, directory: Path, before: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
-    """Start a script, in which SIGINT is not ignored, and see that it is gone in the end.
+def started(
+    script: str, directory: Path, before: Sequence[str] = (), arguments: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """Start a script, in which SIGINT is not ignored and SIGUSR1 is, and see that it is gone in the end.
 
     Args:
         script: What Python runs.
         directory: Where.
         before: The command that runs the command, if there is one.
+        arguments: Of the script.
     """
     source = str(Path(retrying_executor.__file__).parent.parent)
-    not_ignored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    handlers = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    handlers += "; signal.signal(signal.SIGUSR1, lambda *_: None)\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
     if sys.version_info[:2] == (3, 11):
         # Not measured there: a traced thread never gets past the beginning of a function while a signal is
@@ -61,7 +65,7 @@ def started(script: str, directory: Path, before: Sequence[str] = ()) -> Iterato
         for name in [name for name in environment if name.startswith("COVERAGE_")]:
             del environment[name]
     with subprocess.Popen(
-        [*before, sys.executable, "-W", "error", "-c", not_ignored + script],
+        [*before, sys.executable, "-W", "error", "-c", handlers + script, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -103,24 +107,25 @@ def stopped(script: str, directory: Path, number: int, before: Sequence[str] = (
 def interrupted_after(script: str, directory: Path, *patterns: str) -> None:
     """Run a script, and press Ctrl-C when it has printed a line, and after each pattern on stderr.
 
-    Where nothing happens it is pressed again, as people do: Python notices a signal before a wait and in it,
-    but not at the instant between. The wait then goes on until another signal comes.
+    Python notices a signal before a wait and in it, but not at the instant between. The wait then goes on
+    until another signal comes. So others follow, which mean nothing: a second Ctrl-C would mean more.
     """
     with started(script, directory) as process:
         assert process.stderr is not None
         errors, seen = process.stderr.fileno(), bytearray()
 
         def answers(pattern: str) -> bool:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGUSR1)
             wanted = re.compile(pattern.encode(), re.DOTALL)
-            while not wanted.search(seen) and select.select([errors], [], [], 5)[0]:
+            while not wanted.search(seen) and select.select([errors], [], [], 1)[0]:
                 read = os.read(errors, 4096)
-                assert read, seen
+                assert read, seen.decode()
                 seen.extend(read)
             return wanted.search(seen) is not None
 
         read_line(process)
         for pattern in patterns:
+            process.send_signal(signal.SIGINT)
             assert eventually(partial(answers, pattern))
 
         def ends() -> bool:  # after Ctrl-C once more, should one have come while the traceback was written

@@ -223,6 +223,7 @@ def test_a_call_that_leaves_its_hand_meanwhile_is_counted_or_not() -> None:
 
     class Fleeting:
         succeeded = failed = 0
+        is_thread = True
 
         @property
         def call(self) -> RetryingFuture[int] | None:

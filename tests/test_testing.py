@@ -1234,3 +1234,17 @@ def test_a_call_that_waits_for_its_upstream_is_due_at_no_time() -> None:
         executor.advance(1)
         assert (1, 0) == (executor.stats().held, executor.stats().in_backoff)
         assert future.due_at is None
+
+
+def test_no_time_passes_from_one_executor_to_the_next(tmp_path: Path) -> None:
+    """What is left of a delay is what was left when the executor before let go of the call (J1)."""
+    policy = RetryPolicy(delays=(60, 60), max_elapsed=None)
+    with VirtualTimeExecutor(journal=tmp_path, retry=policy) as executor:
+        future = executor.submit(int, "no number")
+        executor.advance(20)
+        executor.shutdown(cancel_futures=True)
+    with VirtualTimeExecutor(journal=tmp_path, retry=policy) as executor:
+        (adopted,) = executor.adopted
+        assert (future.key, 1, 40) == (adopted.key, adopted.attempts, adopted.due_at)
+        assert isinstance(adopted.exception(), ValueError)
+        assert 100 == executor.monotonic()

@@ -38,7 +38,7 @@ from retrying_executor import (
     watch,
 )
 from retrying_executor._policy import reading
-from retrying_executor._policy.reading import close_answers
+from retrying_executor._policy.closing import close_answers
 from retrying_executor._upstream.evidence import evidence_of
 from retrying_executor.testing import VirtualTimeExecutor
 from test_retrying import Answer, AnsweredError
@@ -203,7 +203,7 @@ def test_only_what_no_try_will_mend_is_final(exception: BaseException, expected:
 )
 def test_a_failure_tells_of_its_upstream(exception: Exception, expected: str) -> None:
     """An answer that is final is an answer; an error of the program never got so far (U5)."""
-    assert expected == evidence_of(reading.Answer(exception))
+    assert expected == evidence_of(reading.Reading(exception))
 
 
 def raises(exception: Exception) -> NoReturn:

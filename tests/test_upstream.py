@@ -438,16 +438,16 @@ def test_nothing_starts_while_calls_get_an_upstream_of_their_own(monkeypatch: py
         assert eventually(first.running)
         service.pause()
         pool = executor._core
-        worker, look_ahead = first._worker, pool.turns.look_ahead
+        worker, update_only_fresh_until = first._worker, pool.turns.update_only_fresh_until
 
         def slow() -> None:  # a worker that goes on just then has its turn first
             if threading.current_thread() is threading.main_thread():
                 release.set()
                 assert eventually(lambda: worker is not None and worker.call is not first)
                 assert not began.wait(0)
-            look_ahead()
+            update_only_fresh_until()
 
-        monkeypatch.setattr(pool.turns, "look_ahead", slow)
+        monkeypatch.setattr(pool.turns, "update_only_fresh_until", slow)
         executor.with_options(upstream=None)
         assert eventually(lambda: began.is_set() or executor.stats().held)
         assert not began.is_set()
@@ -903,7 +903,7 @@ def test_an_executor_without_held_calls_is_not_told_of_holds() -> None:
 def no_worker_looks(executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keep the workers from looking for calls, while this thread does what any other may do."""
     with executor._core.lock, monkeypatch.context() as patch:
-        patch.setattr(Core, "_is_amid", lambda _: False)
+        patch.setattr(Core, "_is_interrupting", lambda _: False)
         yield
 
 

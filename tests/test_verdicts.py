@@ -20,7 +20,7 @@ from retrying_executor import NotNow, explain, retry_after, transient
 from retrying_executor._common import forks
 from retrying_executor._common.callables import Wrapper
 from retrying_executor._policy import hints, reading
-from retrying_executor._policy.reading import close_answers
+from retrying_executor._policy.closing import close_answers
 from test_transient import checked, failure, meaning, refuse
 
 PLAIN = "worth another attempt: nothing says that another attempt cannot help, of builtins.Exception"

@@ -204,7 +204,7 @@ def test_a_rate_has_three_digits(rate: float | None, text: str) -> None:
 
 def rates(*looks: tuple[float, int]) -> list[float | None]:
     """Return the rate at each look, which is a time and how many calls were finished by then."""
-    pace = pure.Pace(0.0)
+    pace = pure.Throughput(0.0)
     return [pace.rate(*look) for look in looks]
 
 
@@ -245,7 +245,7 @@ def test_no_rate_before_any_time_has_passed() -> None:
 @given(st.lists(st.tuples(st.just(0) | st.floats(1e-6, 100), st.integers(0, 1000))))
 def test_the_rate_is_never_absurd(steps: list[tuple[float, int]]) -> None:
     """It is zero or more, and no faster than what was finished since the last half minute began or before."""
-    pace = pure.Pace(0.0)
+    pace = pure.Throughput(0.0)
     now, finished = 0.0, 0
     for duration, count in steps:
         now, finished = now + duration, finished + count
@@ -574,7 +574,7 @@ def shut_down(executor: RetryingExecutor, file: Stuck) -> None:
 
 def end_the_interpreter(executor: RetryingExecutor, file: Stuck) -> None:
     with watch(executor, file=file):
-        [view] = exits._views
+        [view] = exits._watchers
         view.end(view.exit_timeout.left())
 
 

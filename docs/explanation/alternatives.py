@@ -23,16 +23,18 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import aiometer
 import dramatiq
 import fakeredis
 import rq
 import stamina
 import tenacity
+from aqute import Aqute
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 from dramatiq.brokers.stub import StubBroker
@@ -44,12 +46,14 @@ from retrying_executor import NotNow, RetryingExecutor, RetryPolicy
 TABLE = Path(__file__).with_name("alternatives_table.inc")
 TIMEOUT = 60.0  # seconds within which everything happens that is going to
 DELAY = 0.2  # seconds between two attempts
-LIBRARIES = ("tenacity", "stamina", "more-executors", "celery", "dramatiq", "rq")
+LIBRARIES = ("tenacity", "stamina", "more-executors", "aiometer", "aqute", "celery", "dramatiq", "rq")
 
 STANDARD, OURS = "ThreadPoolExecutor", "RetryingExecutor"
 TENACITY, STAMINA = f"{STANDARD} + tenacity", f"{STANDARD} + stamina"
 MORE, CELERY, DRAMATIQ, RQ = "more-executors", "Celery", "Dramatiq", "RQ"
 OUTBOX, ASYNCIO = "a table in a database", "asyncio"
+SEMAPHORE, AIOMETER, AQUTE = "asyncio.Semaphore + tenacity", "aiometer", "aqute"
+GATHER, TASK_GROUP = "asyncio.gather", "asyncio.TaskGroup"
 
 Observed = dict[str, str]
 
@@ -68,6 +72,18 @@ def call_a() -> None:
 
 
 def call_b() -> None:
+    """Succeed."""
+    starts.append("B")
+
+
+async def coroutine_a() -> None:
+    """Fail once."""
+    starts.append("A")
+    if starts.count("A") == 1:
+        raise ConnectionError("try again")
+
+
+async def coroutine_b() -> None:
     """Succeed."""
     starts.append("B")
 
@@ -444,7 +460,30 @@ def many_at_once() -> Observed:
         eventually(lambda: most == 8)
         threads = executor.stats().threads
         release.set()
-    return {ASYNCIO: f"1,000 with {asyncio.run(coroutines())}", f"{OURS}(8)": f"{most} with {threads}"}
+    return {
+        ASYNCIO: f"1,000 with {asyncio.run(coroutines())}",
+        f"{OURS}(8), plain functions": f"{most} with {threads}",
+        f"{OURS}(1), coroutine functions": f"1,000 with {_threads_of_coroutines(1000)}",
+    }
+
+
+def _threads_of_coroutines(count: int) -> int:
+    """Return with how many threads of the executor so many coroutines wait at a time."""
+    before, everybody, threads = threading.active_count(), 0, 0
+    release = asyncio.Event()
+
+    async def call() -> None:
+        nonlocal everybody, threads
+        everybody += 1
+        if everybody == count:
+            threads = threading.active_count() - before
+            release.set()
+        await asyncio.wait_for(release.wait(), TIMEOUT)
+
+    with RetryingExecutor(1) as executor:
+        for future in [executor.submit(call) for _ in range(count)]:
+            future.result(TIMEOUT)
+    return threads
 
 
 def coroutine_functions() -> Observed:
@@ -456,15 +495,89 @@ def coroutine_functions() -> Observed:
     observed = {}
     for name, executor in ((STANDARD, ThreadPoolExecutor(1)), (OURS, ours())):
         with executor:
-            try:
-                future: Future[Coroutine[Any, Any, str]] = executor.submit(call)
-            except TypeError:
-                observed[name] = "refused"
-                continue
-            result = future.result(TIMEOUT)
-            observed[name] = "a coroutine that nobody has run" if inspect.iscoroutine(result) else str(result)
-            result.close()
+            result: Any = executor.submit(call).result(TIMEOUT)
+            if inspect.iscoroutine(result):
+                result.close()
+                result = "a coroutine that nobody has run"
+            observed[name] = str(result)
     return {**observed, ASYNCIO: asyncio.run(call())}
+
+
+def order_of_starts_of_coroutines() -> Observed:
+    """One coroutine at a time. A fails and waits for its next attempt, B is behind it: the starts."""
+    observed = {}
+
+    async def by_hand() -> None:
+        semaphore = asyncio.Semaphore(1)
+
+        async def call(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+            async with semaphore:
+                await with_tenacity(function)()
+
+        await asyncio.gather(call(coroutine_a), call(coroutine_b))
+
+    begin()
+    asyncio.run(by_hand())
+    observed[SEMAPHORE] = " ".join(starts)
+
+    async def handle(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        await function()
+
+    begin()
+    pool = Aqute(handle, 1, retry_count=1, retry_delay=lambda _attempt, _error: DELAY)
+    asyncio.run(pool.process_all([coroutine_a, coroutine_b]))
+    observed[AQUTE] = " ".join(starts)
+
+    begin()
+    with ours(max_coroutines=1) as executor:
+        for future in [executor.submit(coroutine_a), executor.submit(coroutine_b)]:
+            future.result(TIMEOUT)
+    observed[OURS] = " ".join(starts)
+    return observed
+
+
+def one_of_several_coroutines_fails() -> Observed:
+    """Three coroutines wait for an answer, and one of them fails for good: the others."""
+    ended = 0
+
+    async def call(fails: bool) -> None:
+        nonlocal ended
+        await asyncio.sleep(0 if fails else DELAY)
+        if fails:
+            raise ValueError("no")
+        ended += 1
+
+    async def with_gather() -> None:
+        await asyncio.gather(*map(call, (True, False, False)), return_exceptions=True)
+
+    async def in_a_group() -> None:
+        async with asyncio.TaskGroup() as group:  # not in Python 3.10, as aqute is not
+            for fails in (True, False, False):
+                group.create_task(call(fails))
+
+    async def with_aiometer() -> None:
+        await aiometer.run_on_each(call, (True, False, False), max_at_once=3)
+
+    async def with_aqute() -> None:
+        await Aqute(call, 3).process_all((True, False, False))
+
+    def with_ours() -> None:
+        with RetryingExecutor(1, retry=None) as executor:
+            wait([executor.submit(call, fails) for fails in (True, False, False)], TIMEOUT)
+
+    observed = {}
+    for name, run in (
+        (f"{GATHER} with return_exceptions", lambda: asyncio.run(with_gather())),
+        (TASK_GROUP, lambda: asyncio.run(in_a_group())),
+        (AIOMETER, lambda: asyncio.run(with_aiometer())),
+        (AQUTE, lambda: asyncio.run(with_aqute())),
+        (OURS, with_ours),
+    ):
+        ended = 0
+        with contextlib.suppress(Exception):
+            run()
+        observed[name] = {2: "go on", 0: "are cancelled"}[ended]
+    return observed
 
 
 def who_makes_the_calls() -> Observed:
@@ -508,6 +621,8 @@ CLAIMS: tuple[Callable[[], Observed], ...] = (
     dying_with_a_call_accepted,
     many_at_once,
     coroutine_functions,
+    order_of_starts_of_coroutines,
+    one_of_several_coroutines_fails,
 )
 
 

@@ -3,7 +3,7 @@
 from retrying_executor._calls.call import RetryingFuture
 from retrying_executor._calls.current import CurrentCall, current_call, report_weight
 from retrying_executor._calls.stats import Stats
-from retrying_executor._common.errors import ForkedFutureError, NotNow, PendingLimitError
+from retrying_executor._common.errors import ForkedFutureError, JournalError, NotNow, PendingLimitError
 from retrying_executor._executor import RetryingExecutor, View
 from retrying_executor._policy.policy import RetryPolicy
 from retrying_executor._policy.transient import explain, retry_after, transient
@@ -13,6 +13,7 @@ from retrying_executor._upstream.upstream import Upstream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from retrying_executor._journal.journal import Journal
     from retrying_executor._observe.monitor import Event
     from retrying_executor._upstream.family import UpstreamFamily
     from retrying_executor._watch.watch import watch
@@ -22,6 +23,8 @@ __all__ = [
     "CurrentCall",
     "Event",
     "ForkedFutureError",
+    "Journal",
+    "JournalError",
     "NotNow",
     "PendingLimitError",
     "RetryPolicy",
@@ -52,6 +55,10 @@ def __getattr__(name: str) -> object:
         from retrying_executor._observe.monitor import Event
 
         return Event
+    if name == "Journal":
+        from retrying_executor._journal.journal import Journal
+
+        return Journal
     if name == "UpstreamFamily":
         from retrying_executor._upstream.family import UpstreamFamily
 

@@ -10,17 +10,26 @@ from types import FunctionType
 from retrying_executor._calls.call import RetryingFuture
 from retrying_executor._calls.work_queue import WorkQueue
 from retrying_executor._common import exits
-from retrying_executor._common.callables import ASYNC, check_call
+from retrying_executor._common.callables import CoroutineFunction, to_run
 from retrying_executor._common.errors import final
 from retrying_executor._common.misuse import refuse_to_copy, says_where
 from retrying_executor._common.public import public
+from retrying_executor._common.stdlib import STARTS_TO_THE_END
 from retrying_executor._common.values import checked_bool, optional_seconds
-from retrying_executor._options import Options, changed_terms, checked_max_workers, new_core
+from retrying_executor._options import (
+    Options,
+    changed_terms,
+    checked_max_workers,
+    journalled_future,
+    new_core,
+)
 from retrying_executor._policy.policy import RetryPolicy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
+    from os import PathLike
     from types import EllipsisType, TracebackType
     from typing import Any, Literal, NoReturn, TypeVar, overload
 
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
     from retrying_executor._calls.terms import Terms
     from retrying_executor._common.values import Duration
     from retrying_executor._core.core import Core
+    from retrying_executor._journal.journal import Journal
     from retrying_executor._observe.monitor import Event
     from retrying_executor._policy.policy import Policy, PolicyOptions
     from retrying_executor._upstream.upstream import Upstream
@@ -49,18 +59,33 @@ class Submitter(Executor):
 
     _core: Core
     _terms: Terms
-    _new_context: Callable[[], contextvars.Context]  # for the attempts of a call
+    _new_context: Callable[[], contextvars.Context]  # makes the one that the attempts of a call run in
+    _new_future: type[RetryingFuture[Any]] = RetryingFuture
 
     __reduce__ = refuse_to_copy
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> RetryingFuture[T]:
+    if TYPE_CHECKING:
+
+        @overload
+        def submit(
+            self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+        ) -> RetryingFuture[T]: ...
+        @overload
+        def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> RetryingFuture[T]: ...
+
+    def submit(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> RetryingFuture[Any]:
         """Accept the call ``fn(*args, **kwargs)`` and return its future, done after the last attempt.
 
         The first attempts of all calls start in the order of their submission. Each attempt runs
         in a copy of the current `contextvars` context, unless ``inherit_context`` is false.
 
+        The attempts of a coroutine function (``async def``, or a partial or bound method of one) are awaited
+        in an event loop of the executor, in a thread of its own, so that thousands can run at a time.
+
         Raises:
-            TypeError: If *fn* is not callable, or is a coroutine function, which would not be awaited.
+            TypeError: If *fn* is not callable, or makes an asynchronous generator. With a
+                journal also if *fn* or an argument cannot be written to it.
+            JournalError: If the call cannot be written to the journal: the disk may be full. It never runs.
             RuntimeError: After ``shutdown()``, at the end of the interpreter, or if no thread can
                 be started and there is none. The call never runs.
             BrokenThreadPool: If the initializer failed.
@@ -69,28 +94,64 @@ class Submitter(Executor):
                 handler that interrupts the executor, where waiting might never end.
         """
         terms = self._terms
-        if terms.latest() is not fn or fn is None:  # None: that one is gone
-            if type(fn) is not FunctionType or fn.__code__.co_flags & ASYNC:
-                check_call(fn)
-            else:
+        if terms.latest() is not fn or fn is None:  # ``latest()`` is None, too, if that function is gone
+            given, fn = fn, to_run(fn)
+            if fn is given and type(fn) is FunctionType:
                 terms.latest = weakref.ref(fn)
+            elif (
+                not STARTS_TO_THE_END and type(fn) is CoroutineFunction
+            ):  # pragma: no cover  # 3.12.0 to 3.12.2
+                self._core.crew.expect_coroutine(self._core)
         work = (fn, args, kwargs or _NO_KEYWORDS, self._new_context())
         core = self._core
-        future: RetryingFuture[T] = RetryingFuture(core, work, terms)
+        future: RetryingFuture[Any] = self._new_future(core, work, terms)
         if terms.marks_calls:
             future._apply_terms(work)
-        monitor = core.monitor
-        if monitor is None:
+        if core.is_plain:
             core.submit(future)
         else:
-            monitor.submitted(future)
-            core.submit(future)
-            monitor.accepted(future)
+            core.submit_and_tell(future)
         return future
 
     if TYPE_CHECKING:  # the plain signature of the base class would forget what fn takes
 
         @overload  # type: ignore[override]  # narrower, as that of the builtin map()
+        def map(
+            self,
+            fn: Callable[[A1], Coroutine[Any, Any, T]],
+            iterable: Iterable[A1],
+            /,
+            *,
+            timeout: Duration | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> Iterator[T]: ...
+        @overload
+        def map(
+            self,
+            fn: Callable[[A1, A2], Coroutine[Any, Any, T]],
+            iterable: Iterable[A1],
+            iterable2: Iterable[A2],
+            /,
+            *,
+            timeout: Duration | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> Iterator[T]: ...
+        @overload
+        def map(
+            self,
+            fn: Callable[[A1, A2, A3], Coroutine[Any, Any, T]],
+            iterable: Iterable[A1],
+            iterable2: Iterable[A2],
+            iterable3: Iterable[A3],
+            /,
+            *,
+            timeout: Duration | None = None,
+            chunksize: int = 1,
+            buffersize: int | None = None,
+        ) -> Iterator[T]: ...
+        @overload
         def map(
             self,
             fn: Callable[[A1], T],
@@ -143,16 +204,16 @@ class Submitter(Executor):
 
     def map(
         self,
-        fn: Callable[..., T],
+        fn: Callable[..., Any],
         *iterables: Iterable[Any],
         timeout: Duration | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
-    ) -> Iterator[T]:
+    ) -> Iterator[Any]:
         """Return the results of ``fn`` for the zipped *iterables*, in their order.
 
         Args:
-            fn: Called with one item of each iterable.
+            fn: Called with one item of each iterable; a coroutine function is awaited, as in ``submit()``.
             iterables: Collected at once; with *buffersize*, as the results are taken.
             timeout: How long after this call the last result may be taken, in seconds.
             chunksize: Ignored, as by the standard executor; for process pools.
@@ -179,7 +240,7 @@ class Submitter(Executor):
         )
 
     def _reference(self) -> Callable[[], Submitter | None]:
-        """Return what gives a lazy ``map()`` its executor, or ``None`` once that is gone: then it ends."""
+        """Return what a lazy ``map()`` gets this executor by: it returns ``None`` once that is gone."""
         return weakref.ref(self)
 
     @says_where("with_options({}=...)")
@@ -197,19 +258,19 @@ class Submitter(Executor):
 
         Args:
             retry: The policy of the view; if left out, the one in force here.
-            upstream: The service that its calls go to, or ``None``; if left out, the one here. A call of
-                several, ``(account, tenant)``, starts when all of them let it through. A time that the
-                service asks for (``Retry-After``) holds only the last. So the last has to be that whose
-                limit the service speaks of: as a rule the narrowest. Failures count for all.
+            upstream: The service that its calls go to, or ``None``; if left out, the one here. There may be
+                several, ``(account, tenant)``: then a call starts when all of them let it through. If the
+                service asks to wait (``Retry-After``), only the last one is held. So put last the one whose
+                limit the service means: as a rule, the narrowest. Failures count for all of them.
             weight: How much an attempt takes of the *budget* of its upstream, or of each of several: a
-                number, 0 or more, or a callable that is given the arguments of the call and returns that.
-                ``submit()`` calls it, and raises what it raises, or a ``ValueError`` if the weight is more
-                than the budget. If left out, the one here; without any, 1. It counts only where there is a
-                budget. `report_weight` corrects it.
+                number, 0 or more, or a callable that is given the arguments of the call and returns that
+                number. ``submit()`` calls it, and raises what it raises, or a ``ValueError`` if the weight is
+                more than the budget. If left out, the one here, which is 1 if none was given. It counts only
+                where there is a budget. `report_weight` corrects it.
             label: What tells its calls apart from others of the same function, in logs, events and
                 `current_call`: text in one line, or ``None``; if left out, the one here.
-            key: The key of its calls, instead of a UUID for each. Services take it as an idempotency key. All
-                calls that the view submits have it, so use such a view for one call, or for several that
+            key: The key of its calls, instead of a UUID for each: services take it as an idempotency key. All
+                calls that the view submits have this key, so use the view for one call, or for several that
                 are the same to the service. Text in one line, or ``None``; if left out, the one here.
             options: Options of `RetryPolicy` to change in the policy in force here, or in the default policy
                 if ``retry`` is ``None`` here.
@@ -281,22 +342,29 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
             ``None``.
         idle_timeout: How long a thread with nothing to do stays, in seconds; 0 or more; ``None``: for ever.
         exit_timeout: How long the end of the interpreter waits for the calls, in seconds; 0 or
-            more, or ``None`` for as long as it takes. Past it, calls that are not running are cancelled, and
-            attempts that are running are cut off. A ``with`` block that is left by an exception also waits
-            for at most this time, and the end of the interpreter for the rest of it. If the block is left
-            by Ctrl-C, it cancels at once the calls that are not running.
+            more, or ``None`` for as long as it takes. After that, calls that are not running are cancelled,
+            and attempts that are running are cut off. A ``with`` block that is left by an exception also
+            waits for at most this time; the end of the interpreter then waits for what is left of it. A block
+            that is left by Ctrl-C cancels at once the calls that are not running.
         max_pending: How many calls may be accepted and not done; 1 or more, or ``None`` for no limit.
         when_full: What ``submit()`` does when ``max_pending`` of the executor, or of the call's upstream, is
             reached: ``"raise"`` a `PendingLimitError`, or ``"wait"`` until there is room. The executor's own
             threads never wait: they might wait for themselves.
         on_event: Called with each `Event`: what happens to calls, and to the upstreams that they go to. It is
             called in a thread of its own and in order, so that it delays no call; see `Event`. If it falls
-            behind by 10,000 events, further ones are dropped, which is logged. An end that has run out of
-            time does not wait for it.
+            behind by 10,000 events, further ones are dropped, which is logged. If the end of the executor has
+            run out of time, it does not wait for the listener.
         warn_after: After how many seconds of running an attempt is logged as a warning, with the stack of
-            its thread; more than 0, or ``None`` for never.
+            its thread, or of its coroutine; more than 0, or ``None`` for never.
         inherit_context: Whether attempts see the `contextvars` of the submitter. ``False``: each runs in
             an empty context, as with the standard executor.
+        journal: The directory in which calls are kept until they are done, so that they survive the process:
+            a path, or a `Journal`; see there. ``None``: they do not.
+        max_coroutines: How many attempts of coroutine functions may run at a time, all in one thread; 1 or
+            more. While that many do, a thread that takes another such call waits with it.
+        loop_factory: Makes the event loop for them, such as ``uvloop.new_event_loop``: a function without
+            arguments that returns a new loop. It is called when the first coroutine is to run, once in each
+            process, and what it raises is how the attempt ends. ``None``: `asyncio.new_event_loop`.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -320,9 +388,12 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
         on_event: Callable[[Event], object] | None = None,
         warn_after: Duration | None = None,
         inherit_context: bool = True,
+        journal: str | PathLike[str] | Journal | None = None,
+        max_coroutines: int = 1000,
+        loop_factory: Callable[[], AbstractEventLoop] | None = None,
     ) -> None:
-        # The standard executor is a base class for clients that ask for its type. Its constructor
-        # checks the arguments and knows their defaults; nothing else of it is used.
+        # The standard executor is a base class for clients that ask for its type. Its constructor checks the
+        # arguments and knows their defaults; nothing else of it is used.
         super().__init__(checked_max_workers(max_workers), thread_name_prefix, initializer, initargs)
         options = Options(
             thread_name_prefix=thread_name_prefix,
@@ -337,14 +408,51 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
             on_event=on_event,
             warn_after=warn_after,
             inherit_context=inherit_context,
+            journal=journal,
+            max_coroutines=max_coroutines,
+            loop_factory=loop_factory,
         )
         self._new_context = contextvars.copy_context if options.inherits_context else contextvars.Context
         self._core = self._new_core(options)
         self._terms = self._core.adopt(options.terms)
         self._work_queue = WorkQueue(self._core)  # type: ignore[assignment]  # some clients look into it
+        if options.journal is not None:
+            self._new_future = journalled_future()
+            if options.journal.adopts:
+                self._go_on(is_first=True)
+
+    @property
+    def adopted(self) -> list[RetryingFuture[Any]]:
+        """The futures of the calls that this executor went on with, of processes that are gone.
+
+        Of many, those that were read from the journal so far: the next are read when it is their turn. The
+        latest 1,000 are remembered, with their results. Empty without a journal.
+        """
+        return list(getattr(self._core.keeper, "adopted", ()))
+
+    def adopt(self) -> int:
+        """Look for calls of processes that are gone, and go on with them.
+
+        The executor does so by itself when it is made, and now and then when a call is submitted. Calls that
+        could not be read then are tried again; those of a view that is not there go on the terms of this
+        executor.
+
+        Returns:
+            How many calls were found.
+
+        Raises:
+            RuntimeError: Without a journal, or after ``shutdown()``.
+        """
+        return self._go_on()
+
+    def _go_on(self, *, is_first: bool = False) -> int:
+        if self._core.keeper is None:
+            raise final(RuntimeError("there are no calls to adopt: this executor has no journal"))
+        found: int = self._core.go_on(is_first=is_first)  # type: ignore[attr-defined]  # of a JournalledCore
+        return found
 
     def _new_core(self, options: Options) -> Core:
-        """Return the core for the calls of this executor; that of the one in virtual time has no threads."""
+        """Return the core for the calls of this executor. The executor in virtual time makes another one."""
         return new_core(self, self._max_workers, options)
 
     def shutdown(
@@ -359,8 +467,10 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
             cancel_futures: Whether to cancel every call that is not running, those in backoff
                 included. A running attempt finishes, and no other follows.
             timeout: How long to wait, in seconds; ``None``: as long as it takes. Past it, every
-                call that is not running is cancelled, and those that are running are left alone,
-                since threads cannot be killed; both are logged as warnings.
+                call that is not running is cancelled, and so are coroutines. Attempts that run in threads
+                are left alone, since these cannot be killed. All that is logged as a warning.
+
+        With a journal, calls that are cancelled here stay in it: the next process goes on with them.
 
         Raises:
             TypeError: If *timeout* is neither a number nor a ``timedelta``, or *wait* or *cancel_futures*
@@ -373,12 +483,12 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
         checked_bool("cancel_futures", cancel_futures)
         if timeout is not None and not wait:
             raise ValueError(f"timeout must be None if wait is false, not {timeout!r}")
-        patience, clock = optional_seconds("timeout", timeout), self._core.clock
+        limit, clock = optional_seconds("timeout", timeout), self._core.clock
         began_at = clock.monotonic()
-        self._core.shutdown(wait=wait, cancel_futures=cancel_futures, timeout=patience)
+        self._core.shutdown(wait=wait, cancel_futures=cancel_futures, timeout=limit)
         if wait:
-            left = None if patience is None else began_at + patience - clock.monotonic()
-            exits.settle_views(self._core, left)
+            left = None if limit is None else began_at + limit - clock.monotonic()
+            exits.end_watchers(self._core, left)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -395,7 +505,7 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
             if kind is not None and issubclass(kind, KeyboardInterrupt):
                 core.interrupt()
             self.shutdown(**limit)
-        except KeyboardInterrupt:  # while waiting: get out, and leave nothing for which the exit would wait
+        except KeyboardInterrupt:  # while waiting: leave nothing to wait for at the end of the interpreter
             core.interrupt()
             raise
 
@@ -411,6 +521,7 @@ class View(Submitter):
     def __init__(self, origin: Submitter, terms: Terms) -> None:
         self._origin = origin
         self._core = origin._core
+        self._new_future = origin._new_future
         self._new_context = origin._new_context
         self._terms = self._core.adopt(terms)
 
@@ -420,7 +531,7 @@ class View(Submitter):
         )
 
     def _reference(self) -> Callable[[], Submitter]:
-        return lambda: self  # a view is often made for one expression: it must not end with that
+        return lambda: self  # a view is often made for one expression: ``map()`` must not end with that
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
         """Raise `RuntimeError`: only the executor itself can be shut down."""

@@ -61,13 +61,13 @@ def results(
 def _calls(
     reference: Callable[[], Submitter | None], fn: Callable[..., T], arguments: Iterable[tuple[Any, ...]]
 ) -> Iterator[RetryingFuture[T]]:
-    """Submit a call whenever the next future is asked for."""
+    """Submit a call whenever the next future is taken, and yield its future."""
     for args in arguments:
         executor = reference()
         if executor is None:
             return
         future = executor.submit(fn, *args)
-        del executor
+        del executor  # so that it can go away while this waits
         yield future
 
 
@@ -92,5 +92,5 @@ def _result(future: RetryingFuture[T], deadline: float | None) -> T:
     try:
         return future.result(None if deadline is None else deadline - future._core.clock.monotonic())
     finally:
-        future.cancel()  # no more attempts for one that is late
-        del future  # its exception refers to this frame
+        future.cancel()  # if it is late, no more attempts follow
+        del future  # its exception refers to this frame: a reference cycle

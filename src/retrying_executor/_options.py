@@ -1,7 +1,6 @@
 """The options of executors and views: each is checked here, once, whether time is real or virtual.
 
-And what is made of those of an executor where time is real: a core with threads, and a monitor if a
-listener is to be called.
+Also makes what an executor in real time consists of: a core with threads, and a monitor if one is needed.
 """
 
 from __future__ import annotations
@@ -31,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from retrying_executor._calls.call import RetryingFuture
+    from retrying_executor._core.core import Crew
+    from retrying_executor._journal.journal import Journal
     from retrying_executor._observe.monitor import Event, Monitor
     from retrying_executor._policy.policy import PolicyOptions
 
@@ -54,8 +56,8 @@ def checked_max_workers(max_workers: Any) -> Any:
 class Options:
     """The options of one executor, checked, with durations in seconds.
 
-    All but *max_workers*, of which the standard executor knows the default. What they mean, and what is
-    raised for bad values, is said at `RetryingExecutor`.
+    All but *max_workers*: the standard executor knows its default. `RetryingExecutor` says what they mean,
+    and what bad values raise.
     """
 
     def __init__(
@@ -73,10 +75,13 @@ class Options:
         on_event: Callable[[Event], object] | None,
         warn_after: object,
         inherit_context: object,
+        journal: object,
+        max_coroutines: object,
+        loop_factory: object,
     ) -> None:
         if not isinstance(thread_name_prefix, (str, type(None))):  # the standard executor takes None
             raise TypeError(f"thread_name_prefix must be a string, not {thread_name_prefix!r}")
-        self.initargs = sequence("initargs", initargs, "a tuple")  # every thread needs them
+        self.initargs = sequence("initargs", initargs, "a tuple")  # not an iterator: every thread needs them
         self.initializer = checked_callable("initializer", initializer, takes=len(self.initargs))
         self.inherits_context = checked_bool("inherit_context", inherit_context)
         self.terms = Terms(checked_policy(retry), checked_upstreams(upstream))
@@ -88,6 +93,11 @@ class Options:
         self.max_pending = None if max_pending is None else checked_int("max_pending", max_pending)
         self.on_event = checked_callable("on_event", on_event, takes=1)
         self.warn_after = None if warn_after is None else positive_seconds("warn_after", warn_after)
+        self.max_coroutines = checked_int("max_coroutines", max_coroutines)
+        self.loop_factory = checked_callable(
+            "loop_factory", loop_factory, takes=0, what="a function that returns a new event loop"
+        )
+        self.journal = None if journal is None else _checked_journal(journal)
         self.name = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
 
 
@@ -101,7 +111,7 @@ def changed_terms(
     key: object,
     changes: PolicyOptions,
 ) -> Terms:
-    """Return *terms* with what was given to ``with_options()`` changed: all but ``...``, with its errors."""
+    """Return *terms* changed as ``with_options()`` was asked to, with its errors; ``...`` changes nothing."""
     policy = terms.policy if retry is ... else checked_policy(retry)
     if changes:
         if policy is None and retry is ...:
@@ -136,6 +146,38 @@ def _checked_weight(weight: Any) -> float | Callable[..., float]:
     return weight  # type: ignore[no-any-return]  # it is callable
 
 
+def _checked_journal(journal: object) -> Journal:
+    from retrying_executor._journal.journal import checked_journal  # few programs have one
+
+    return checked_journal(journal)
+
+
+def assemble(crew: Crew, journal: Journal | None, **options: Any) -> Core:
+    """Return a core with a crew; with a journal, that which keeps its calls there.
+
+    Args:
+        crew: What makes the attempts.
+        journal: The journal, or ``None``.
+        options: What `Core` takes.
+    """
+    if journal is None:
+        return Core(crew, **options)
+    from retrying_executor._core.journalled import JournalledCore
+    from retrying_executor._journal.keeper import Keeper
+
+    keeper = Keeper(journal, crew.clock)
+    core = JournalledCore(crew, keeper, **options)
+    finalize(core, keeper.finish)
+    return core
+
+
+def journalled_future() -> type[RetryingFuture[Any]]:
+    """Return the class of futures whose calls are kept in a journal."""
+    from retrying_executor._calls.journalled import JournalledFuture
+
+    return JournalledFuture
+
+
 def new_core(executor: object, max_workers: int, options: Options) -> Core:
     """Return the core of an executor: with threads, none of which has been started."""
     limit = ExitTimeout(options.exit_timeout)
@@ -145,10 +187,13 @@ def new_core(executor: object, max_workers: int, options: Options) -> Core:
         initializer=options.initializer,
         initargs=options.initargs,
         idle_timeout=options.idle_timeout,
-        are_daemons=limit.duration is not None,  # the end of the interpreter would join others for ever
+        are_daemons=limit.duration is not None,  # the end of the interpreter joins others without a limit
+        max_coroutines=options.max_coroutines,
+        new_loop=options.loop_factory,
     )
-    core = Core(
+    core = assemble(
         threads,
+        options.journal,
         name=options.name,
         exit_timeout=limit,
         max_pending=options.max_pending,
@@ -162,20 +207,20 @@ def new_core(executor: object, max_workers: int, options: Options) -> Core:
 
 
 def end_with(executor: object, core: Core) -> None:
-    """When the executor is gone, its core is to end when it has nothing to do."""
-    # Weakly: the core may refer to the executor, by its initializer or its listener.
+    """Have the core end when the executor is gone and there is nothing left to do."""
+    # A weak reference: else the executor could not go away if its initializer or its listener refers to it.
     finalize(executor, _abandon, ref(core)).atexit = False
 
 
 def _abandon(reference: ref[Core]) -> None:
-    """An executor is gone; its core is too, unless it has something to do."""
+    """An executor is gone. So is its core, unless it still has something to do."""
     core = reference()
     if core is not None:
         core.abandon()
 
 
 def _new_monitor(options: Options, limit: ExitTimeout) -> Monitor | None:
-    """Return what calls the listener and logs slow attempts, or ``None`` if neither is asked for."""
+    """Return the monitor of an executor; ``None`` if it has no listener, and need not log slow attempts."""
     if options.on_event is None and options.warn_after is None:
         return None
     from retrying_executor._observe.monitor import Monitor  # few programs have one

@@ -13,14 +13,15 @@ RetryingExecutorInstrumentor().instrument()
 from __future__ import annotations
 
 import time
+from asyncio import CancelledError
 from collections import Counter
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from importlib import metadata
 
 from retrying_executor._calls.current import current_call
 from retrying_executor._common import exits
-from retrying_executor._common.callables import Wrapper
+from retrying_executor._common.callables import Enclosing
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.log import describe
 from retrying_executor._executor import Submitter
@@ -41,11 +42,13 @@ except ImportError as error:
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from contextlib import AbstractContextManager
     from typing import Any, TypeAlias
 
     from opentelemetry.metrics import CallbackOptions, Histogram, MeterProvider, Observation
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
+    from retrying_executor._calls.current import CurrentCall
     from retrying_executor._calls.stats import Stats
 
     Telemetry: TypeAlias = tuple[Tracer, Histogram]
@@ -55,7 +58,7 @@ __all__ = ["RetryingExecutorInstrumentor"]
 
 _SCHEMA = "https://opentelemetry.io/schemas/1.33.0"  # where code.function.name is stable
 _BOUNDARIES = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0]
-"""Of the histogram, in seconds: those of HTTP clients in the semantic conventions, and two more."""
+"""Of the histogram, in seconds: those for HTTP in the semantic conventions, and two more at the end."""
 
 
 class RetryingExecutorInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # untyped
@@ -64,15 +67,15 @@ class RetryingExecutorInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # u
     ``instrument(tracer_provider=None, meter_provider=None)`` takes the providers to use; the default
     is the global ones. There is one instrumentor: the class always returns the same.
 
-    A span is a child of the one that was current at ``submit()``, and current while the attempt runs. A call
-    that is submitted while instrumentation is suppressed has none.
+    A span is a child of the one that was current at ``submit()``, and current while the attempt runs, in a
+    coroutine, too. A call that is submitted while instrumentation is suppressed has none.
     """
 
     _metrics: _Metrics | None = None
     _submission: _Submission | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """Return which packages must be there to be instrumented: none, this one comes with its own."""
+        """Return the packages that must be installed besides this one: none."""
         return ()
 
     def _instrument(
@@ -82,7 +85,7 @@ class RetryingExecutorInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # u
         meter_provider: MeterProvider | None = None,
         **_: object,  # options that ``opentelemetry-instrument`` gives to all
     ) -> None:
-        # Instruments cannot be taken back: where there are some already, they are used again.
+        # Instruments cannot be removed from a provider. So those that it has already are used again.
         if self._metrics is None or self._metrics.provider is not meter_provider:
             self._metrics = _Metrics(meter_provider)
         self._metrics.is_on = True
@@ -160,7 +163,7 @@ def _version() -> str:
 
 
 class _Submission:
-    """What is around ``submit()``, and does something as long as there is *telemetry*."""
+    """The wrapper around ``submit()``. It has attempts traced as long as it has *telemetry*."""
 
     def __init__(self) -> None:
         self.telemetry: Telemetry | None = None
@@ -168,7 +171,7 @@ class _Submission:
 
     @property
     def is_outermost(self) -> bool:
-        """Whether nobody has put something else around it: then it can be taken away."""
+        """Whether no other library has wrapped this wrapper: then it can be removed."""
         return vars(Submitter)["submit"] is self._wrapper
 
     def _submit(
@@ -178,16 +181,15 @@ class _Submission:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Submit a call whose attempts are traced. What cannot be called is left to fail as it does."""
+        """Submit a call whose attempts are traced. Wrong arguments are left to ``submit()`` to refuse."""
         telemetry = self.telemetry
         if telemetry is not None and args and callable(args[0]) and is_instrumentation_enabled():
-            traced = _Traced(args[0], telemetry, instance._terms.upstream_name)
-            args = (traced, *args[1:])
+            args = (_Traced(args[0], telemetry, instance._terms.upstream_name), *args[1:])
         return wrapped(*args, **kwargs)
 
 
-class _Traced(Wrapper):
-    """The function of a call, of which every attempt is a span."""
+class _Traced(Enclosing):
+    """The function of a call. Every attempt of it is a span."""
 
     __slots__ = ("telemetry", "upstream")
 
@@ -196,42 +198,54 @@ class _Traced(Wrapper):
         self.telemetry = telemetry
         self.upstream = upstream
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+    def around(self) -> AbstractContextManager[object]:
+        """Return what records an attempt; nothing if this is called outside of any."""
         call = current_call()
-        if call is None:  # this is no attempt
-            return self.func(*args, **kwargs)
-        tracer, duration = self.telemetry
-        common = {"code.function.name": call.name}
-        if self.upstream is not None:
-            common["retrying_executor.upstream"] = self.upstream
-        span = tracer.start_span(call.name, attributes=common)
-        span.set_attributes({"retrying_executor.attempt": call.attempt, "retrying_executor.key": call.key})
+        return nullcontext() if call is None else _Recorded(call, self.telemetry, self.upstream)
+
+
+class _Recorded:
+    """An attempt, from entering this until leaving it: as a span that is current, and how long it takes."""
+
+    __slots__ = ("_began_at", "_common", "_duration", "_span", "_token")
+
+    def __init__(self, call: CurrentCall, telemetry: Telemetry, upstream: str | None) -> None:
+        tracer, self._duration = telemetry
+        self._common = {"code.function.name": call.name}
+        if upstream is not None:
+            self._common["retrying_executor.upstream"] = upstream
+        self._span = tracer.start_span(call.name, attributes=self._common)
+        self._span.set_attributes(
+            {"retrying_executor.attempt": call.attempt, "retrying_executor.key": call.key}
+        )
         if call.label is not None:
-            span.set_attribute("retrying_executor.label", call.label)
-        token = context.attach(trace.set_span_in_context(span))
-        began_at = time.monotonic()
+            self._span.set_attribute("retrying_executor.label", call.label)
+
+    def __enter__(self) -> None:
+        self._token = context.attach(trace.set_span_in_context(self._span))
+        self._began_at = time.monotonic()
+
+    def __exit__(self, _: object, exception: BaseException | None, __: object) -> None:
         outcome = {"retrying_executor.outcome": "returned"}
-        try:
-            return self.func(*args, **kwargs)
-        except BaseException as exception:
-            outcome = _outcome_of(exception, span)
-            raise
-        finally:
-            duration.record(time.monotonic() - began_at, {**common, **outcome})
-            span.set_attributes(outcome)
-            span.end()
-            context.detach(token)
-            del self, args, kwargs  # a traceback keeps this frame
+        if exception is not None:
+            outcome = _outcome_of(exception, self._span)
+        self._duration.record(time.monotonic() - self._began_at, {**self._common, **outcome})
+        self._span.set_attributes(outcome)
+        self._span.end()
+        context.detach(self._token)
 
 
 def _outcome_of(exception: BaseException, span: Span) -> dict[str, str]:
     """Record what an attempt raised, and return the attributes that say so.
 
-    "Not now" is no error, whether the call says so or the answer that `transient` knows. Only the policy
-    decides what follows, but it has not been asked yet, and may count it after all.
+    "Not now" is no error, whether the call says so, or an answer that `transient` knows. What follows is up
+    to the policy, which has not been asked yet, and may count it as a failure after all. Nor is it one that a
+    coroutine is cancelled with its call.
     """
     with suppress(BaseException):  # of one that cannot be turned into text
         span.record_exception(exception)
+    if isinstance(exception, CancelledError) and current_call() is None:
+        return {"retrying_executor.outcome": "cancelled"}
     if isinstance(transient(exception), NotNow):
         return {"retrying_executor.outcome": "not_now"}
     cls = type(exception)
@@ -241,7 +255,7 @@ def _outcome_of(exception: BaseException, span: Span) -> dict[str, str]:
 
 
 def _all_stats() -> dict[str, Counter[str]]:
-    """Return the statistics by the executors' names, as a sum where several have the same."""
+    """Return the statistics by the executors' names, summed up if several have the same name."""
     totals: dict[str, Counter[str]] = {}
     cores: list[Any] = exits.cores()
     for core in cores:

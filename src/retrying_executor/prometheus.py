@@ -59,7 +59,7 @@ _COUNTERS = {
 _PREFIX = "retrying_executor_"
 _STATES = ("open", "ramping", "probing", "held")  # the further right, the fewer attempts get through
 _MOST_NAMED = 1000
-"""Of so many upstreams there are series: each is five, and too many make Prometheus slow, and the scrape."""
+"""How many upstreams are reported each by itself. Each takes five series: many make Prometheus slow."""
 
 
 class ExecutorCollector(Collector):
@@ -158,7 +158,7 @@ class ExecutorCollector(Collector):
         for _, executor in _alive(self._executors):
             for places in executor._core.served():
                 named.setdefault(places.name, set()).add(places)
-        seen = {  # the same series twice would spoil the whole scrape
+        seen = {  # summed up by name: the same series twice would spoil the whole scrape
             name: (
                 max(_STATES.index(places.state) for places in alike),
                 sum(places.in_flight for places in alike),
@@ -166,26 +166,30 @@ class ExecutorCollector(Collector):
             for name, alike in named.items()
         }
         for name in self._most_telling(seen):
-            now_in, running = seen[name]
+            its_state, running = seen[name]
             in_flight.add_metric([name], running)
-            states.add_metric([name], {state: index == now_in for index, state in enumerate(_STATES)})
+            states.add_metric([name], {state: index == its_state for index, state in enumerate(_STATES)})
         if seen:
-            so_many = Counter(now_in for now_in, _ in seen.values())
+            by_state = Counter(its_state for its_state, _ in seen.values())
             for index, state in enumerate(_STATES):
-                counts.add_metric([state], so_many[index])
+                counts.add_metric([state], by_state[index])
         yield from (counts, in_flight, states)
 
     def _most_telling(self, seen: Mapping[str, tuple[int, int]]) -> Iterable[str]:
-        """Return the names of the upstreams to report each by itself, given how far from open they are."""
+        """Return the names of the upstreams to report each by itself.
+
+        Args:
+            seen: By name, the index of the state in `_STATES`, and the number of attempts in flight.
+        """
         if len(seen) <= _MOST_NAMED:
             return seen
         listed = seen.keys() & self._served.keys()
-        so_many = max(0, _MOST_NAMED - len(listed))
+        room = max(0, _MOST_NAMED - len(listed))
         others = seen.keys() - listed
-        return [*listed, *nsmallest(so_many, others, lambda name: (-seen[name][0], -seen[name][1], name))]
+        return [*listed, *nsmallest(room, others, lambda name: (-seen[name][0], -seen[name][1], name))]
 
     describe = collect
-    """For registries, which ask for the names of the metrics."""
+    """Called by registries, for the names of the metrics."""
 
 
 def _alive(references: Mapping[str, weakref.ref[T]]) -> Iterator[tuple[str, T]]:

@@ -12,9 +12,10 @@ sentry_sdk.init(integrations=[RetryingExecutorIntegration()])
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from functools import wraps
 
-from retrying_executor._common.callables import Wrapper
+from retrying_executor._common.callables import Enclosing
 from retrying_executor._executor import Submitter
 
 try:
@@ -25,7 +26,8 @@ except ImportError as error:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from typing import Any
 
 __all__ = ["RetryingExecutorIntegration"]
@@ -34,10 +36,11 @@ __all__ = ["RetryingExecutorIntegration"]
 class RetryingExecutorIntegration(Integration):
     """Gives every attempt a copy of the scopes as they were at ``submit()``.
 
-    Without it an attempt has the submitter's scopes themselves: it sees tags that were set after
-    ``submit()``, and those that it sets show up with the submitter and with other calls. It does for
-    ``RetryingExecutor`` what ``ThreadingIntegration`` does for the standard executor. The *label* and
-    the *key* given to ``with_options()`` are tags, ``retrying_executor.label`` and ``retrying_executor.key``.
+    Without it, an attempt has the submitter's scopes themselves. Then it sees tags that were set after
+    ``submit()``, and the tags that it sets show up with the submitter and with other calls. The integration
+    does for ``RetryingExecutor`` what ``ThreadingIntegration`` does for the standard executor. The *label*
+    and the *key* given to ``with_options()`` are tags, ``retrying_executor.label`` and
+    ``retrying_executor.key``.
     """
 
     identifier = "retrying_executor"
@@ -49,26 +52,22 @@ class RetryingExecutorIntegration(Integration):
 
         @wraps(submit)
         def submit_isolated(self: Submitter, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-            # Integrations stay for good: whether this one is wanted is up to the client of the moment.
+            # This function stays in place for good: a later ``sentry_sdk.init()`` may not want it.
             if sentry_sdk.get_client().get_integration(RetryingExecutorIntegration) is None:
                 return submit(self, fn, *args, **kwargs)
             terms = self._terms
             given = {"retrying_executor.label": terms.label, "retrying_executor.key": terms.key}
             tags = {name: value for name, value in given.items() if value is not None}
-            with sentry_sdk.isolation_scope() as scope:  # what is captured by submit() is a copy
-                _set_tags(scope, tags)  # for what is logged about the call
+            with _isolation(
+                tags
+            ):  # what is captured by submit() is a copy; the tags: for what is logged about it
                 return submit(self, _Isolated(fn, tags) if callable(fn) else fn, *args, **kwargs)
 
         Submitter.submit = submit_isolated  # type: ignore[method-assign]  # as integrations do
 
 
-def _set_tags(scope: sentry_sdk.Scope, tags: dict[str, str]) -> None:
-    for name, value in tags.items():
-        scope.set_tag(name, value)
-
-
-class _Isolated(Wrapper):
-    """The function of a call, of which every attempt has scopes of its own."""
+class _Isolated(Enclosing):
+    """The function of a call. Every attempt of it has scopes of its own."""
 
     __slots__ = ("tags",)
 
@@ -76,10 +75,14 @@ class _Isolated(Wrapper):
         super().__init__(func)
         self.tags = tags
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        try:
-            with sentry_sdk.isolation_scope() as scope:
-                _set_tags(scope, self.tags)  # with inherit_context=False those of submit() are not there
-                return self.func(*args, **kwargs)
-        finally:
-            del self, args, kwargs  # a traceback keeps this frame
+    def around(self) -> AbstractContextManager[object]:
+        """Return new scopes with the tags: with inherit_context=False, those of submit() are not there."""
+        return _isolation(self.tags)
+
+
+@contextmanager
+def _isolation(tags: dict[str, str]) -> Iterator[None]:
+    with sentry_sdk.isolation_scope() as scope:
+        for name, value in tags.items():
+            scope.set_tag(name, value)
+        yield

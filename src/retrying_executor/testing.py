@@ -11,21 +11,26 @@ from retrying_executor._common.misuse import says_where
 from retrying_executor._common.values import seconds
 from retrying_executor._core.core import Core
 from retrying_executor._executor import RetryingExecutor
-from retrying_executor._options import end_with
+from retrying_executor._options import assemble, end_with
 from retrying_executor._policy.policy import RetryPolicy
 from retrying_executor._virtual.crew import VirtualCrew
 from retrying_executor._virtual.monitor import VirtualMonitor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
+    from os import PathLike
     from typing import Any, Literal
 
     from retrying_executor._common.values import Duration
+    from retrying_executor._journal.journal import Journal
     from retrying_executor._observe.monitor import Event
     from retrying_executor._options import Options
     from retrying_executor._policy.policy import Policy
     from retrying_executor._upstream.upstream import Upstream
+
+_MOST_WORKERS = 32  # as many as the standard executor has by default at most
 
 __all__ = ["VirtualTimeExecutor"]
 
@@ -33,29 +38,37 @@ __all__ = ["VirtualTimeExecutor"]
 class VirtualTimeExecutor(RetryingExecutor):
     """An executor for tests, in virtual time: an hour of backoff takes milliseconds.
 
-    It stands in for a `~retrying_executor.RetryingExecutor`, and is one, for code that asks. It makes the
-    same decisions as the real one, but has no threads. Attempts run while a thread waits for an outcome, in
-    that thread: in ``result()`` and ``exception()``, `concurrent.futures.wait` and
-    `concurrent.futures.as_completed`, while iterating over ``map()``, in ``drain()`` and ``shutdown()``, at
-    the end of a ``with`` block, and in `advance`. When none is ready, the clock jumps to the next time at
-    which one is. Timeouts are in virtual time, too. A wait that would never end raises `RuntimeError`.
-    An ``await`` in asyncio makes no attempts: call ``drain()`` before it.
+    It is a `~retrying_executor.RetryingExecutor` and makes the same decisions as a real one, but has no
+    threads. Attempts run while a thread waits for an outcome, in that thread: in ``result()`` and
+    ``exception()``, `concurrent.futures.wait` and `concurrent.futures.as_completed`, while iterating over
+    ``map()``, in ``drain()`` and ``shutdown()``, at the end of a ``with`` block, and in `advance`. When no
+    attempt is ready, the clock jumps to the next time at which one is. Timeouts are in virtual time, too. A
+    wait that would never end raises `RuntimeError`. An ``await`` in asyncio makes no attempts: call
+    ``drain()`` before it.
 
-    The clock starts at 0 and is read by `monotonic`. The ``due_at`` of a future, the ``held_until`` of an
-    upstream and the ``next_due_at`` of the statistics are on it. Attempts run one after the other and take
-    no time, unless they call `sleep`. A call may wait for another, which then runs in the middle of it.
-    An exception of an attempt has a traceback that refers to the code that waits, and to the futures there.
-    So these go away when the garbage collector runs.
+    The clock starts at 0, and `monotonic` reads it. The ``due_at`` of a future, the ``held_until`` of an
+    upstream and the ``next_due_at`` of the statistics are times of this clock. Attempts run one after the
+    other and take no time, unless they call `sleep`. A call may wait for another, which then runs in the
+    middle of it. An exception of an attempt has a traceback that refers to the code that waits, and to the
+    futures there. So these futures go away only when the garbage collector runs.
 
-    Jitter is drawn from the *seed*, unless a policy has a source of its own. So with the same seed, the same
-    program does the same at the same times. The keys of calls are drawn from it, too.
+    The attempts of coroutine functions run at the same time, in an event loop that goes by this clock:
+    `asyncio.sleep` and timeouts take no real time. The thread that waits runs that loop, in the middle of
+    another one if need be. While a function runs in `asyncio.to_thread` or ``run_in_executor()``, the clock
+    stands still. A socket is waited for in real time only when nothing else is to come: a timeout in the
+    coroutine, or of the code that waits, comes first. A coroutine must not wait for calls of its executor
+    without ``await``, which raises `RuntimeError`.
+
+    Jitter is drawn from the *seed*, unless a policy has a source of its own, and so are the keys of calls.
+    With the same seed, the same program does the same at the same times.
 
     An upstream that is given to it, or to a view of it, goes by this clock until the executor is shut down or
-    goes away, and starts afresh then. Meanwhile, do not give it to any other executor: two executors that
-    share an upstream cannot be tested in virtual time, unless both are views of one.
+    goes away. Then it starts afresh. Until then, do not give it to any other executor: two executors that
+    share an upstream cannot be tested in virtual time, but two views of one executor can.
 
     Args:
-        max_workers: Its value is checked but has no effect.
+        max_workers: Its value is checked but has no effect, except that so many calls may wait for a place
+            among *max_coroutines* before no further call is taken. The default for that is 32.
         thread_name_prefix: As for the real one, in logs and events.
         initializer: Called once, before the first attempt. If it raises, the executor is broken.
         initargs: The arguments of *initializer*.
@@ -70,6 +83,9 @@ class VirtualTimeExecutor(RetryingExecutor):
             those of `monotonic`.
         warn_after: Its value is checked but has no effect.
         inherit_context: As for the real one.
+        journal: As for the real one. No virtual time passes between one process and the next.
+        max_coroutines: As for the real one.
+        loop_factory: Its value is checked but has no effect: the event loop is one in virtual time.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -95,10 +111,14 @@ class VirtualTimeExecutor(RetryingExecutor):
         on_event: Callable[[Event], object] | None = None,
         warn_after: Duration | None = None,
         inherit_context: bool = True,
+        journal: str | PathLike[str] | Journal | None = None,
+        max_coroutines: int = 1000,
+        loop_factory: Callable[[], AbstractEventLoop] | None = None,
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed must be an integer, not {seed!r}")
         self._seed = seed
+        self._max_parked = max_workers or _MOST_WORKERS
         super().__init__(
             max_workers,
             thread_name_prefix,
@@ -113,13 +133,24 @@ class VirtualTimeExecutor(RetryingExecutor):
             on_event=on_event,
             warn_after=warn_after,
             inherit_context=inherit_context,
+            journal=journal,
+            max_coroutines=max_coroutines,
+            loop_factory=loop_factory,
         )
 
     def _new_core(self, options: Options) -> Core:
-        # The end of the interpreter does not wait for it, nor does a fork empty it: it has no thread.
-        crew = self._virtual = VirtualCrew(self._seed, options.initializer, options.initargs)
-        core = Core(
+        # It is not registered: it has no thread, so the end of the interpreter need not wait for it, and a
+        # child goes on with its calls after a fork.
+        crew = self._virtual = VirtualCrew(
+            self._seed,
+            options.initializer,
+            options.initargs,
+            max_coroutines=options.max_coroutines,
+            max_parked=self._max_parked,
+        )
+        core = assemble(
             crew,
+            options.journal,
             name=options.name,
             exit_timeout=ExitTimeout(options.exit_timeout, crew),
             max_pending=options.max_pending,
@@ -150,15 +181,15 @@ class VirtualTimeExecutor(RetryingExecutor):
         Raises:
             TypeError: If *duration* is neither a number nor a ``timedelta``.
             ValueError: If it is negative, infinite or not a number (NaN).
-            RuntimeError: In a call: there, use `sleep`.
+            RuntimeError: In a call: there, use `sleep`, or `asyncio.sleep`.
         """
         self._virtual.advance(self._core, seconds("duration", duration))
 
     def sleep(self, duration: Duration) -> None:
         """Let time pass. Give this to code under test that takes a function in place of `time.sleep`.
 
-        In a call, that is how long the attempt takes; nothing else runs meanwhile. Elsewhere, it is the same
-        as `advance`.
+        In a call, that is how long the attempt takes; nothing else runs meanwhile, as with `time.sleep` in a
+        coroutine. Elsewhere, it is the same as `advance`.
 
         Args:
             duration: How long, in virtual seconds.

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from tests.benchmarks import (
     backlog,
+    coroutines,
     in_backoff,
+    journal,
     latency,
     memory,
     observing,
@@ -61,6 +63,28 @@ MEASURES = (
     ),
     Measure("growing backlog", backlog.growing, [Target(must=1.5, aim=1.2, better="less")]),
     Measure("upstream, not binding", upstreams.not_binding, [Target(must=0.8, aim=0.95)]),
+    Measure("journal, submits", journal.submits, [Target(must=4.0, aim=6.0)]),
+    Measure("journal, memory", journal.waiting, [Target(must=1.1, aim=1.0, better="less")]),
+    Measure(
+        "journal, adoption",
+        journal.adoption,
+        [
+            Target(must=10.0, aim=3.0, better="less"),  # seconds
+            Target(must=1000, aim=500, better="less"),  # calls in memory
+        ],
+    ),
+    Measure(
+        "coroutines",
+        coroutines.in_flight,
+        [Target(must=0.5, aim=0.67), Target(must=3.0, aim=4.0)],  # against asyncio.gather; against tenacity
+    ),
+    Measure(
+        "coroutines, memory",
+        coroutines.memory,
+        [Target(must=3000, aim=2500, better="less"), Target(must=3000, aim=2500, better="less")],
+    ),
+    Measure("coroutines, cancel", coroutines.cancelling, [Target(must=5e-3, aim=1e-3, better="less")]),
+    Measure("coroutines, threads", coroutines.threads, [Target(must=1, aim=1, better="less")]),
     Measure(
         "idle",
         resting.idle,

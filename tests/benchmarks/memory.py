@@ -6,6 +6,7 @@ import gc
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from retrying_executor import RetryingExecutor, UpstreamFamily
 
 def traced(scale: Scale, target: Target) -> Iterator[Line]:
     """What Python has allocated for each queued call, and its future."""
-    return _lines(scale, target, _traced_bytes)
+    return _lines(scale, target, traced_bytes)
 
 
 def resident(scale: Scale, target: Target) -> Iterator[Line]:
@@ -32,7 +33,7 @@ def members(scale: Scale, by_python: Target, by_system: Target) -> Iterator[Line
     resident_bytes()
     count = scale.size(20_000, 1_000)
     for how, used, target in (
-        ("by tracemalloc", _traced_bytes, by_python),
+        ("by tracemalloc", traced_bytes, by_python),
         ("resident", resident_bytes, by_system),
     ):
         sampler = partial(in_fresh_process, _for_each_member, count, used)
@@ -56,7 +57,7 @@ def resident_bytes() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _traced_bytes() -> int:
+def traced_bytes() -> int:
     if not tracemalloc.is_tracing():
         tracemalloc.start()
     return tracemalloc.get_traced_memory()[0]
@@ -97,13 +98,18 @@ def _for_each_member(count: int, used: Callable[[], int]) -> float:
 
 def _for_each(name: str, count: int, used: Callable[[], int]) -> float:
     contestant = OURS if name == OURS.name else STANDARD
-    futures: list[object] = [None] * count  # this list is not counted
     with busy(contestant, 1) as (executor, _):
-        gc.collect()
-        before = used()
-        for index in range(count):
-            futures[index] = executor.submit(nothing)
-        gc.collect()
-        after = used()
-        executor.shutdown(wait=False, cancel_futures=True)
+        return for_each_queued(executor, count, used)
+
+
+def for_each_queued(executor: Executor, count: int, used: Callable[[], int]) -> float:
+    """Return by how much *used* grows for each call that is queued, and its future; then cancel them."""
+    futures: list[object] = [None] * count  # this list is not counted
+    gc.collect()
+    before = used()
+    for index in range(count):
+        futures[index] = executor.submit(nothing)
+    gc.collect()
+    after = used()
+    executor.shutdown(wait=False, cancel_futures=True)
     return (after - before) / count

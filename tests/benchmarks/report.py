@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.benchmarks.measuring import Line, Target
 
-PACKAGES = ("retrying-executor", "tenacity", "stamina", "more-executors")
+PACKAGES = ("retrying-executor", "tenacity", "stamina", "more-executors", "aiometer", "aqute")
 COLUMNS = ("measure", "case", "who", "compared with", "median", "figure", "spread", "must", "aim", "met")
 SCALES = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 

@@ -72,6 +72,17 @@ def test_gate_closes_at_half_of_the_target(
     assert 0 == run("--read", path).returncode, "without --gate it is only said"
 
 
+def test_what_is_not_installed_is_said(tmp_path: Path) -> None:
+    """Of the others that await coroutines, each is measured; or the line of ours says that it is missing."""
+    path = tmp_path / "figures.json"
+    done = run("--quick", "--pairs", 1, "--only", "^coroutines$", "--json", path)
+    assert 0 == done.returncode, done.stderr
+    lines = json.loads(path.read_text("utf-8"))["lines"]["coroutines"]
+    told = {line["contestant"] for line in lines} | set(lines[0]["note"].replace(",", "").split())
+    assert {"aiometer", "aqute"} <= told
+    assert any("tenacity" in name for name in told)
+
+
 def test_a_measure_that_is_broken_off_is_no_success(written: dict[str, Any], tmp_path: Path) -> None:
     """An error does not keep the others from being measured, but it is not forgotten."""
     path = tmp_path / "figures.json"

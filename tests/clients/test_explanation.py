@@ -106,7 +106,8 @@ def test_the_page_shows_tables_of_the_scripts(
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="one of the things that are tried is a fork")
 def test_alternatives_do_what_the_page_says() -> None:
     """What was tried with them turns out the same again, whatever the versions."""
-    for name in ("celery", "dramatiq", "fakeredis", "more_executors", "rq", "stamina", "tenacity"):
+    others = "aiometer aqute celery dramatiq fakeredis more_executors rq stamina tenacity"
+    for name in others.split():
         pytest.importorskip(name)
     command = [sys.executable, str(PAGES / "alternatives.py"), "--check"]
     done = subprocess.run(command, capture_output=True, timeout=4 * TIMEOUT, check=False, encoding="utf-8")

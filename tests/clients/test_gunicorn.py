@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
 from conftest import TIMEOUT
+from gunicorns import gunicorn
 from observe import eventually
 
 pytest.importorskip("gunicorn", reason="gunicorn is not installed, or this is Windows, where it does not run")
 
 
-@contextmanager
-def serving(app: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Serve *app* by two workers on a port of the system's choice; yield the master and the port."""
-    options = ["--preload", "--workers=2", "--bind=127.0.0.1:0", f"--chdir={Path(__file__).parent}"]
-    command = [sys.executable, "-m", "gunicorn", *options, app]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8") as master:
-        try:
-            assert master.stderr is not None
-            found = (re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", line) for line in master.stderr)
-            yield master, int(next(match for match in found if match)[1])
-        finally:
-            master.kill()
+def serving(app: str) -> AbstractContextManager[tuple[subprocess.Popen[str], int]]:
+    """Serve *app* by two workers; return what `gunicorn` does."""
+    return gunicorn("--preload", "--workers=2", f"--chdir={Path(__file__).parent}", app)
 
 
 def get(port: int) -> list[int]:

@@ -34,6 +34,7 @@ from verdicts import (
 
 from answering import Server, answering
 from conftest import TIMEOUT
+from retrying_executor import transient
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"  # clients leave sockets to the collector
@@ -675,3 +676,16 @@ def test_a_websocket_that_is_refused_says_why(server: Server) -> None:
     ]:
         server.answer(status, headers)
         check(raised(lambda: asyncio.run(connect())), verdict, after)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("Illegal header value b'\\n'", False),
+        ("Max outbound streams is 100, 100 open", True),
+        ("Invalid input ConnectionInputs.SEND_HEADERS in state ConnectionState.CLOSED", True),
+    ],
+)
+def test_what_breaks_a_protocol_is_final_unless_it_is_the_connection(message: str, expected: bool) -> None:
+    """So says httpx of HTTP/2, too, when a connection is used up or gone: another one will do (B2)."""
+    assert expected == transient(library("httpx").LocalProtocolError(message))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import subprocess
 import sys
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import partial
 from importlib.metadata import entry_points
 from threading import Event
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 import pytest
 
 from answering import Server, answering
-from calls import Flaky
+from calls import Flaky, Meeting
 from conftest import TIMEOUT
 from observe import eventually
 from retrying_executor import NotNow, RetryingExecutor, RetryPolicy, Upstream
@@ -265,6 +266,153 @@ def test_only_attempts_are_traced(telemetry: Telemetry) -> None:
     assert 2 == len(telemetry.spans())
 
 
+# -- coroutines ------------------------------------------------------------------------------------
+
+
+def names_by_parent(telemetry: Telemetry) -> list[tuple[str, object]]:
+    """Return the names of all spans with those of their parents, sorted."""
+    names = {span.get_span_context().span_id: span.name for span in telemetry.spans()}
+    return sorted((span.name, names.get(parent(span))) for span in telemetry.spans())
+
+
+@pytest.mark.parametrize("coroutines", [1, 40])
+def test_the_span_of_a_coroutine_lasts_until_that_has_ended(
+    telemetry: Telemetry, executor: RetryingExecutor, coroutines: int
+) -> None:
+    """Spans in it are children, in tasks of its own too, beside however many others in the thread (K1)."""
+    meeting, seen = Meeting(coroutines), {}
+
+    async def inner(number: int) -> None:
+        with telemetry.tracer.start_as_current_span(f"inner {number}"):
+            await asyncio.sleep(0)
+
+    async def outer(number: int) -> None:
+        await meeting.all_are_here()
+        current = trace.get_current_span()
+        assert isinstance(current, ReadableSpan)
+        seen[number] = current.end_time
+        with telemetry.tracer.start_as_current_span(f"request {number}"):
+            await asyncio.sleep(0)
+        await asyncio.gather(inner(number), asyncio.to_thread(partial(asyncio.run, inner(number))))
+
+    for number in range(coroutines):
+        with telemetry.tracer.start_as_current_span(f"order {number}"):
+            executor.with_options(label=str(number)).submit(outer, number)
+    assert executor.drain(TIMEOUT)
+    assert dict.fromkeys(range(coroutines)) == seen  # while it runs, it has not ended
+    labels = {
+        span.get_span_context().span_id: attributes(span)["retrying_executor.label"]
+        for span in telemetry.spans()
+        if OUTCOME in attributes(span)
+    }
+    assert coroutines == len(labels)
+    children = [span for span in telemetry.spans() if span.name.startswith(("inner", "request"))]
+    assert 3 * coroutines == len(children)
+    for span in children:
+        assert span.name.rpartition(" ")[2] == labels[parent(span)]  # type: ignore[index]  # it has one
+    name = f"{__name__}.{outer.__qualname__}"
+    assert sorted(f"order {number}" for number in range(coroutines)) == [
+        order for span, order in names_by_parent(telemetry) if span == name
+    ]
+
+
+def test_each_attempt_of_a_coroutine_is_a_span(telemetry: Telemetry, executor: RetryingExecutor) -> None:
+    """And has a duration, by outcome, as that of any other function (K1)."""
+    outcomes = [ConnectionError("not yet"), NotNow("busy", after=0)]
+
+    async def call() -> str:
+        await asyncio.sleep(0)
+        if outcomes:
+            raise outcomes.pop(0)
+        return "done"
+
+    assert "done" == executor.submit(call).result(TIMEOUT)
+    spans = telemetry.spans()
+    assert [1, 2, 3] == [attributes(span)["retrying_executor.attempt"] for span in spans]
+    assert ["raised", "not_now", "returned"] == [attributes(span)[OUTCOME] for span in spans]
+    assert [["exception"], ["exception"], []] == [[event.name for event in span.events] for span in spans]
+    assert ["ConnectionError", None, None] == [attributes(span).get("error.type") for span in spans]
+    data = telemetry.metrics()["retrying_executor.attempt.duration"].data
+    assert isinstance(data, Histogram)
+    assert {"raised": 1, "not_now": 1, "returned": 1} == {
+        (point.attributes or {})[OUTCOME]: point.count for point in data.data_points
+    }
+
+
+@pytest.mark.parametrize(
+    ("cancels", "outcome", "status"),
+    [(True, "cancelled", StatusCode.UNSET), (False, "raised", StatusCode.ERROR)],
+    ids=["the call", "itself"],
+)
+def test_a_coroutine_that_is_cancelled_with_its_call_is_no_error(
+    telemetry: Telemetry, executor: RetryingExecutor, *, cancels: bool, outcome: str, status: StatusCode
+) -> None:
+    """One that raises that by itself is; the exception is recorded in any case (K3)."""
+    started = Event()
+
+    async def call() -> None:
+        started.set()
+        if not cancels:
+            raise asyncio.CancelledError
+        await asyncio.Event().wait()
+
+    future = executor.submit(call)
+    assert started.wait(TIMEOUT)
+    if cancels:
+        assert future.cancel()
+    else:
+        assert isinstance(future.exception(TIMEOUT), asyncio.CancelledError)
+    assert eventually(telemetry.spans)
+    (span,) = telemetry.spans()
+    assert (outcome, status) == (attributes(span)[OUTCOME], span.status.status_code)
+    assert ["exception"] == [event.name for event in span.events]
+
+
+def test_a_call_that_does_not_fit_a_coroutine_function_is_a_span(
+    telemetry: Telemetry, executor: RetryingExecutor
+) -> None:
+    """And is not retried (U1)."""
+
+    async def call() -> None:
+        """Takes nothing."""
+
+    future = executor.submit(call, 1)  # type: ignore[call-arg]  # hence the error
+    assert isinstance(future.exception(TIMEOUT), TypeError)
+    (span,) = telemetry.spans()
+    assert "raised" == attributes(span)[OUTCOME]
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_the_traceback_of_a_coroutine_has_one_line_more_which_keeps_nothing(
+    executor: RetryingExecutor,
+) -> None:
+    """As that of a function; and a TypeError from inside is retried (B10, G2)."""
+    error = TypeError("the same each time")
+
+    async def call(_: object) -> NoReturn:
+        raise error
+
+    future = executor.submit(call, object())
+    assert error is future.exception(TIMEOUT)
+    assert 1 < future.attempts
+    (ours, _), (last, _) = traceback.walk_tb(error.__traceback__)
+    assert "retrying_executor._common.callables" == ours.f_globals["__name__"]
+    assert "call" == last.f_code.co_name
+    assert {"self", "args", "kwargs"}.isdisjoint(ours.f_locals)
+
+
+async def generate() -> AsyncIterator[int]:
+    """Nobody would iterate over this."""
+    yield 1  # pragma: no cover  # hence
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_an_asynchronous_generator_is_refused(executor: RetryingExecutor) -> None:
+    """As without instrumentation (K1)."""
+    with pytest.raises(TypeError, match=r"^fn must not be an asynchronous generator"):
+        executor.submit(generate)
+
+
 # -- what stays as it is ---------------------------------------------------------------------------
 
 
@@ -335,7 +483,7 @@ def test_a_traceback_has_one_line_more_which_keeps_nothing(executor: RetryingExe
 
     assert error is executor.submit(call, object()).exception(TIMEOUT)
     *_, ours, last = traceback.walk_tb(error.__traceback__)
-    assert "retrying_executor.opentelemetry" == ours[0].f_globals["__name__"]
+    assert "retrying_executor._common.callables" == ours[0].f_globals["__name__"]
     assert "call" == last[0].f_code.co_name
     assert {"self", "args", "kwargs", "exception"}.isdisjoint(ours[0].f_locals)
     assert 4 >= len(list(traceback.walk_tb(error.__traceback__)))

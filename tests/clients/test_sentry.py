@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from calls import Meeting
 from conftest import TIMEOUT
 from observe import eventually
 from retrying_executor import RetryingExecutor
@@ -124,6 +126,64 @@ def test_what_an_attempt_sets_is_its_own(sentry: Kept, executor: RetryingExecuto
     sentry_sdk.capture_message("the submitter")
     assert ["attempt 1", "attempt 2", "another call", "the submitter"] == list(sentry.messages())
     assert [{}] * 4 == list(sentry.messages().values())
+
+
+@isolated
+def test_coroutines_in_one_thread_have_scopes_of_their_own(sentry: Kept, executor: RetryingExecutor) -> None:
+    """Also where one goes on after others; and what is called in that thread later has none of it (K1)."""
+    meeting = Meeting(20)
+
+    async def call(number: int) -> None:
+        sentry_sdk.set_tag(f"set by {number}", "yes")
+        sentry_sdk.get_current_scope().set_tag("current", str(number))
+        await meeting.all_are_here()
+        sentry_sdk.capture_message(f"call {number}")
+
+    async def call_later() -> None:
+        sentry_sdk.capture_message("later")
+
+    with sentry_sdk.isolation_scope() as scope:
+        for number in range(20):
+            scope.set_tag("order", str(number))
+            executor.with_options(key=str(number)).submit(call, number)
+        assert executor.drain(TIMEOUT)
+    executor.submit(call_later).result(TIMEOUT)
+    expected: dict[str, dict[str, str]] = {
+        f"call {number}": {
+            "order": str(number),
+            "current": str(number),
+            "retrying_executor.key": str(number),
+            f"set by {number}": "yes",
+        }
+        for number in range(20)
+    }
+    assert {**expected, "later": {}} == sentry.messages()
+
+
+@isolated
+def test_what_an_attempt_of_a_coroutine_sets_is_its_own(sentry: Kept, executor: RetryingExecutor) -> None:
+    """The next attempt does not have it; a task that it starts does (B11, K1)."""
+    attempts: list[int] = []
+
+    async def capture(message: str) -> None:
+        sentry_sdk.capture_message(message)
+
+    async def call() -> None:
+        attempts.append(1)
+        await asyncio.sleep(0)
+        sentry_sdk.capture_message(f"attempt {len(attempts)}")
+        sentry_sdk.set_tag("attempt", str(len(attempts)))
+        await asyncio.create_task(capture(f"task {len(attempts)}"))
+        if len(attempts) < 2:
+            raise TypeError("not yet")
+
+    executor.submit(call).result(TIMEOUT)
+    assert {
+        "attempt 1": {},
+        "task 1": {"attempt": "1"},
+        "attempt 2": {},
+        "task 2": {"attempt": "2"},
+    } == sentry.messages()
 
 
 def fail(number: int) -> NoReturn:

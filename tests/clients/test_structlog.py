@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 import pytest
 
-from calls import Flaky
+from calls import Flaky, Meeting
 from conftest import TIMEOUT
 from observe import eventually
-from retrying_executor import RetryingExecutor
+from retrying_executor import RetryingExecutor, RetryPolicy
 
 structlog = pytest.importorskip("structlog", reason="structlog is not installed")
 
@@ -106,3 +106,28 @@ def test_context_that_is_bound_at_submit_is_there_in_every_attempt(
     expected = {"event": "delivering", "level": "info", "logger": "shop", "order": 42}
     assert [expected] * 2 == [line for line in lines(log) if line["logger"] == "shop"]
     assert [42] == [line["order"] for line in lines(log) if line["logger"] == "retrying_executor"]
+
+
+def test_context_that_is_bound_at_submit_is_there_in_every_attempt_of_a_coroutine(log: StringIO) -> None:
+    """And in what is logged of it, however many are in the thread (B11, K1)."""
+    logger, meeting, failed = structlog.get_logger("shop"), Meeting(10), set[int]()
+
+    async def deliver(number: int) -> None:
+        structlog.contextvars.bind_contextvars(attempted=number)
+        if number not in failed:
+            await meeting.all_are_here()
+            failed.add(number)
+            raise ConnectionError(number)
+        logger.info("delivered")
+
+    with RetryingExecutor(1, retry=RetryPolicy(delays=[0])) as executor:
+        for number in range(10):
+            with structlog.contextvars.bound_contextvars(order=number):
+                executor.submit(deliver, number)
+    delivered = [line for line in lines(log) if line["event"] == "delivered"]
+    assert set(range(10)) == {line["order"] for line in delivered}
+    assert all(line["order"] == line["attempted"] for line in delivered)
+    retries = [line for line in lines(log) if line.get("kind") == "retry_scheduled"]
+    assert 10 == len(retries)
+    assert all(line["reason"] == f"ConnectionError: {line['order']}" for line in retries)
+    assert not any("attempted" in line for line in retries)  # what an attempt binds is gone with it

@@ -29,11 +29,14 @@ MODULES = [
     importlib.import_module(f"retrying_executor.{name}")
     for name in (
         "_calls.attempt",
+        "_calls.flight",
         "_core.core",
         "_core.ending",
         "_core.entrance",
         "_core.settling",
         "_core.turns",
+        "_threads.flights",
+        "_threads.loop",
         "_threads.roster",
         "_threads.shortcut",
         "_threads.threads",

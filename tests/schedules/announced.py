@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -23,8 +23,8 @@ from unittest import mock
 from controlled import RLock, Run
 
 from retrying_executor import RetryingFuture
-from retrying_executor._calls import current, schedule
-from retrying_executor._threads import roster, threads
+from retrying_executor._calls import current, flight, schedule
+from retrying_executor._threads import flights, loop, roster, threads
 
 FIELDS: list[tuple[type, str]] = [
     (RetryingFuture, "_worker"),
@@ -33,8 +33,18 @@ FIELDS: list[tuple[type, str]] = [
     (RetryingFuture, "_awaited"),
     (RetryingFuture, "_state"),
     (roster.Roster, "can_summon"),
+    (flight.Flight, "is_called_off"),
+    (flight.Flight, "task"),
+    (flights.Flights, "_stays"),
 ]
-"""What is looked at without a lock."""
+"""What is looked at without a lock; what is false announces nothing."""
+
+SWITCHES: list[tuple[type, str]] = [
+    (loop.LoopThread, "_thread"),
+    (loop.LoopThread, "_will_look"),
+    (loop.LoopThread, "_loop"),
+]
+"""Of which what is false announces something, too."""
 
 
 def hand_on() -> None:
@@ -44,11 +54,15 @@ def hand_on() -> None:
 
 
 class Queue(deque[Any]):
-    """Stands for the `deque` of fresh calls."""
+    """Stands for the `deque` of fresh calls, and for those of flights."""
 
     def append(self, item: Any) -> None:
         hand_on()
         super().append(item)
+
+    def extend(self, items: Iterable[Any]) -> None:
+        hand_on()
+        super().extend(items)
 
     def popleft(self) -> Any:
         if self:
@@ -56,11 +70,40 @@ class Queue(deque[Any]):
         return super().popleft()
 
 
-class Field:
-    """Stands for an attribute, with or without a slot; what is false announces nothing."""
+class Register(dict[Any, Any]):
+    """Stands for the flights that are aloft."""
 
-    def __init__(self, owner: type, name: str) -> None:
+    def __setitem__(self, key: Any, value: Any) -> None:
+        hand_on()
+        super().__setitem__(key, value)
+
+    def __delitem__(self, key: Any) -> None:
+        hand_on()
+        super().__delitem__(key)
+
+
+class Aloft:
+    """Stands for the attribute that has a `Register`."""
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return instance.__dict__["aloft"]
+
+    def __set__(self, instance: object, value: dict[Any, Any]) -> None:
+        instance.__dict__["aloft"] = Register(value)
+
+
+class Field:
+    """Stands for an attribute, with or without a slot.
+
+    Args:
+        owner: The class.
+        name: That of the attribute.
+        is_switch: Whether what is false announces something, too.
+    """
+
+    def __init__(self, owner: type, name: str, *, is_switch: bool = False) -> None:
         self._name = name
+        self._is_switch = is_switch
         self._slot: Any = owner.__dict__.get(name)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
@@ -69,7 +112,7 @@ class Field:
         return instance.__dict__[self._name]
 
     def __set__(self, instance: object, value: object) -> None:
-        if value:
+        if value or self._is_switch:
             try:
                 before = self.__get__(instance)
             except (AttributeError, KeyError):
@@ -140,9 +183,15 @@ def announcements() -> Iterator[None]:
     """Hand the baton on before each announcement."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(schedule, "deque", Queue))
+        stack.enter_context(mock.patch.object(flights, "deque", Queue))
+        stack.enter_context(mock.patch.object(flights.Flights, "aloft", Aloft(), create=True))
         stack.enter_context(mock.patch.object(roster, "threading", Threading()))
-        stack.enter_context(mock.patch.object(type(current.current), "holder", Holder()))
+        stack.enter_context(mock.patch.object(type(current.current), "hand", Holder()))
         stack.enter_context(mock.patch.object(threads, "_STANDSTILL_TIMEOUT", -1))
+        stack.enter_context(mock.patch.object(loop, "start_thread", lambda begin: begin()))
         for owner, name in FIELDS:
             stack.enter_context(mock.patch.object(owner, name, Field(owner, name), create=True))
+        for owner, name in SWITCHES:
+            field = Field(owner, name, is_switch=True)
+            stack.enter_context(mock.patch.object(owner, name, field, create=True))
         yield

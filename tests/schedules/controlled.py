@@ -509,7 +509,8 @@ class Thread:
     def join(self, timeout: float | None = None) -> None:
         if self._task is None:
             raise RuntimeError("cannot join thread before it is started")
-        _run().wait_until(lambda: not self.is_alive(), timeout, f"the end of {self.name}")
+        if Run.active is not None or self.is_alive():
+            _run().wait_until(lambda: not self.is_alive(), timeout, f"the end of {self.name}")
 
 
 def current_thread() -> object:

@@ -169,7 +169,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [one.__name__ for one in (*scenarios.SCENARIOS, *scenarios.SAMPLED)]
+    names = [one.__name__ for one in (*scenarios.SCENARIOS, *scenarios.SAMPLED, *scenarios.VAST)]
     parser.add_argument("scenario", nargs="?", choices=names)
     parser.add_argument("--program", type=literal_eval, help="a client program instead of a scenario")
     parser.add_argument("--choices", help="the choices of one schedule, separated by dots")

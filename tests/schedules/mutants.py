@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from scenarios import LARGE, SAMPLED
+from scenarios import LARGE, SAMPLED, VAST
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Mutant:
         """The options of the search that finds it."""
         if self.fine:
             return ["--fine", "--runs", "20000"]
-        sampled = {one.__name__ for one in (*SAMPLED, *LARGE)}
+        sampled = {one.__name__ for one in (*SAMPLED, *VAST, *LARGE)}
         return ["--runs", "3000"] if self.scenario in sampled else []
 
     def apply(self, package: Path) -> None:
@@ -324,7 +324,7 @@ MUTANTS = [
         "a_dropped_executor_with_threads_at_rest",
         (
             "_core/ending.py",
-            ("        self.is_abandoned = True\n        self._crew.wake_all()\n"),
+            ("        self.is_abandoned = True\n        self._crew.abandon()\n"),
             "        self.is_abandoned = True\n",
         ),
     ),
@@ -334,7 +334,7 @@ MUTANTS = [
         "max_pending_against_a_call_that_finishes",
         (
             "_threads/workers.py",
-            "                core.entrance.made_done()  # this worker may have made a call done\n",
+            "                core.entrance.wake_submitters()  # this worker may have made a call done\n",
             "                pass\n",
         ),
         (
@@ -349,12 +349,12 @@ MUTANTS = [
         "max_pending_against_shutdown",
         (
             "_core/entrance.py",
-            ("        self._look()\n        self._open_all()\n"),
-            "        self._look()\n",
+            ("        self._update()\n        self._open_all()\n"),
+            "        self._update()\n",
         ),
         (
             "_threads/workers.py",
-            "                core.entrance.made_done()  # this worker may have made a call done\n",
+            "                core.entrance.wake_submitters()  # this worker may have made a call done\n",
             "                pass\n",
         ),
         (
@@ -476,11 +476,11 @@ MUTANTS = [
         (
             "_upstream/places.py",
             (
-                "        finally:  # whatever a signal handler raises, others wait for that\n"
+                "        finally:  # whatever a signal handler raises: cores may wait for what has ended\n"
                 "            self._tell()\n"
             ),
             (
-                "        finally:  # whatever a signal handler raises, others wait for that\n"
+                "        finally:  # whatever a signal handler raises: cores may wait for what has ended\n"
                 "            pass\n"
             ),
         ),
@@ -666,7 +666,7 @@ MUTANTS = [
         "an_order",
         (
             "_core/settling.py",
-            ("            self._turns.look_ahead()\n            return True\n"),
+            ("            self._turns.update_only_fresh_until()\n            return True\n"),
             "            return True\n",
         ),
     ),
@@ -676,7 +676,7 @@ MUTANTS = [
         "a_thread_that_can_start_later",
         (
             "_threads/shortcut.py",
-            "    if crew.roster.can_summon and core.fresh:\n",
+            "    if crew.roster.can_summon and (core.fresh or crew.flights.landed):\n",
             "    if False:\n",
         ),
     ),
@@ -696,8 +696,8 @@ MUTANTS = [
         "cancel_against_resume",
         (
             "_core/settling.py",
-            ("        self._crew.due_at_changed(schedule)\n        self._entrance.made_done()"),
-            "        self._entrance.made_done()",
+            ("        self._crew.due_at_changed(schedule)\n        self._entrance.wake_submitters()"),
+            "        self._entrance.wake_submitters()",
         ),
     ),
     mutant(
@@ -730,8 +730,8 @@ MUTANTS = [
         "many_cancelled_calls_against_a_worker",
         (
             "_core/settling.py",
-            "            self._crew.at_standstill(tidy)\n",
-            "            tidy(True)\n",
+            "            self._crew.at_standstill(compact)\n",
+            "            compact(True)\n",
         ),
     ),
     mutant(
@@ -763,7 +763,7 @@ MUTANTS = [
         "workers_that_share_a_place",
         (
             "_core/turns.py",
-            "        self._crew.at_standstill(bool)  # from now on all have seen it\n",
+            "        self._crew.at_standstill(bool)  # from now on all hands have seen it\n",
             "",
         ),
     ),
@@ -805,7 +805,7 @@ MUTANTS = [
             "_upstream/places.py",
             (
                 "                self.gate.hold(self.clock.monotonic() + length)\n"
-                "                self._note_era()  # or a worker that reads it without the lock would go on after pause()\n"
+                "                self._note_era()  # else a worker that reads it without the lock would go on after pause()\n"
             ),
             "                self.gate.hold(self.clock.monotonic() + length)\n",
         ),
@@ -826,8 +826,10 @@ MUTANTS = [
         "calls_become_mixed_against_a_worker_that_goes_on",
         (
             "_core/turns.py",
-            ("        self.is_mixed = True\n        self.look_ahead()\n"),
-            ("        self.is_mixed = True\n        self.places = None\n        self.look_ahead()\n"),
+            ("        self.is_mixed = True\n        self.update_only_fresh_until()\n"),
+            (
+                "        self.is_mixed = True\n        self.places = None\n        self.update_only_fresh_until()\n"
+            ),
         ),
         fine=True,
     ),
@@ -979,5 +981,246 @@ MUTANTS = [
             "                self._on_credit = [call for call in self._on_credit if call not in stranded]\n        if interrupt",
         ),
         fine=True,
+    ),
+    mutant(
+        "the loop's thread looks for flights before it publishes that it leaves",
+        "deadlock",
+        "launch_against_the_loop_thread_leaving",
+        (
+            "_threads/loop.py",
+            (
+                "                this, self._thread = self._thread, None\n"
+                "                if self._flights.has_starts or self._errands:"
+            ),
+            (
+                "                has_starts = self._flights.has_starts\n"
+                "                this, self._thread = self._thread, None\n"
+                "                if has_starts:"
+            ),
+        ),
+    ),
+    mutant(
+        "the loop's thread that stays although it was about to leave relies on being woken",
+        "deadlock",
+        "launch_against_the_loop_thread_leaving",
+        (
+            "_threads/loop.py",
+            (
+                "                    self._thread = this\n"
+                "                    loop.call_soon(self._look, context=self._context)\n"
+            ),
+            "                    self._thread = this\n",
+        ),
+        fine=True,
+    ),
+    mutant(
+        "a worker looks whether the loop has a thread before it publishes its flight",
+        "deadlock",
+        "launch_against_the_loop_thread_leaving",
+        (
+            "_threads/flights.py",
+            "        self._starting.append(flight)\n",
+            "        thread.see_to_starts(core)\n        self._starting.append(flight)\n",
+        ),
+        (
+            "_threads/flights.py",
+            "            flight.is_called_off = True\n        thread.see_to_starts(core)\n",
+            "            flight.is_called_off = True\n",
+        ),
+    ),
+    mutant(
+        "the loop's thread announces that it will not look any more after it has looked",
+        "deadlock",
+        "launches_against_a_look",
+        (
+            "_threads/loop.py",
+            "        self._will_look = False  # first: a flight that is added from here on is looked for once more\n",
+            "",
+        ),
+        (
+            "_threads/loop.py",
+            "            self._take_off(flight)\n",
+            "            self._take_off(flight)\n        self._will_look = False\n",
+        ),
+    ),
+    mutant(
+        "a flight that is added does not wake the loop",
+        "deadlock",
+        "launches_against_a_look",
+        (
+            "_threads/loop.py",
+            "            self._will_look = True\n            self.wake()\n",
+            "            self._will_look = True\n",
+        ),
+    ),
+    mutant(
+        "two threads run one loop",
+        "attempts are not counted (B10)",
+        "launch_against_the_loop_thread_leaving",
+        (
+            "_threads/loop.py",
+            "            previous.join()  # two threads cannot run one loop\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "a worker looks whether a call is done before it makes the flight its hand",
+        "deadlock",
+        "cancel_against_launch",
+        (
+            "_threads/flights.py",
+            "        with lock, hand.lock:  # at a standstill, the call must",
+            "        is_done = call.done()\n        with hand.lock:  # the call must",
+        ),
+        (
+            "_threads/flights.py",
+            "        if call.done():\n            flight",
+            "        if is_done:\n            flight",
+        ),
+    ),
+    mutant(
+        "the loop looks whether a flight was called off before it publishes the task",
+        "deadlock",
+        "cancel_against_launch",
+        (
+            "_calls/flight.py",
+            "            self.task = task = own",
+            "            is_called_off = self.is_called_off\n            self.task = task = own",
+        ),
+        (
+            "_calls/flight.py",
+            "        if self.is_called_off:\n            task",
+            "        if is_called_off:\n            task",
+        ),
+    ),
+    mutant(
+        "who calls a flight off looks for the task before it marks the flight",
+        "deadlock",
+        "cancel_against_launch",
+        (
+            "_threads/flights.py",
+            "            flight.is_called_off = True\n            self.thread.call_off(flight)\n",
+            "            self.thread.call_off(flight)\n            flight.is_called_off = True\n",
+        ),
+    ),
+    mutant(
+        "a coroutine is not told that its call was cancelled",
+        "deadlock",
+        "cancel_of_a_coroutine_that_runs",
+        (
+            "_core/settling.py",
+            "            self._crew.call_off(call)\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "the last worker does not look for what has landed",
+        "deadlock",
+        "a_coroutine",
+        (
+            "_threads/flights.py",
+            "            core.turns.update_only_fresh_until()\n",
+            "",
+        ),
+    ),
+    mutant(
+        "nobody is summoned for what has landed",
+        "deadlock",
+        "a_coroutine",
+        (
+            "_threads/threads.py",
+            "                bool(landed)\n                or schedule.is_ready(now)\n",
+            "                schedule.is_ready(now)\n",
+        ),
+    ),
+    mutant(
+        "the last worker leaves although there are flights",
+        "not done (G1)",
+        "a_landing_when_no_thread_can_start",
+        (
+            "_threads/flights.py",
+            "        if self.aloft:\n            return True\n",
+            "",
+        ),
+    ),
+    mutant(
+        "a worker that stays for flights is not told that another has taken up the last one",
+        "deadlock",
+        "landing_against_the_last_worker_leaving",
+        (
+            "_threads/flights.py",
+            "            stays.wake()\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "a place for a coroutine is free only when the one before was taken up",
+        "deadlock",
+        "one_place_for_two_coroutines",
+        (
+            "_threads/flights.py",
+            (
+                "            self._places_left.extend([flight.place for flight in flights])\n"
+                "            self._place_is_left.notify(len(flights))\n"
+            ),
+            "",
+        ),
+        (
+            "_threads/flights.py",
+            "        del self.aloft[flight]\n",
+            "        del self.aloft[flight]\n        self._places_left.append(flight.place)\n",
+        ),
+    ),
+    mutant(
+        "a worker that waits for a place is not told that its call was cancelled",
+        "deadlock",
+        "cancel_of_a_coroutine_without_a_place",
+        (
+            "_threads/flights.py",
+            "            self._place_is_left.notify_all()  # its worker may be waiting for one\n",
+            "            pass\n",
+        ),
+    ),
+    mutant(
+        "a call is in flight while it is in the hand of its worker",
+        "(G4)",
+        "stats_against_landing",
+        (
+            "_threads/flights.py",
+            "        with lock, hand.lock:  # at a standstill, the call must be found either in the hand or in the flight\n"
+            "            self.aloft[flight] = None\n",
+            "        self.aloft[flight] = None\n        with hand.lock:\n",
+        ),
+    ),
+    mutant(
+        "the loop's thread is not told that the executor is gone",
+        "deadlock",
+        "a_dropped_executor_with_a_coroutine",
+        (
+            "_threads/threads.py",
+            "        self.roster.wake_all()\n        self.flights.look()\n",
+            "        self.roster.wake_all()\n",
+        ),
+    ),
+    mutant(
+        "when time is up, who cancels coroutines does not wait for workers that are launching some",
+        "deadlock",
+        "a_coroutine_that_outlives_a_timeout",
+        (
+            "_core/ending.py",
+            "            running = self._crew.at_standstill(lambda _: self._entrance.running_calls())\n",
+            "            running = self._entrance.running_calls()\n",
+        ),
+        fine=True,
+    ),
+    mutant(
+        "the place of an upstream does not go with the coroutine",
+        "(U4",
+        "coroutines_and_one_place_upstream",
+        (
+            "_core/settling.py",
+            "                if self._crew.launch(hand, work, coroutine):\n                    permit = None\n",
+            "                if self._crew.launch(hand, work, coroutine):\n                    pass\n",
+        ),
     ),
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, CancelledError, InvalidStateError, as_completed, wait
 from contextlib import suppress
+from inspect import iscoroutinefunction
 from unittest import mock
 
+from controlled import Run
 from trial import DELAY, Scenario, Service, Trial, start, starts_that_fail
 
 from retrying_executor import NotNow, report_weight
@@ -835,6 +838,309 @@ def not_now_and_a_failure() -> Trial:
     return trial
 
 
+# -- coroutines -----------------------------------------------------------------------------------
+
+
+async def until_it_is_cancelled() -> None:
+    """Wait for what never happens."""
+    await asyncio.get_running_loop().create_future()
+
+
+async def a_moment() -> None:
+    """Let the loop go round once."""
+    await asyncio.sleep(0)
+
+
+def a_coroutine() -> Trial:
+    """Both threads leave as soon as they have nothing to do (K1, K2)."""
+    trial = Trial(idle_timeout=0)
+    trial.launch()
+    return trial
+
+
+def launch_against_the_loop_thread_leaving() -> Trial:
+    """A coroutine is launched when the loop's thread has nothing to do any more (K2, G1)."""
+    trial = Trial(idle_timeout=0)
+    trial.launch()
+    trial.launch()
+    return trial
+
+
+def launches_against_a_look() -> Trial:
+    """The loop's thread looks what to start when one more is launched (G1)."""
+    trial = Trial(idle_timeout=0)
+    first = trial.launch(act=until_it_is_cancelled)
+    futures = [trial.launch(), trial.launch()]
+    assert [1, 1] == [future.result() for future in futures]
+    trial.cancel(first)
+    return trial
+
+
+def launch_against_idle_exit() -> Trial:
+    """The time of both threads to leave comes when a coroutine is launched (K2, C5)."""
+    trial = Trial(idle_timeout=1)
+    trial.launch()
+    trial.launch()
+    return trial
+
+
+def landing_against_the_last_worker_leaving() -> Trial:
+    """Somebody stays to take up what lands, whatever else there was to do (K1, G1)."""
+    trial = Trial(2, idle_timeout=0)
+    trial.launch()
+    trial.submit()
+    return trial
+
+
+def relaunch_after_result() -> Trial:
+    """The call is done, so its worker may be leaving, and the loop's thread too (C5, K2)."""
+    trial = Trial(idle_timeout=0)
+    for _ in range(2):
+        assert 1 == trial.launch().result()
+    return trial
+
+
+def two_submitters_of_coroutines() -> Trial:
+    """Two threads launch to an executor that has no thread yet (C1, C5, K1)."""
+    trial = Trial(idle_timeout=0)
+    start(trial.launch)
+    trial.launch()
+    return trial
+
+
+def two_workers_that_launch() -> Trial:
+    """Both find that the loop has no thread: one starts it (K1)."""
+    trial = Trial(2, idle_timeout=0)
+    trial.launch()
+    trial.launch()
+    return trial
+
+
+def cancel_against_launch() -> Trial:
+    """A call is cancelled before its coroutine runs, or that is cancelled (E1, K3)."""
+    trial = Trial(idle_timeout=0)
+    assert trial.cancel(trial.launch(act=until_it_is_cancelled))
+    return trial
+
+
+def cancel_against_landing() -> Trial:
+    """A coroutine ends when it is cancelled (E1, K3)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.launch(act=a_moment)
+    if not trial.cancel(future):
+        assert 1 == future.result()
+    return trial
+
+
+def cancel_of_a_coroutine_that_runs() -> Trial:
+    """It is cancelled, though the loop's thread sees to nothing but what others wake it for (K3)."""
+    trial = Trial(idle_timeout=0)
+    runs = threading.Event()
+
+    async def run() -> None:
+        runs.set()
+        await until_it_is_cancelled()
+
+    future = trial.launch(act=run)
+    runs.wait()
+    assert trial.cancel(future)
+    return trial
+
+
+def cancel_against_a_failing_coroutine() -> Trial:
+    """No attempt follows (E1, K3)."""
+    trial = Trial(idle_timeout=0)
+    trial.cancel(trial.launch(1))
+    return trial
+
+
+def a_retry_of_a_coroutine() -> Trial:
+    """It is in backoff when both threads have nothing to do (B7, C2, K1)."""
+    trial = Trial(idle_timeout=0)
+    trial.launch(1)
+    return trial
+
+
+def one_place_for_two_coroutines() -> Trial:
+    """The worker of the second waits until the first has ended, and nobody else (K1)."""
+    trial = Trial(idle_timeout=0, max_coroutines=1)
+    trial.launch()
+    trial.launch()
+    return trial
+
+
+def one_place_for_coroutines_of_two_workers() -> Trial:
+    """All workers wait for a place, and none takes up what has landed (K1)."""
+    trial = Trial(2, idle_timeout=0, max_coroutines=1)
+    for _ in range(3):
+        trial.launch()
+    return trial
+
+
+def cancel_against_a_place() -> Trial:
+    """A coroutine that waits for a place is cancelled when there is one (E1, K1)."""
+    trial = Trial(idle_timeout=0, max_coroutines=1)
+    trial.launch()
+    trial.cancel(trial.launch())
+    return trial
+
+
+def cancel_of_a_coroutine_without_a_place() -> Trial:
+    """Its worker goes on with other calls (E1, K1)."""
+    trial = Trial(idle_timeout=0, max_coroutines=1)
+    first = trial.launch(act=until_it_is_cancelled)
+    trial.cancel(trial.launch())
+    assert 1 == trial.submit().result()
+    trial.cancel(first)
+    return trial
+
+
+def landing_against_shutdown() -> Trial:
+    """shutdown() waits until what has landed is taken up; then the loop is closed (F1, K2)."""
+    trial = Trial(idle_timeout=1)
+    future = trial.launch()
+    trial.shutdown()
+    assert 1 == future.result()
+    return trial
+
+
+def launch_against_shutdown() -> Trial:
+    """A coroutine is accepted and done, or refused and never run (F4, G1)."""
+    trial = Trial(idle_timeout=1)
+    start(lambda: trial.try_submit(is_awaited=True))
+    trial.shutdown()
+    return trial
+
+
+def landing_against_cancel_futures() -> Trial:
+    """What runs ends as it does (F2)."""
+    trial = Trial(idle_timeout=0)
+    trial.launch(act=a_moment)
+    trial.launch(1, act=a_moment)
+    trial.shutdown(cancel_futures=True)
+    return trial
+
+
+def a_timeout_against_landing() -> Trial:
+    """When time is up, a coroutine is cancelled, or it has ended (F3, K3)."""
+    trial = Trial(idle_timeout=0)
+
+    async def sleep() -> None:
+        await asyncio.sleep(DELAY)
+
+    trial.launch(act=sleep)
+    trial.shutdown(timeout=DELAY)
+    return trial
+
+
+def a_coroutine_that_outlives_a_timeout() -> Trial:
+    """It is cancelled, and all threads have ended when shutdown() returns (F3, K3)."""
+    trial = Trial(idle_timeout=0)
+    trial.launch(act=until_it_is_cancelled)
+    trial.shutdown(timeout=DELAY)
+    return trial
+
+
+def callback_against_landing() -> Trial:
+    """A done callback runs once, whether it comes before or after the coroutine has landed (A3)."""
+    trial = Trial(idle_timeout=0)
+    trial.launch(observed=True)
+    return trial
+
+
+def wait_against_landing() -> Trial:
+    """wait() sees that a coroutine ends (A3)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.launch()
+    assert wait([future]).done
+    return trial
+
+
+def stats_against_landing() -> Trial:
+    """Whoever asks finds a call in its worker, in flight, or counted, and not twice (G4)."""
+    trial = Trial(idle_timeout=0)
+    trial.launch()
+    trial.look()
+    trial.look()
+    return trial
+
+
+def drain_against_landing() -> Trial:
+    """drain() waits for a call that is just being launched, or taken up (F3)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.launch()
+    assert trial.executor is not None
+    assert trial.executor.drain()
+    assert future.done(), "drain() left a call behind (F3)"
+    return trial
+
+
+def a_dropped_executor_with_a_coroutine() -> Trial:
+    """It finishes its calls, then its threads go, without waiting to be idle (F5)."""
+    trial = Trial(idle_timeout=None)
+    trial.launch(act=a_moment)
+    trial.executor = None
+    return trial
+
+
+def a_loop_thread_that_cannot_start() -> Trial:
+    """An attempt fails that finds no thread for the loop, and the next may find one (C7, K1)."""
+    trial = Trial(is_starved=True, idle_timeout=0)
+    run = Run.active
+    assert run is not None
+    starts = iter([False])
+    run.may_start = lambda name: not name.endswith("_loop") or next(starts, True)
+    trial.launch()
+    return trial
+
+
+def a_landing_when_no_thread_can_start() -> Trial:
+    """The worker that launched a coroutine is there when it lands (C7, G1)."""
+    trial = Trial(idle_timeout=0)
+    run = Run.active
+    assert run is not None
+    starts = iter([True, True])
+    run.may_start = lambda name: next(starts, False)
+    trial.launch()
+    return trial
+
+
+def set_result_against_landing() -> Trial:
+    """set_result() and the coroutine: the first wins (A3)."""
+    trial = Trial(idle_timeout=0)
+    future = trial.launch(act=a_moment, observed=True)
+    trial.calls[0].may_end_early = trial.calls[0].is_settled = True
+    with suppress(InvalidStateError):
+        future.set_result(1)
+    return trial
+
+
+def coroutines_and_one_place_upstream() -> Trial:
+    """The place of an upstream goes with the call, from the worker to the loop and back (U4)."""
+    trial, service = Trial(idle_timeout=0), Service(max_concurrency=1)
+    trial.launch(act=a_moment, service=service)
+    trial.launch(act=a_moment, service=service)
+    return trial
+
+
+def a_done_callback_that_launches() -> Trial:
+    """The worker that runs it is busy, and takes up what it launched (C5, F7)."""
+    trial = Trial(idle_timeout=0)
+    trial.try_submit(is_awaited=True, observed=True, then=trial.launch)
+    return trial
+
+
+def a_coroutine_that_submits() -> Trial:
+    """The loop's thread may see to a worker (C5, F7)."""
+    trial = Trial(idle_timeout=0)
+
+    async def act() -> None:
+        trial.submit()
+
+    trial.launch(act=act)
+    return trial
+
+
 SAMPLED: list[Scenario] = [
     as_completed_against_finishing,
     calls_of_two_upstreams,
@@ -842,6 +1148,19 @@ SAMPLED: list[Scenario] = [
     a_call_of_two_upstreams_that_is_cancelled,
 ]
 """Where the order depends on addresses in memory, so that not all schedules can be enumerated."""
+
+VAST: list[Scenario] = [
+    launch_against_idle_exit,
+    two_submitters_of_coroutines,
+    one_place_for_coroutines_of_two_workers,
+    a_timeout_against_landing,
+    a_coroutine_that_outlives_a_timeout,
+    relaunch_after_result,
+    two_workers_that_launch,
+    landing_against_shutdown,
+    landing_against_cancel_futures,
+]
+"""Of which so many schedules have even one preemption that only some are run, at random."""
 
 LARGE: list[Scenario] = [
     two_calls_and_one_place,
@@ -856,6 +1175,7 @@ LARGE: list[Scenario] = [
     workers_that_share_few_slots,
     a_worker_that_is_late_for_a_slot,
     events_against_a_listener_that_falls_asleep,
+    launches_against_a_look,
 ]
 """Of which so many schedules have two preemptions that those take too long but by night."""
 
@@ -876,11 +1196,34 @@ MANY: list[Scenario] = [
     a_done_callback_that_waits_for_a_place,
     room_in_an_upstream_against_cancel,
     a_weight_that_is_corrected,
+    launch_against_the_loop_thread_leaving,
+    landing_against_the_last_worker_leaving,
+    cancel_against_a_failing_coroutine,
+    a_retry_of_a_coroutine,
+    one_place_for_two_coroutines,
+    cancel_against_a_place,
+    cancel_of_a_coroutine_without_a_place,
+    launch_against_shutdown,
+    callback_against_landing,
+    stats_against_landing,
+    cancel_of_a_coroutine_that_runs,
+    wait_against_landing,
+    drain_against_landing,
+    a_dropped_executor_with_a_coroutine,
+    a_loop_thread_that_cannot_start,
+    a_landing_when_no_thread_can_start,
+    set_result_against_landing,
+    coroutines_and_one_place_upstream,
+    a_done_callback_that_launches,
+    a_coroutine_that_submits,
 ]
 """Of which those with one preemption are explored, but by night."""
 
 SCENARIOS: list[Scenario] = [
     value
     for value in globals().values()
-    if callable(value) and getattr(value, "__module__", "") == __name__ and value not in SAMPLED
+    if callable(value)
+    and getattr(value, "__module__", "") == __name__
+    and not iscoroutinefunction(value)
+    and value not in (*SAMPLED, *VAST)
 ]

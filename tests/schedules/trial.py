@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +13,7 @@ from types import EllipsisType
 from typing import Any
 
 from controlled import Run
+from loops import Loop
 
 from retrying_executor import (
     Event,
@@ -109,6 +110,8 @@ class Call:
         weight: What an attempt takes of their budgets.
     """
 
+    is_awaited = False
+
     def __init__(
         self,
         trial: Trial,
@@ -141,6 +144,16 @@ class Call:
         self.future: RetryingFuture[int] | None = None
 
     def __call__(self) -> int:
+        self.begin()
+        try:
+            if self.act is not None:
+                self.act()
+            return self.outcome()
+        finally:
+            self.end()
+
+    def begin(self) -> None:
+        """An attempt begins: see that it may."""
         trial = self.trial
         assert Run.active is not None
         trial.expect(not self.running, "attempts of one call overlap (B7)")
@@ -151,27 +164,34 @@ class Call:
         trial.expect(len(trial.pool.crew.roster.members) <= trial.max_workers, "too many threads (C1)")
         self.running = True
         self.attempts += 1
-        trial.running += 1
-        trial.expect(trial.running <= trial.max_workers, "more attempts than workers (C1)")
+        self.count(1)
         for service in self.services:
             broken = service.begin()
             trial.expect(not broken, broken)
-        try:
-            if self.act is not None:
-                self.act()
-            if self.attempts <= len(self.refusals):
-                raise self.refusals[self.attempts - 1]
-            if self.attempts < self.needed:
-                raise RefusedError
-            return self.attempts
-        finally:
-            refused = self.refusals[self.attempts - 1 : self.attempts]
-            self.earliest = Run.active.now + (refused[0].after or 0.0 if refused else self.delay)
-            trial.free_at = Run.active.now
-            trial.running -= 1
-            self.running = False
-            for service in self.services:
-                service.running -= 1
+
+    def count(self, change: int) -> None:
+        """Count the attempts that run."""
+        self.trial.running += change
+        self.trial.expect(self.trial.running <= self.trial.max_workers, "more attempts than workers (C1)")
+
+    def outcome(self) -> int:
+        """Return or raise what the attempt ends with."""
+        if self.attempts <= len(self.refusals):
+            raise self.refusals[self.attempts - 1]
+        if self.attempts < self.needed:
+            raise RefusedError
+        return self.attempts
+
+    def end(self) -> None:
+        """An attempt ends."""
+        assert Run.active is not None
+        refused = self.refusals[self.attempts - 1 : self.attempts]
+        self.earliest = Run.active.now + (refused[0].after or 0.0 if refused else self.delay)
+        self.trial.free_at = Run.active.now
+        self.count(-1)
+        self.running = False
+        for service in self.services:
+            service.running -= 1
 
     def is_pending(self) -> bool:
         """Return whether it may count against ``max_pending``."""
@@ -182,8 +202,9 @@ class Call:
         assert self.future is not None
         self.may_end_early = True
         is_in_hand = self.future.running() or self.is_settled  # one that was settled runs as before
+        is_in_hand |= self.is_awaited  # cancelled, it may still begin, to learn that where it first waits
         self.limit = self.attempts + (is_in_hand and not self.running)
-        self.must_stand = self.running
+        self.must_stand = self.running and not self.future.cancelled()
 
     def check(self) -> None:
         """When all threads have ended: it has one outcome, and the right one."""
@@ -191,7 +212,9 @@ class Call:
         assert future is not None
         assert future.done(), "an accepted call is not done (G1)"
         assert not self.running, "an attempt has not ended (F1)"
-        assert self.attempts == future.attempts, "attempts are not counted (B10)"
+        unmade = future.attempts - self.attempts  # of coroutines that were cancelled before they began
+        is_counted = 0 <= unmade <= self.is_awaited * (self.may_end_early + self.trial.is_starved)
+        assert is_counted, "attempts are not counted (B10)"
         told = self.trial.done.count(future)
         assert self.observers == told, f"a done callback ran {told} times (A3)"
         if future.cancelled() or isinstance(future.exception(), BrokenExecutor):
@@ -207,6 +230,28 @@ class Call:
             assert isinstance(future.exception(), (RefusedError, NotNow)), "not its own exception (B3)"
 
 
+class Awaited(Call):
+    """A call of a coroutine function: what each attempt does is to be awaited."""
+
+    act: Callable[[], Awaitable[object]] | None
+    is_awaited = True
+
+    async def __call__(self) -> int:  # type: ignore[override]
+        self.begin()
+        try:
+            if self.act is not None:
+                await self.act()
+            return self.outcome()
+        finally:
+            self.end()
+
+    def count(self, change: int) -> None:
+        """Count the coroutines that run."""
+        trial = self.trial
+        trial.awaiting += change
+        trial.expect(trial.awaiting <= trial.max_coroutines, "more coroutines than allowed (K1)")
+
+
 class Trial:
     """One executor, the calls that it accepted, and those that it refused.
 
@@ -216,6 +261,7 @@ class Trial:
         is_starved: Whether threads may fail to start.
         beside: Another one in the same scenario, which is checked together with this one.
         upstream: That of all its calls, if they have the same one.
+        max_coroutines: Of the executor.
         listens: Whether it is told of events.
         options: More options of the executor.
     """
@@ -228,6 +274,7 @@ class Trial:
         is_starved: bool = False,
         beside: Trial | None = None,
         upstream: Service | None = None,
+        max_coroutines: int = 1000,
         listens: bool = False,
         **options: Any,
     ) -> None:
@@ -236,11 +283,14 @@ class Trial:
         if listens:
             options["on_event"] = self.events.append
         self.max_workers = max_workers
+        self.max_coroutines = max_coroutines
+        self.loops: list[Loop] = []
         self.upstream = upstream
         self.max_pending = options.get("max_pending")
         self.is_broken = is_broken
         self.is_starved = is_starved
         self.running = 0
+        self.awaiting = 0  # coroutines
         self.next_number = count().__next__
         self.is_closing = False  # somebody shuts it down
         self.is_closed = False  # and that has returned
@@ -252,7 +302,13 @@ class Trial:
         self.refused: list[Call] = []
         self.done: list[RetryingFuture[int]] = []
         self.executor: RetryingExecutor | None = RetryingExecutor(
-            max_workers, "worker", retry=lambda _: DELAY, upstream=upstream, **options
+            max_workers,
+            "worker",
+            retry=lambda _: DELAY,
+            upstream=upstream,
+            max_coroutines=max_coroutines,
+            loop_factory=self.make_loop,
+            **options,
         )
         self.pool = self.executor._core
         self.others: list[Trial] = []
@@ -262,6 +318,23 @@ class Trial:
             Run.active.on_idle = self.check_nobody_is_late
         else:
             beside.others.append(self)
+
+    def make_loop(self) -> Loop:
+        """Make the loop for coroutines; there may be another when that has been closed."""
+        self.expect(all(loop.is_closed() for loop in self.loops), "a second loop (K2)")
+        self.loops.append(Loop())
+        return self.loops[-1]
+
+    def launch(
+        self,
+        failures: int = 0,
+        act: Callable[[], Awaitable[object]] | None = None,
+        **options: Any,
+    ) -> RetryingFuture[int]:
+        """Submit a call of a coroutine function that must be accepted; see `try_submit`."""
+        call = self.try_submit(failures, act, is_awaited=True, **options)
+        assert call.future is not None, "refused"
+        return call.future
 
     def submit(
         self,
@@ -289,10 +362,12 @@ class Trial:
         service: Service | tuple[Service, ...] | EllipsisType | None = ...,
         refusals: list[NotNow] = [],  # noqa: B006  # it stays empty
         weight: float = 1,
+        is_awaited: bool = False,
     ) -> Call:
         """Submit a call that may be refused; an *observed* one has a done callback, which may do more."""
         own = self.upstream if service is ... else service
-        call = Call(self, failures, act, delay, own, refusals, weight)
+        make = Awaited if is_awaited else Call
+        call = make(self, failures, act, delay, own, refusals, weight)
         submitter: Any = self.executor
         if refusals:  # which do not count
             policy = RetryPolicy(delays=[delay] * failures, max_elapsed=None)
@@ -352,8 +427,9 @@ class Trial:
         call.may_end_early = True
         cancelled = future.cancel()
         self.expect(cancelled == future.cancelled(), "cancel() does not say what it did (E1, E2)")
-        # One that cannot be cancelled is done, or runs; at the latest the next attempt is too many.
-        call.limit = call.attempts + (not cancelled and not call.running)
+        # One that cannot be cancelled is done, or runs; at the latest the next attempt is too many. A
+        # coroutine that is cancelled before it begins may learn that where it first waits.
+        call.limit = call.attempts + ((not cancelled or call.is_awaited) and not call.running)
         call.must_stand = not cancelled
         return cancelled
 
@@ -380,6 +456,8 @@ class Trial:
                 running = call.future.running()
                 self.expect(running or call.future.done(), "shutdown() left a call behind (F1)")
                 self.expect(not running or "timeout" in options, "shutdown() did not wait (F1)")
+            is_open = not all(loop.is_closed() for loop in self.loops)
+            self.expect("timeout" in options or not is_open, "shutdown() left the loop open (K2)")
 
     def look(self) -> None:
         """Ask how many calls there are: what is accepted is counted once, wherever it is just then."""
@@ -387,7 +465,8 @@ class Trial:
         stats = self.pool.stats()
         most, outcomes = len(self.calls), stats.succeeded + stats.failed + stats.cancelled
         is_right = least <= stats.submitted <= most and ended <= outcomes <= most
-        is_right &= 0 <= stats.running <= self.max_workers and 0 <= stats.ready and 0 <= stats.in_backoff
+        most_running = self.max_workers + (self.max_coroutines if self.loops else 0)
+        is_right &= 0 <= stats.running <= most_running and 0 <= stats.ready and 0 <= stats.in_backoff
         self.expect(is_right, f"stats() counts a call twice, or not at all, in stats() (G4): {stats}")
 
     def is_own_thread(self) -> bool:
@@ -406,7 +485,7 @@ class Trial:
             future = other.future
             assert future is not None
             due_at = future.due_at
-            if other.services != call.services:
+            if other.services != call.services or call.is_awaited:
                 continue  # what it waits for may come sooner or later
             gate = None if call.service is None else call.service._places.gate
             is_due = gate is None or not gate.era  # else those that failed come last
@@ -447,12 +526,14 @@ class Trial:
         rushed = Run.active.rushed
         if now <= Run.active.now:  # no time passes: a worker lets others have the lock, and goes on
             return
-        if self.pool.crew.roster._ailing is not None:  # its initializer is to be tried again, at that time
+        if self.pool.crew.roster._recovering is not None:  # its initializer is tried again then
             return
         for call in self.accepted:
             if call.future is None or call.future.done() or self.running == self.max_workers:
                 continue
             if self.is_starved and self.running:
+                continue
+            if self.awaiting == self.max_coroutines:  # workers may wait for places
                 continue
             is_soon = now - Run.active.now < SOON
             lets_through = [one.lets_through(call.weight, now - rushed) for one in call.services]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from asyncio import new_event_loop
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
 from datetime import timedelta
-from typing import Literal
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 from typing_extensions import assert_type
 
 from retrying_executor import (
     Attempt,
     ForkedFutureError,
+    Journal,
+    JournalError,
     NotNow,
     PendingLimitError,
     RetryingExecutor,
@@ -95,13 +100,52 @@ def submit(executor: RetryingExecutor) -> None:
     assert_type(executor.submit(Caller), RetryingFuture[Caller])
     assert_type(executor.submit(lambda: 42), RetryingFuture[int])
     assert_type(executor.submit(pow, 2, 8).done(), bool)
-    executor.submit()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    executor.submit(area)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    executor.submit(area, "2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    executor.submit(area, 2, nam="a")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    executor.submit(area, 2, 3.0, "a")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    executor.submit(fn=area)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    executor.submit(42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    executor.submit()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    executor.submit(area)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    executor.submit(area, "2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    executor.submit(area, 2, nam="a")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+    executor.submit(area, 2, 3.0, "a")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    executor.submit(fn=area)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    executor.submit(42)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+async def wait_for(width: int, height: float = 1.0, *, name: str = "") -> float:
+    """A coroutine function with all kinds of parameters."""
+    return width * height
+
+
+class AsyncCaller:
+    """A callable object whose calls are awaited."""
+
+    async def __call__(self, number: int) -> bytes:
+        return bytes(number)
+
+    async def method(self, *, flag: bool) -> str:
+        return str(flag)
+
+
+async def generate() -> AsyncIterator[int]:
+    """An asynchronous generator, which is refused when it is submitted, but not by a type."""
+    yield 1
+
+
+def submit_coroutine_functions(executor: RetryingExecutor) -> None:
+    """The future has what is awaited, not the coroutine; the signature is kept (K1, H)."""
+    assert_type(executor.submit(wait_for, 2), RetryingFuture[float])
+    assert_type(executor.submit(wait_for, 2, 3.0, name="a"), RetryingFuture[float])
+    assert_type(executor.submit(wait_for, 2).result(), float)
+    assert_type(executor.submit(AsyncCaller(), 3), RetryingFuture[bytes])
+    assert_type(executor.submit(AsyncCaller().method, flag=True), RetryingFuture[str])
+    assert_type(executor.submit(partial(wait_for, 2), name="a"), RetryingFuture[float])
+    assert_type(executor.with_options(max_attempts=8).submit(wait_for, 2), RetryingFuture[float])
+    assert_type(executor.with_options().submit(AsyncCaller().method, flag=True), RetryingFuture[str])
+    executor.submit(wait_for)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    executor.submit(wait_for, "2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    executor.submit(AsyncCaller().method)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    RetryingExecutor(max_coroutines=10, loop_factory=None)
+    RetryingExecutor(loop_factory=new_event_loop)
+    RetryingExecutor(max_coroutines=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RetryingExecutor(loop_factory=wait_for)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def one(a: int) -> str:
@@ -125,7 +169,10 @@ def four(a: int, b: str, c: float, d: bytes) -> list[int]:
 
 
 def map_(executor: RetryingExecutor) -> None:
-    """map() keeps the signature of the function up to three iterables, its result always (A2, H)."""
+    """map() keeps the signature of the function up to three iterables, its result always (A2, H, K1).
+
+    Of a coroutine function, the result is what is awaited, up to three iterables too.
+    """
     assert_type(executor.map(one, [1]), Iterator[str])
     assert_type(executor.map(two, [1], ["b"]), Iterator[bytes])
     assert_type(executor.map(three, [1], ["b"], [1.0]), Iterator[float])
@@ -135,14 +182,18 @@ def map_(executor: RetryingExecutor) -> None:
     assert_type(executor.map(lambda a: a + 1, range(3)), Iterator[int])
     assert_type(executor.map(one, {1}, timeout=1, chunksize=2, buffersize=3), Iterator[str])
     assert_type(executor.map(one, {1}, timeout=timedelta(1), buffersize=None), Iterator[str])
-    executor.map(one, ["1"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    executor.map(one, [1], [2])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    executor.map(two, [1])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    executor.map(two, ["1"], ["b"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    executor.map(three, [1], ["b"], ["c"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    executor.map(one, 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-    executor.map(one, [1], timeout="1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-    executor.map(one, [1], buffersize="1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    assert_type(executor.map(wait_for, [1, 2]), Iterator[float])
+    assert_type(executor.map(wait_for, [1, 2], [1.0, 2.0]), Iterator[float])
+    assert_type(executor.map(AsyncCaller(), [1]), Iterator[bytes])
+    assert_type(executor.with_options().map(AsyncCaller(), [1]), Iterator[bytes])
+    executor.map(one, ["1"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    executor.map(one, [1], [2])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    executor.map(two, [1])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    executor.map(two, ["1"], ["b"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    executor.map(three, [1], ["b"], ["c"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    executor.map(one, 1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    executor.map(one, [1], timeout="1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    executor.map(one, [1], buffersize="1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def options(executor: RetryingExecutor) -> None:
@@ -156,7 +207,7 @@ def options(executor: RetryingExecutor) -> None:
     executor.with_options(max_attempt=8)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     executor.with_options(max_attempts="8")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     executor.with_options(8)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
-    view.submit(one, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    view.submit(one, "1")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def future(executor: RetryingExecutor) -> None:
@@ -311,10 +362,12 @@ def stats(executor: RetryingExecutor) -> None:
 
 
 def errors() -> None:
-    """Both errors are RuntimeErrors (F6, G5)."""
+    """All of them are RuntimeErrors (F6, G5, J6)."""
     refused: RuntimeError = PendingLimitError()
+    unwritten: RuntimeError = JournalError()
     forked: RuntimeError = ForkedFutureError()
-    raise refused from forked
+    for error in (refused, unwritten):
+        raise error from forked
 
 
 def watching(executor: RetryingExecutor) -> None:
@@ -335,6 +388,27 @@ def integrations(executor: RetryingExecutor, upstream: Upstream) -> None:
     assert_type(ExecutorCollector({"a": executor}, upstreams=[upstream]), ExecutorCollector)
     ExecutorCollector([executor])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ExecutorCollector({"a": executor}, upstreams=["a"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+
+def journal(executor: RetryingExecutor) -> None:
+    """A path, or a journal with options; calls of other processes have futures of any type (J1, J2)."""
+    RetryingExecutor(journal="calls/")
+    RetryingExecutor(journal=Path("calls"))
+    RetryingExecutor(journal=None)
+    kept = Journal("calls", durability="process", max_crashes=1, adopts=False, renamed={"shop.old": area})
+    RetryingExecutor(journal=kept)
+    VirtualTimeExecutor(journal=kept)
+    Journal(Path("calls"), functions=[area, one])
+    Journal("calls", functions={"area": area})
+    assert_type(kept.directory, Path)
+    assert_type(executor.adopted, list[RetryingFuture[Any]])
+    assert_type(executor.adopt(), int)
+    executor.with_options().adopt()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    RetryingExecutor(journal=b"calls")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Journal()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Journal("calls", durability="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Journal("calls", functions=area)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Journal("calls", "full")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def testing() -> None:

@@ -5,6 +5,7 @@ The tests trace the library instruction by instruction, and there can be only on
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import sys
 import threading
@@ -26,12 +27,13 @@ from retrying_executor import (
     RetryPolicy,
     _executor,
 )
-from retrying_executor._calls import call, ledger, schedule
+from retrying_executor._calls import call, flight, ledger, schedule
 from retrying_executor._core import core, entrance, settling, turns
-from retrying_executor._threads import roster, shortcut, threads
+from retrying_executor._threads import flights, loop, roster, shortcut, threads
 
 MODULES = (_executor, call, core, entrance, ledger, roster, schedule, settling, shortcut, threads, turns)
-FILES = {module.__file__ for module in MODULES}
+OF_COROUTINES = (flight, flights, loop)
+FILES = {module.__file__ for module in (*MODULES, *OF_COROUTINES)}
 
 
 class Interruption:
@@ -91,11 +93,20 @@ class Interruption:
             threading.settrace(before)  # type: ignore[arg-type]  # None is fine
 
 
+class FlakyCoroutine(Flaky):
+    """A coroutine function that fails at first."""
+
+    async def __call__(self) -> int:  # type: ignore[override]
+        await asyncio.sleep(0)
+        return super().__call__()
+
+
 class Scenario:
     """One call that stays in backoff, one that fails once and one that does not; calls may be added."""
 
-    def __init__(self, max_workers: int, name: str) -> None:
+    def __init__(self, max_workers: int, name: str, make: Callable[[], Flaky] = Flaky) -> None:
         self.name = name
+        self.make = make
         self.box = [RetryingExecutor(max_workers, name, retry=RetryPolicy(delays=(0, 0)), idle_timeout=0)]
         self.parked: list[RetryingFuture[Any]] = []
         self.accepted: list[RetryingFuture[Any]] = []
@@ -111,7 +122,7 @@ class Scenario:
 
     def submit(self, executor: Executor, accepted: list[RetryingFuture[Any]]) -> None:
         """Make one call."""
-        call = Flaky()
+        call = self.make()
         try:
             accepted.append(executor.submit(call))
         except RuntimeError:
@@ -187,3 +198,31 @@ def test_the_library_may_be_interrupted_anywhere(
         if interruption.at is None:
             break
     assert k > 100  # it did not end because nothing can be interrupted
+
+
+@not_on_312
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("action", [submit, cancel_latest])
+def test_what_coroutines_go_through_may_be_interrupted(
+    action: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same while they are launched, run in the event loop, land, and are taken up (C5, F7, G1, K1).
+
+    At every tenth place: all of them take too long but once.
+    """
+    monkeypatch.setattr(threads, "_ARRIVAL_TIMEOUT", 0.001)
+    cancelled = "cancel" in action.__name__
+    met: set[str] = set()
+    for k in itertools.count(0, 10):
+        scenario = Scenario(1, f"scenario-{k}-", FlakyCoroutine)
+        interruption = Interruption(k, lambda scenario=scenario: action(scenario))
+        with interruption.of_workers():
+            scenario.calls()
+            scenario.check(interruption, cancelled=cancelled)
+        assert interruption.error is None, interruption
+        for executor in scenario.box:
+            executor.shutdown()
+        if interruption.at is None:
+            break
+        met.add(interruption.at.partition(":")[0])
+    assert {"flight.py", "flights.py", "loop.py"} <= met

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import sys
 import threading
@@ -74,6 +75,19 @@ class Scene:
         assert soon(future.running)
         return future
 
+    def awaiting(self) -> Any:
+        """Return a call of a coroutine function that runs until the gate opens."""
+
+        async def wait() -> None:
+            has_begun.set()
+            while not self.gate.is_set():
+                await asyncio.sleep(0.001)
+
+        has_begun = threading.Event()
+        future = self.add(self.executor.submit(wait))
+        assert has_begun.wait(SOON)
+        return future
+
     def busy(self) -> list[Any]:
         """Keep both workers busy, until the gate opens."""
         return [self.running(), self.running()]
@@ -131,7 +145,7 @@ class Scene:
             if other.is_alive():
                 return "another waiter hangs"
         self.executor.shutdown(timeout=SOON)
-        if pool.crew.roster.threads():
+        if pool.crew.roster.threads() or pool.crew.flights.threads():
             return "threads are left"
         stats = self.executor.stats()
         if (stats.running, stats.ready, stats.held, stats.in_backoff, stats.threads) != (0, 0, 0, 0, 0):
@@ -241,6 +255,13 @@ def cancel_running(scene: Scene) -> Callable[[], object]:
     return future.cancel
 
 
+def cancel_awaiting(scene: Scene) -> Callable[[], object]:
+    future = scene.awaiting()
+    scene.watch(future)
+    scene.awaiting()
+    return future.cancel
+
+
 def cancel_observed(scene: Scene) -> Callable[[], object]:
     scene.busy()
     future = scene.queued()
@@ -345,6 +366,12 @@ def shutdown_that_cancels(scene: Scene) -> Callable[[], object]:
     return lambda: scene.executor.shutdown(cancel_futures=True)
 
 
+def shutdown_that_cancels_coroutines(scene: Scene) -> Callable[[], object]:
+    scene.watch(scene.awaiting())
+    scene.awaiting()
+    return lambda: scene.executor.shutdown(timeout=0)
+
+
 def shutdown_that_does_not_wait(scene: Scene) -> Callable[[], object]:
     scene.busy()
     scene.queued()
@@ -401,6 +428,7 @@ OPERATIONS = [
     cancel_in_backoff,
     cancel_most_in_backoff,
     cancel_running,
+    cancel_awaiting,
     cancel_observed,
     cancel_in_lane,
     add_done_callback,
@@ -417,6 +445,7 @@ OPERATIONS = [
     untried,
     shutdown,
     shutdown_that_cancels,
+    shutdown_that_cancels_coroutines,
     shutdown_that_does_not_wait,
     leave_the_block,
     leave_the_block_by_an_interrupt,

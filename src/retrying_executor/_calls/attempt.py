@@ -1,29 +1,39 @@
 """One attempt, and the policy's verdict on it: where workers run calls, policies and predicates.
 
-No lock is held here, and what is changed of a call belongs to its worker while it runs. Nothing
-that users' code raises gets out: it becomes an outcome.
+No lock is held here. The fields of a call that are changed here belong to its worker while the call runs.
+What users' code raises does not leave this module as an exception: it becomes an outcome.
 """
 
 from __future__ import annotations
 
 import math
 from sys import modules
+from types import CoroutineType
 
 from retrying_executor._calls.call import NO_OUTCOME
 from retrying_executor._common import log
+from retrying_executor._common.callables import CoroutineFunction
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.exceptions import class_name, is_a, set_cause, traceback_of
 from retrying_executor._common.values import in_words, optional_seconds
 from retrying_executor._policy.policy import no_time_for
-from retrying_executor._policy.reading import Answer, get
-from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT, TOO_LATE, TOO_OLD, Attempt, Verdict
+from retrying_executor._policy.reading import Reading, get
+from retrying_executor._policy.verdict import (
+    ACCEPTED,
+    CUT_SHORT,
+    IN_FLIGHT,
+    TOO_LATE,
+    TOO_OLD,
+    Attempt,
+    Verdict,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Protocol
 
-    from retrying_executor._calls.call import Call, Outcome, Work
+    from retrying_executor._calls.call import Call, Hand, Outcome, Work
     from retrying_executor._calls.terms import Terms
     from retrying_executor._common.unseen import UnseenFailure
     from retrying_executor._policy.policy import Policy
@@ -49,27 +59,36 @@ def make(
 ) -> tuple[Verdict, Outcome]:
     """Make an attempt, unless it is too late for it, and ask the policy what follows.
 
+    A coroutine function only returns a coroutine here. The rest of its attempt follows in an event loop.
+    When that has landed, this is called once more, to judge the outcome.
+
     Args:
-        call: Whose attempt it is.
+        call: The call, in the hand of this thread.
         work: What to run.
-        permit: What lets it through, if the call has an upstream.
-        observer: What is told of the attempt, if there is one.
+        permit: The permit of its upstreams, if it has any.
+        observer: Is told of the attempt; or ``None``.
 
     Returns:
-        What follows; and what this attempt ended with, or if none follows the outcome of the call.
+        The verdict; and the outcome of this attempt, or if none follows that of the call. `IN_FLIGHT` comes
+        with the coroutine.
     """
     previous = outcome = None
     try:
         terms = call._terms
         if call._attempts or call._waits_until < math.inf or terms.max_age is not None:
-            now = call._core.clock.monotonic()
-            if call._is_too_late(now):
-                return _give_up(call, now)
-            previous = call._last[1]
-        call._attempts += 1
-        if observer is not None:
-            observer.started(call, work)
-        outcome = run(work, previous)
+            outcome = take_landed(call._worker)
+            if outcome is None:
+                now = call._core.clock.monotonic()
+                if call._is_too_late(now):
+                    return _give_up(call, now)
+                previous = call._last[1]
+        if outcome is None:
+            call._attempts += 1
+            if observer is not None:
+                observer.started(call, work)
+            outcome = run(work, previous)
+            if type(outcome[0]) is CoroutineType and _flies(work):
+                return IN_FLIGHT, outcome
         if observer is not None:
             observer.ended(call)
         if outcome[1] is None and terms.rejects is None:
@@ -79,8 +98,24 @@ def make(
         del call, work, outcome, previous  # a traceback keeps this frame
 
 
+def take_landed(hand: Hand | None) -> Outcome | None:
+    """Return what the attempt of the call in a hand ended with, once, if that has landed."""
+    assert hand is not None  # the call is in one
+    landed, hand.landed = hand.landed, None
+    return landed
+
+
+def _flies(work: Work) -> bool:
+    """Return whether a coroutine that an attempt returned is to be run; if it is the result, say so once."""
+    fn, *_ = work
+    if type(fn) is CoroutineFunction:
+        return True
+    log.coroutine_returned(fn)
+    return False
+
+
 def _give_up(call: Call, now: float) -> tuple[Verdict, Outcome]:
-    """Return what follows where no attempt may start any more; see `make`."""
+    """Return the verdict and the outcome of a call for which it is too late; see `make`."""
     terms = call._terms
     age = terms.max_age if call._expires_at <= now else None
     verdict = TOO_LATE if age is None else TOO_OLD
@@ -94,22 +129,22 @@ def _give_up(call: Call, now: float) -> tuple[Verdict, Outcome]:
 
 
 def ends_at(call: Call) -> float:
-    """Return until when further attempts of a call may start, hold or not."""
+    """Return until when further attempts of a call may start, whatever its upstreams do."""
     return min(call._began_at + call._terms.max_elapsed, call._expires_at)
 
 
 def follow_up(call: Call, outcome: Outcome, *, is_probe: bool) -> tuple[Verdict, Outcome]:
-    """Ask the policy what follows an attempt that failed, or whose result has to be judged; see `make`."""
+    """Ask the policy what follows an attempt that failed, or whose result it is to judge; see `make`."""
     terms, read = call._terms, None
     try:
         if terms.policy is None or call._is_last:
             return CUT_SHORT, outcome
         now = call._core.clock.monotonic()
         elapsed = now - call._began_at
-        # A probe is free if the service failed: for the policy it is as if there had been none.
+        # A probe that the service failed does not count: for the policy it is as if there had been none.
         is_free = False
         if is_probe and is_a(outcome[1], Exception):
-            read = Answer(outcome[1])
+            read = Reading(outcome[1])
             is_free = terms.evidence_of(read) == "failed"
         postponed = call._postponed + is_free
         verdict, outcome = judge(
@@ -128,11 +163,11 @@ def follow_up(call: Call, outcome: Outcome, *, is_probe: bool) -> tuple[Verdict,
 
 
 def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence, Asked | None]:
-    """Return what an attempt tells of its upstream, and how many seconds that asked to wait.
+    """Return what an attempt shows about its upstream, and how many seconds the upstream asked to wait.
 
     Args:
         terms: What the call was submitted under.
-        verdict: What follows.
+        verdict: What follows the attempt.
         outcome: What the attempt ended with.
     """
     exception = outcome[1]
@@ -140,14 +175,14 @@ def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence
         return "worked", None
     if verdict is TOO_LATE or verdict is TOO_OLD:
         return "none", None
-    if exception is None:  # a result that the program rejects is an answer
+    if exception is None:  # the program has rejected the result, but the service did answer
         return "worked", None
     if not is_a(exception, Exception):
         return "none", None
     if verdict.concerns_call or (is_a(exception, NotNow) and get(exception, "only_this_call") is True):
         return "none", None
-    read = verdict.read or Answer(exception)
-    asked = verdict.asked  # whether or not the call gives up
+    read = verdict.read or Reading(exception)
+    asked = verdict.asked  # this counts even if the call gives up
     if asked is None:
         asked = terms.asked_by(read)
     if asked is not None or not verdict.counts:
@@ -156,7 +191,7 @@ def evidence(terms: Terms, verdict: Verdict, outcome: Outcome) -> tuple[Evidence
 
 
 def conclude(call: Call, work: Work, outcome: Outcome, verdict: Verdict) -> UnseenFailure | None:
-    """Prepare a call for being done with *outcome*; return what logs that, if it is a failure."""
+    """Prepare a call that becomes done with *outcome*; return what logs that, if it is a failure."""
     unseen = None
     if outcome[1] is not None:
         if call._terms.policy is not None:
@@ -195,8 +230,8 @@ def run(work: Work, previous: BaseException | None) -> Outcome:
 
     Args:
         work: What to run.
-        previous: What the attempt before it raised. If this one raises the same object again, the
-            traceback of the attempt before is cut off, so that it does not grow with each attempt.
+        previous: What the attempt before it raised. If this one raises the same object again, the older part
+            of its traceback is cut off, so that it does not grow with each attempt.
 
     Returns:
         What it returned or raised.
@@ -206,27 +241,34 @@ def run(work: Work, previous: BaseException | None) -> Outcome:
     try:
         context = context.copy()
         if context and "decimal" in modules:
-            context.run(_own_decimal_context)
+            context.run(own_decimal_context)
         return context.run(fn, *args, **kwargs), None
     except BaseException as exception:
-        if exception is previous:
-            _cut(traceback_of(exception), old)
+        cut_older(exception, previous, old)
         return None, exception
     finally:
         del work, previous, fn, args, kwargs, context, old  # a traceback keeps this frame
 
 
-def _own_decimal_context() -> None:
-    """Let the attempt change its own decimal context: a copied `contextvars` context has the same object."""
+def own_decimal_context() -> None:
+    """Give the attempt a decimal context of its own: a copied `contextvars` context shares that object."""
     try:
         decimal = modules["decimal"]
         decimal.setcontext(decimal.getcontext().copy())
-    except Exception:  # it is being imported by another thread: nobody has a context yet
+    except Exception:  # another thread is still importing `decimal`, so no context is set yet
         return
 
 
-def _cut(traceback: TracebackType | None, old: TracebackType | None) -> None:
-    """Cut *old* off the end of *traceback*: raising an exception again puts entries before the old ones."""
+def cut_older(
+    exception: BaseException | None, previous: BaseException | None, old: TracebackType | None
+) -> None:
+    """Cut *old*, the traceback of *previous*, off the end of that of *exception*, if that is the same object.
+
+    Raising an exception again puts new entries before the old.
+    """
+    if exception is None or exception is not previous:
+        return
+    traceback = traceback_of(exception)
     while traceback is not None and old is not None:
         if traceback.tb_next is old:
             traceback.tb_next = None
@@ -241,7 +283,7 @@ def judge(
     outcome: Outcome,
     *,
     postponed: int = 0,
-    read: Answer | None = None,
+    read: Reading | None = None,
 ) -> tuple[Verdict, Outcome]:
     """Ask the policy what follows an attempt.
 
@@ -252,11 +294,10 @@ def judge(
         elapsed: Seconds since the first attempt began.
         outcome: What the attempt ended with.
         postponed: How many attempts up to this one are not counted.
-        read: What its exception says, if some of that has been read.
+        read: What its exception says, if some of that has been read already.
 
     Returns:
-        What follows; and if nothing does the outcome of the call: the attempt's own, or the error of
-        a policy that failed.
+        The verdict; and the attempt's outcome. If the policy itself failed, that is the outcome instead.
     """
     result, exception = outcome
     attempt = None

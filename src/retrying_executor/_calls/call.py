@@ -7,14 +7,16 @@ The future is also the work item. Its life, with the states that the standard li
       ├──its outcome is set from outside─────────────┘
       └──cancel──> CANCELLED_AND_NOTIFIED
 
-Until it is done, ``_state`` is PENDING. It runs while it has a ``_worker``: the hand that it is in.
+Until the call is done, ``_state`` is PENDING. It runs while it has a ``_worker``: the `Hand` that it is in.
 
-A future starts *unobserved*: with no condition, no waiters and no callbacks, since building those is most of
-what a standard future costs. The first user that needs them (`wait`, `as_completed`, ``add_done_callback``,
-and whatever ends a call from outside) makes it *observed*, for good. From then on the inherited code rules.
-A thread that only waits, in ``result()``, does so at a *latch*: a lock of its own, opened when the call is
-done. So no thread waits at the condition, and a lock is enough for it; and an interrupted thread has nothing
-to hand on.
+A future starts *unobserved*: without a condition, waiters and callbacks, since building these is most of what
+a standard future costs. It becomes *observed*, for good, when one of them is first needed: by `wait`,
+`as_completed`, ``add_done_callback``, or a thread that cancels the call or sets its outcome. From then on the
+code inherited from `Future` uses them.
+
+A thread in ``result()`` waits at a *latch*: a lock of its own, opened when the call is done. So no thread
+ever waits on the condition, and a lock can stand in for it. And a thread that is interrupted there has used
+up no wake-up that another thread needs.
 
 How these changes meet without a lock in common is described in `retrying_executor._calls`.
 """
@@ -26,6 +28,7 @@ import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError, TimeoutError  # noqa: A004  # not the builtin on 3.10
 from contextlib import suppress
 
+from retrying_executor._common.callables import CoroutineFunction
 from retrying_executor._common.errors import final
 from retrying_executor._common.log import Subject, call_name
 from retrying_executor._common.public import public
@@ -65,10 +68,10 @@ if TYPE_CHECKING:
     """What a call becomes done with."""
 
     class Owner(Protocol):
-        """Whose call it is: what a future asks of the core that makes its attempts."""
+        """What a future asks of the core that makes its attempts."""
 
         name: str
-        """That of the executor."""
+        """The executor's."""
 
         @property
         def clock(self) -> Clock: ...
@@ -76,14 +79,14 @@ if TYPE_CHECKING:
             """Give a call what its observers need."""
 
         def make_latch(self, call: Call, /) -> Any:
-            """Return a lock that is closed, at which somebody waits for *call*."""
+            """Return a closed lock at which a thread waits for *call*."""
             ...
 
         def synchronize(self) -> None:
-            """Wait until a thread in the middle of a change has seen what was announced."""
+            """Wait until a thread in the middle of a change is through, or sees what this one announced."""
 
         def cancel(self, call: Call, /) -> bool:
-            """Cancel a call that waits; of one that is running, make this attempt the last."""
+            """Cancel a call that waits; if an attempt runs, make it the last."""
             ...
 
         def settle(self, call: Call, outcome: Outcome, /) -> bool:
@@ -96,25 +99,29 @@ if TYPE_CHECKING:
 NO_OUTCOME: Outcome = (None, None)
 
 
-class TooLate(Exception):  # noqa: N818  # it never gets out
+class TooLate(Exception):  # noqa: N818  # `_wait` catches it
     """Raised by a latch in virtual time: the wait was too long, although the call may be done by now."""
 
 
 class Hand:
-    """What has a call while an attempt of it runs.
+    """What holds a call while an attempt of it runs: a worker, or a step in virtual time.
 
     Args:
-        lock: Guards it; reentrant.
+        lock: Guards the hand; reentrant.
     """
 
-    __slots__ = ("call", "failed", "lock", "permit", "settlement", "succeeded")
+    __slots__ = ("call", "failed", "landed", "lock", "permit", "settlement", "succeeded")
+
+    is_thread = True
+    """Whether it keeps a thread busy."""
 
     def __init__(self, lock: threading.RLock) -> None:
         self.lock = lock
         self.call: Call | None = None
-        self.permit: Permit | JointPermit | None = None  # what lets it through, if it has an upstream
-        self.settlement: Settlement | None = None  # what it is to be made done with
-        self.succeeded = 0  # of the calls that it had
+        self.permit: Permit | JointPermit | None = None  # of the call's upstreams, if it has any
+        self.landed: Outcome | None = None  # of an attempt that ended in an event loop, until it is judged
+        self.settlement: Settlement | None = None  # what the call is to be made done with
+        self.succeeded = 0  # how many of the calls that it had
         self.failed = 0
 
 
@@ -126,7 +133,7 @@ class RetryingFuture(Future["T"]):
     call waits for its next attempt the future is pending: neither running nor done.
     """
 
-    # All that a call needs which succeeds at once, and which nobody observes.
+    # All that a call needs that succeeds at its first attempt and is never observed.
     __slots__ = (
         "_attempts",
         "_awaited",
@@ -147,23 +154,23 @@ class RetryingFuture(Future["T"]):
 
     # These stand for the other attributes, until an instance grows its own.
     _exception: BaseException | None = None
-    _is_last: bool = False  # it was to be cancelled, too late: the attempt that runs is the last
-    _postponed: int = 0
+    _is_last: bool = False  # cancel() came while an attempt ran: no other follows
+    _postponed: int = 0  # how many attempts do not count: answers of "not now", and free probes
     _due_at: float | None = None
     _last: Outcome = NO_OUTCOME
     _unseen: UnseenFailure | None = None
-    # Give back its places in the backlogs of its upstreams, as far as these are limited.
+    # One for each upstream that limits its backlog: makes room there.
     _leave_backlogs: tuple[Callable[[], object], ...] = ()
     _story: Any = None  # what a monitor remembers of it
-    _waits_until: float = math.inf  # for its upstream, at most
-    _expires_at: float = math.inf  # by its max_age: no attempt starts later
+    _waits_until: float = math.inf  # when it gives up waiting for its upstreams
+    _expires_at: float = math.inf  # by max_age: no attempt starts later
     _weight: float = 1  # what an attempt takes of the budgets of its upstreams
 
     # Made on first need, see __getattr__.
-    _condition: threading.Condition  # in truth the lock that one would have
+    _condition: threading.Condition  # in truth only an RLock, see above
     _waiters: list[Any]
     _done_callbacks: list[Callable[[Future[T]], object]]
-    _told: int = 0  # how many of the waiters
+    _told: int = 0  # how many of the waiters have been told
 
     def __init__(self, core: Owner, work: Work, terms: Terms) -> None:
         # Not Future.__init__: it would build what makes a future observed.
@@ -180,7 +187,7 @@ class RetryingFuture(Future["T"]):
         if name == "_condition":
             self._core.observe(self)
             return self._condition
-        if name in ("_waiters", "_done_callbacks"):  # used under the condition only
+        if name in ("_waiters", "_done_callbacks"):  # all their users hold the condition
             return self.__dict__.setdefault(name, [])
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -210,7 +217,7 @@ class RetryingFuture(Future["T"]):
         """The key of this call, as in `current_call`, events and logs.
 
         A UUID that no other call has; or the *key* given to ``with_options()``, which all calls of that view
-        have.
+        have. With a journal, it is the same in every process.
         """
         try:
             key: str = self.__dict__["_key"]
@@ -233,7 +240,7 @@ class RetryingFuture(Future["T"]):
         return self._state == CANCELLED_AND_NOTIFIED
 
     def __repr__(self) -> str:
-        # Takes no lock: it may be called anywhere, while one is held too.
+        # Takes no lock, since the caller may hold any.
         state = RUNNING if self.running() else self._state
         ending = ""
         if state == FINISHED:
@@ -272,7 +279,7 @@ class RetryingFuture(Future["T"]):
         exception = self._exception
         if exception is None:
             return self._result
-        self._look()
+        self._mark_seen()
         try:
             raise exception
         finally:
@@ -286,7 +293,7 @@ class RetryingFuture(Future["T"]):
             raise TimeoutError
         if self._state != FINISHED:
             raise CancelledError
-        self._look()
+        self._mark_seen()
         return self._exception
 
     def _wait(self, timeout: float | None) -> bool:
@@ -295,7 +302,7 @@ class RetryingFuture(Future["T"]):
         latch = self._core.make_latch(self)
         try:
             latches.append(latch)
-            self._awaited = True  # announce it, then look
+            self._awaited = True  # announce the latch, then look: see the table in `_calls`
             if not HAS_GIL:  # pragma: no cover  # coverage is measured with it
                 self._core.synchronize()
             if self._state in DONE_STATES:
@@ -307,17 +314,17 @@ class RetryingFuture(Future["T"]):
             return self.done()
         except TooLate:
             return False
-        finally:  # if this is interrupted, one latch too many is opened: no harm
+        finally:  # a worker may have copied the list before, and opens this latch in vain: no harm
             with suppress(ValueError):
                 latches.remove(latch)
 
     def _get_snapshot(self) -> Any:  # pragma: no cover  # called by asyncio from Python 3.15 on
-        # There, asyncio takes the outcome by this instead of exception().
-        self._look()
+        # There, asyncio reads the outcome by this method instead of exception().
+        self._mark_seen()
         return super()._get_snapshot()  # type: ignore[misc]  # private, and not in older versions
 
-    def _look(self) -> None:
-        """Take note that somebody sees the outcome."""
+    def _mark_seen(self) -> None:
+        """The outcome is being read: a failure need not be logged any more."""
         if self._unseen is not None:
             self._unseen.seen()
 
@@ -327,7 +334,10 @@ class RetryingFuture(Future["T"]):
         """Cancel the call unless an attempt is running or it is done; return whether it is cancelled.
 
         In backoff that succeeds: no further attempt is made. While an attempt runs, ``cancel()`` does not
-        succeed, but that attempt is then the last one, whatever its outcome.
+        succeed, but that attempt is then the last one, whatever its outcome. The attempt of a coroutine
+        function is cancelled, too: the coroutine gets `asyncio.CancelledError` where it waits, and its
+        ``finally`` runs a moment later. A call that is cancelled is not in the journal any more, if there is
+        one.
         """
         return self._core.cancel(self)
 
@@ -366,22 +376,22 @@ class RetryingFuture(Future["T"]):
 
     @property
     def _waits_in_heap(self) -> bool:
-        """Whether it waits among the retries, or did: it was tried, or waited in a lane for too long."""
+        """Whether its place, if it waits in no lane, is the heap: it was tried, or a lane gave it up."""
         return self._attempts > 0 or self._waits_until < math.inf
 
     def _subject(self, work: Work) -> Subject:
-        """Return what messages say of it, given its work, which may be gone by now."""
+        """Return what messages say of the call. Its own ``_work`` may be gone by now."""
         return Subject(name_of(work), key=self.key, label=self._terms.label, executor=self._core.name)
 
     def _unseen_failure(self, work: Work, exception: BaseException) -> UnseenFailure:
-        """Return what logs that the call failed, if nobody looks at that; *work* as for `_subject`."""
+        """Return what logs that the call failed, unless its outcome is read; *work* as for `_subject`."""
         *_, context = work
         return UnseenFailure(self._subject(work), self._attempts, exception, context)
 
     # -- for the core, before it is queued -------------------------------------------------------
 
     def _apply_terms(self, work: Work) -> None:
-        """Take note of what it has by terms that mark their calls."""
+        """Store the key, the age limit and the weight, for terms with `Terms.marks_calls`."""
         if self._terms.key is not None:
             self.__dict__["_key"] = self._terms.key
         if self._terms.max_age is not None:
@@ -390,13 +400,54 @@ class RetryingFuture(Future["T"]):
             _, args, kwargs, _ = work
             self._weight = self._terms.weigh(args, kwargs)
 
+    def _resume(
+        self,
+        work: Work,
+        key: str | None,
+        age: float,
+        attempts: int,
+        postponed: int,
+        began_at: float | None,
+        due_at: float | None,
+        error: BaseException,
+    ) -> None:
+        """Be what a call of another process was, *age* seconds after it was submitted there.
+
+        Args:
+            work: What to run.
+            key: That which it was given, or ``None``.
+            age: In seconds.
+            attempts: How many attempts were made.
+            postponed: How many of these are not counted.
+            began_at: When its time began, if it has.
+            due_at: When the next attempt is due, if it was in backoff.
+            error: What stands for its last exception, if there is an attempt.
+        """
+        self._apply_terms(work)
+        if key is not None:
+            self.__dict__["_key"] = key
+        if self._terms.max_age is not None:
+            self._expires_at -= age
+        if attempts:
+            now = self._core.clock.monotonic()
+            self._attempts = attempts
+            self._postponed = postponed
+            self._began_at = now if began_at is None else began_at
+            self._due_at = now if due_at is None else due_at
+            self._last = (None, error)
+
+    @property
+    def _is_untouched(self) -> bool:
+        """Whether its turn has not come yet."""
+        return not (self._attempts or self._waits_in_heap or self.running() or self.done())
+
     def _draw_key(self, draw: Callable[[], str]) -> None:
-        """Have a key that is drawn like that, unless it has one."""
+        """Draw the call's key, unless it has one."""
         if "_key" not in self.__dict__:
             self.__dict__["_key"] = draw()
 
     def _set_waiters(self, waiters: list[Any]) -> None:
-        """Have these waiters, which are empty, unless it has some."""
+        """Use this empty list for the waiters, unless there is one."""
         self.__dict__.setdefault("_waiters", waiters)
 
     def _observe(self, lock: threading.RLock) -> None:
@@ -410,18 +461,20 @@ class RetryingFuture(Future["T"]):
                     with lock:
                         del self._unobserved
             except AttributeError:
+                # A worker may have claimed the call a moment ago, and is making it done without the
+                # condition. When its lock is free, that is over. Without this wait, an observer would add
+                # itself to a call that becomes done without telling it.
                 hand = self._worker
-                # It may have claimed to make the call done, which it does at once.
                 if hand is not None:  # pragma: no branch  # a race: tests/schedules
                     with hand.lock:
                         pass
-        # Last: a thread that finds it there does not come here, and would wait for nobody.
+        # Last: another thread that finds the condition skips the wait above, and relies on its being over.
         self.__dict__.setdefault("_condition", condition)
 
     # -- for the hand that has it, without a lock ------------------------------------------------
 
     def _set_began_at(self, began_at: float) -> None:
-        """Its time has begun then, although no attempt was made."""
+        """Note when its time began, for a call that gives up without any attempt."""
         self._began_at = began_at
 
     def _fail(self, outcome: Outcome, *, is_counted: bool) -> None:
@@ -430,10 +483,10 @@ class RetryingFuture(Future["T"]):
         self._postponed += not is_counted
 
     def _let_go(self, outcome: Outcome = NO_OUTCOME) -> None:
-        """The last attempt is over: let go of what it has run, where no lock is held for its destructors.
+        """The last attempt is over: let go of its work. No lock is held, since that may run destructors.
 
         Args:
-            outcome: What it ended with, if that is still to be asked for before the call is done.
+            outcome: What the attempt ended with, if ``last_exception`` is to show that already.
         """
         self._work = None
         if outcome is not NO_OUTCOME:
@@ -442,7 +495,7 @@ class RetryingFuture(Future["T"]):
     # -- for the core: changes of state, under its lock; `_finish` also under that of a hand -----
 
     def _claim(self) -> bool:
-        """Take a call that waits out of all others' hands; return whether it was there to be taken."""
+        """Claim the call, so that no other thread takes or cancels it; ``False`` if it does not wait."""
         try:
             del self._waits
         except AttributeError:
@@ -450,21 +503,21 @@ class RetryingFuture(Future["T"]):
         return True
 
     def _begin(self, worker: Hand, now: float) -> bool:
-        """An attempt is about to run, unless somebody else has the call; return whether that is so."""
+        """Claim the call for an attempt by *worker*; return ``False`` if another thread has it."""
         if not self._claim():
             return False
         self._worker = worker
         if self._attempts:
             self._due_at = None
         elif self._waits_until < self._expires_at:
-            # Its time began when its upstream refused it.
+            # Its time began when its upstream first refused it: see `Schedule.waits_until`.
             self._began_at = self._waits_until - self._terms.max_elapsed
         else:
             self._began_at = now
         return True
 
     def _wait_until(self, until: float) -> None:
-        """Its upstream lets no attempt through: it waits for that, until then at most."""
+        """Its upstreams let no attempt through: it waits for them, until that time at most."""
         if self._attempts:
             self._due_at = None
         self._waits_until = min(until, self._expires_at)
@@ -476,16 +529,30 @@ class RetryingFuture(Future["T"]):
         self._waits = True
 
     def _make_last(self) -> None:
-        """Somebody wanted to cancel it, and came too late: no attempt follows that which runs."""
+        """A canceller came too late: no attempt follows the one that runs."""
         self._is_last = True
 
+    @property
+    def _awaits(self) -> bool:
+        """Whether its function is a coroutine function; ``False`` once it is done."""
+        work = self._work
+        return work is not None and type(work[0]) is CoroutineFunction
+
+    def _call_off(self, gone: set[Call]) -> bool:
+        """Cancel the call, of which an attempt runs; otherwise as `_withdraw`."""
+        try:
+            self._release()
+        finally:
+            self._state = CANCELLED_AND_NOTIFIED
+        return True
+
     def _withdraw(self, gone: set[Call]) -> bool:
-        """Cancel it if it waits, and note that in *gone*; an interruption does not stop it half-way.
+        """Cancel the call if it waits, and add it to *gone*; an interruption does not stop that half-way.
 
         Returns:
             Whether it waited.
         """
-        try:
+        try:  # not `_claim`: an interruption as that returns would leave the call claimed, and not cancelled
             del self._waits
         except AttributeError:  # it is in a hand, or done
             return False
@@ -497,7 +564,7 @@ class RetryingFuture(Future["T"]):
         return True
 
     def _finish_anywhere(self, outcome: Outcome, unseen: UnseenFailure | None, gone: set[Call]) -> bool:
-        """Have its outcome, wherever it is; if it waited, note that in *gone*. As `_finish` otherwise."""
+        """As `_finish`, whether the call waits or runs; if it waited, add it to *gone*."""
         waits = self._claim()
         try:
             return self._finish(outcome, unseen)
@@ -508,9 +575,9 @@ class RetryingFuture(Future["T"]):
                 self._waits = True
 
     def _finish(self, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
-        """The call has its outcome; return ``False`` if it had one already."""
+        """Make the call done with *outcome*; return ``False`` if it is done already."""
         if self._state in DONE_STATES:
-            self._last = NO_OUTCOME  # of an attempt that came too late
+            self._last = NO_OUTCOME  # that of an attempt which ended after the outcome was set from outside
             if unseen is not None:
                 unseen.seen()
             return False
@@ -521,11 +588,11 @@ class RetryingFuture(Future["T"]):
             if exception is not None:
                 self._exception = exception
                 self._unseen = unseen
-            self._state = FINISHED  # last: a thread that sees it sees the rest
+            self._state = FINISHED  # last: a thread that reads it finds the outcome complete
         return True
 
     def _leave_all_backlogs(self) -> None:
-        """Count no more for the limits of its upstreams; may be done again."""
+        """Make room in the backlogs of its upstreams; may be done again."""
         for leave in self._leave_backlogs:
             leave()
         self._leave_backlogs = ()
@@ -533,7 +600,7 @@ class RetryingFuture(Future["T"]):
     def _release(self) -> None:
         """Let go of what only a further attempt would need."""
         self._work = None
-        if self._leave_backlogs:  # before it is seen to be done, so that a thread that sees that finds room
+        if self._leave_backlogs:  # before the state: a thread that sees the call done must find room
             self._leave_all_backlogs()
         if self._last is not NO_OUTCOME:
             self._last = NO_OUTCOME
@@ -544,7 +611,7 @@ class RetryingFuture(Future["T"]):
     def _open(self) -> None:
         """Open the latches of a call that is done, if there are any; may be done again."""
         if self._awaited:
-            for latch in self.__dict__["_latches"].copy():  # a thread that waits no more takes out its own
+            for latch in self.__dict__["_latches"].copy():  # a thread that stops waiting removes its own
                 try:  # not suppress(), which takes longer than all the rest
                     latch.release()
                 except RuntimeError:
@@ -563,7 +630,7 @@ class RetryingFuture(Future["T"]):
             self._told += 1
 
     def _invoke_callbacks(self) -> None:
-        """Run the done callbacks, each of them, and let go of them.
+        """Run all done callbacks, and let go of each.
 
         What a callback raises is logged, as the standard library does, on its logger. A
         ``KeyboardInterrupt`` or the like is raised again when all have run.
@@ -572,7 +639,7 @@ class RetryingFuture(Future["T"]):
         callbacks = self.__dict__.get("_done_callbacks")
         while callbacks:
             callback = callbacks[0]
-            del callbacks[0]  # at once: after an interruption the next is the one to go on with
+            del callbacks[0]  # at once: when this is called again after an interruption, none runs twice
             try:
                 callback(self)
             except Exception:
@@ -583,13 +650,13 @@ class RetryingFuture(Future["T"]):
             raise interrupt
 
     def _orphan(self, error: BaseException) -> None:
-        """In a forked child, make the call's state that of the child.
+        """In a forked child, make a call of the parent fail with *error*.
 
-        The condition may be held by a thread that is not there, and the waiters and callbacks
+        Its condition may be held by a thread that the child does not have, and its waiters and callbacks
         belong to the parent.
         """
         if hasattr(self, "_unobserved"):
-            del self._unobserved  # the thread that forks may be in the middle of it: it finds the call done
+            del self._unobserved  # a call that has forked returns in the child, too: its worker finds it done
         else:
             self.__dict__["_condition"] = threading.RLock()
             self._waiters = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from contextvars import ContextVar
 
 from retrying_executor._calls.attempt import ends_at
 from retrying_executor._calls.call import name_of
@@ -17,26 +18,35 @@ if TYPE_CHECKING:
 
 
 class _Current(threading.local):
-    holder: Hand | None = None
+    hand: Hand | None = None
 
 
 current = _Current()
-"""Of this thread. What has its call is set once, not with every call: most never ask."""
+"""The hand of this thread: set once for a worker, not with every call, since most calls never ask."""
+
+flight: ContextVar[Hand | None] = ContextVar("retrying_executor.flight", default=None)
+"""The hand of this coroutine, and of those that it has started: they share a thread with others."""
 
 
-def amid() -> Hand | None:
+def interrupted_hand() -> Hand | None:
     """Return the hand of this thread if it is in the middle of taking a call or of making one done.
 
-    Then this is a destructor or a signal handler that has interrupted it there. It must not wait for the lock
-    of the hand's core: the thread that has that may wait for the hand. Other cores do not concern it.
+    Then the caller is a destructor or a signal handler that has interrupted this thread there. It must not
+    wait for the lock of the hand's core: the thread that holds that lock may be waiting for the hand's lock.
+    Locks of other cores are no such danger.
     """
-    holder = current.holder
-    return holder if holder is not None and is_held(holder.lock) else None
+    hand = current.hand
+    return hand if hand is not None and is_held(hand.lock) else None
+
+
+def _hand() -> Hand | None:
+    """Return what holds the call that runs here, if one does."""
+    return current.hand or flight.get()
 
 
 @public
 class CurrentCall(Value):
-    """The call whose attempt runs in this thread.
+    """The call whose attempt runs in this thread, or in this coroutine.
 
     Attributes:
         name: What logs call it: the module and the qualified name of its function.
@@ -57,12 +67,13 @@ class CurrentCall(Value):
 
 @public
 def current_call() -> CurrentCall | None:
-    """Return what is known of the call that runs in this thread; ``None`` if none does.
+    """Return what is known of the call that runs here; ``None`` if none does.
 
-    Call it in the submitted function, in code that it calls in the same thread, or in the policy.
+    Call it in the submitted function, in code that it calls in the same thread, or in the policy. In a
+    coroutine function, also in tasks that it has started, and in `asyncio.to_thread`.
     """
-    holder = current.holder
-    call = None if holder is None else holder.call
+    hand = _hand()
+    call = None if hand is None else hand.call
     work = None if call is None else call._work
     if call is None or work is None or not call._attempts:
         return None
@@ -78,11 +89,11 @@ def current_call() -> CurrentCall | None:
 
 @public
 def report_weight(weight: float) -> None:
-    """Say how much the attempt that runs in this thread really takes of its upstream's budget.
+    """Say how much the attempt that runs here really takes of its upstream's budget.
 
     From now on that counts instead of the *weight* given to ``with_options()``, which was an estimate. If the
     estimate was too high, the rest is free for other calls at once; if it was too low, they wait for longer.
-    If the call is tried again, the estimate counts anew. Where there is no call in this thread, or no budget,
+    If the call is tried again, the estimate counts anew. Where no call runs, or there is no budget,
     nothing happens: so a function that calls this also works elsewhere.
 
     Args:
@@ -93,7 +104,7 @@ def report_weight(weight: float) -> None:
         ValueError: If it is negative, infinite or not a number (NaN).
     """
     checked_weight("weight", weight)
-    holder = current.holder
-    permit = None if holder is None or holder.call is None else holder.permit
+    hand = _hand()
+    permit = None if hand is None or hand.call is None else hand.permit
     if permit is not None:
         permit.weigh(weight)

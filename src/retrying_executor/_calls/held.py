@@ -1,7 +1,8 @@
-"""The calls that are held up: in lanes, at the barriers of the upstreams that have refused them. Pure, too.
+"""The calls that are held up: in lanes, at the barriers of the upstreams that have refused them.
 
-Each barrier is either open or closed, as long as lanes wait there. It gets its new place first and leaves its
-old one then, so that an interruption in between loses no lane.
+Pure, as all of the schedule. As long as lanes wait at a barrier, it is in one of two rankings: the open or
+the closed ones. It is added to the one before it is removed from the other, so that an interruption in
+between loses no lane.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from retrying_executor._calls.retries import Entry
     from retrying_executor._upstream.places import Places
 
-_MOST_MOVES = 4  # of a call between upstreams, before one of these is kept for it,
-_FIRST_KEEP = 0.1  # seconds at first, then twice as long each time,
-_LONGEST_KEEP = 10.0  # seconds at most
+_MOST_MOVES = 4  # of a lane between barriers, before an upstream is kept for its first call, see `Held._keep`
+_FIRST_KEEP = 0.1  # seconds for which it is kept; then twice as long each time
+_LONGEST_KEEP = 10.0  # seconds
 
 
 class Held:
@@ -32,16 +33,16 @@ class Held:
         ticket: Numbers the calls, for the order of ties: see `Retries`.
     """
 
-    __slots__ = ("_barriers", "_closed", "_impatient", "_lanes", "_open", "_renounced", "_ticket", "lane_of")
+    __slots__ = ("_barriers", "_closed", "_deadlines", "_lanes", "_open", "_renounced", "_ticket", "lane_of")
 
     def __init__(self, ticket: Callable[[], int]) -> None:
         self._ticket = ticket
         self._lanes: dict[Route, Lane] = {}
-        self._impatient: Ranking[Lane] = Ranking()  # by the time at which calls may have waited for too long
-        self._barriers: dict[Places, Barrier] = {}  # each is closed or open, as long as it has lanes:
-        self._closed: Ranking[Barrier] = Ranking()  # by the time at which they open, or sooner
+        self._deadlines: Ranking[Lane] = Ranking()  # by `Lane.gives_up_at`
+        self._barriers: dict[Places, Barrier] = {}  # each is in one of the next two, as long as it has lanes
+        self._closed: Ranking[Barrier] = Ranking()  # by the time at which they open, or earlier
         self._open: Ranking[Barrier] = Ranking()  # by the first calls of their lanes
-        self._renounced: dict[Places, None] = {}  # have refused a call which waits no more
+        self._renounced: dict[Places, None] = {}  # upstreams that have refused a call which waits no more
         self.lane_of: dict[Call, Lane] = {}
         """The lane of each call that waits in one, or has just become done there."""
 
@@ -53,12 +54,12 @@ class Held:
 
     @property
     def has_lanes(self) -> bool:
-        """Whether calls wait in lanes, or did until a moment ago."""
+        """Whether there are lanes; the calls in them may have gone a moment ago."""
         return bool(self._lanes)
 
     @property
     def has_open_lanes(self) -> bool:
-        """Whether calls may start that were held up."""
+        """Whether calls that were held up may start now."""
         return self._open.first() is not None
 
     @property
@@ -67,7 +68,8 @@ class Held:
         return bool(self._renounced)
 
     def lanes(self) -> list[Lane]:
-        """Return those that have calls; a destructor may ask for them in the middle of a change."""
+        """Return the lanes that have calls."""
+        # A copy first: a destructor may change the lanes meanwhile, or get here in the middle of a change.
         return [lane for lane in list(self._lanes.values()) if len(lane.calls)]
 
     def count_closed(self, now: float) -> int:
@@ -75,19 +77,19 @@ class Held:
         return sum(len(lane.calls) for lane in self.lanes() if lane.barrier.reopens_at > now)
 
     def first_due_at(self) -> float | None:
-        """Return when there is something to do by itself, or sooner; ``None`` if there is nothing.
+        """Return when time alone gives something to do here, or earlier; ``None`` if it never does.
 
-        Infinity stands for a barrier that somebody else will open.
+        Infinity stands for a barrier that its upstream will open, at a time not known yet.
         """
         if self.has_open_lanes:
             return -math.inf
-        closed, impatient = self._closed.first(), self._impatient.first()
-        return min([entry[0][0] for entry in (closed, impatient) if entry is not None], default=None)
+        closed, late = self._closed.first(), self._deadlines.first()
+        return min([entry[0][0] for entry in (closed, late) if entry is not None], default=None)
 
     # -- what upstreams say ----------------------------------------------------------------------
 
     def is_awaited(self, places: Places) -> bool:
-        """Return whether calls wait for an upstream."""
+        """Return whether calls wait at the barrier of an upstream."""
         barrier = self._barriers.get(places)
         if barrier is None or barrier.first_lane() is not None:
             return barrier is not None
@@ -95,34 +97,36 @@ class Held:
         return False
 
     def renounce(self, *, are_all: bool) -> list[Places]:
-        """Return the upstreams that may keep something for a call that waits no more; the next time, others.
+        """Return the upstreams that may keep a permit, or a place in line, for a call that waits no more.
+
+        Each is returned once.
 
         Args:
-            are_all: Whether no call will start any more.
+            are_all: Whether no call will start any more, so that all upstreams with barriers are meant.
         """
         renounced = list({**self._renounced, **(self._barriers if are_all else {})})
         self._renounced.clear()
         return renounced
 
     def notice(self, places: Places, opens_at: float, now: float) -> bool:
-        """An upstream lets calls through from then on; return whether any wait for that."""
+        """An upstream lets calls through from *opens_at* on; return whether any call waits for it."""
         if not self.is_awaited(places):
             return False
         barrier = self._barriers[places]
         self._notice_state(barrier, now)
-        barrier.open_at(opens_at)
-        self._look_at(barrier, now)
+        barrier.open_by(opens_at)
+        self._reclassify(barrier, now)
         return True
 
-    def opens_to(self, call: Call, places: Places, first_retry: Entry | None) -> float:
-        """Return from when on a call whose turn it is may ask an upstream, which may have refused others.
+    def may_ask_from(self, call: Call, places: Places, first_retry: Entry | None) -> float:
+        """Return from when on a call whose turn it is may ask an upstream that may have refused others.
 
-        At once, if it comes before these: it may weigh less than they do, or be the probe.
+        At once, if the call comes before those: it may weigh less, or be the probe.
 
         Args:
             call: The call.
-            places: Those of the upstream.
-            first_retry: The first entry of those in backoff, which it may be.
+            places: The upstream.
+            first_retry: The first entry of the heap of retries; it may be that of *call*.
         """
         barrier, lane = self._barriers.get(places), self.lane_of.get(call)
         if barrier is None or (lane is not None and lane.barrier is barrier):
@@ -138,7 +142,7 @@ class Held:
     # -- calls come and go -----------------------------------------------------------------------
 
     def add(self, call: Call, due_at: float, refusal: Refusal, now: float) -> None:
-        """Put a call whose turn has come in a lane; it is due at infinity if it had no attempt."""
+        """Put a call that was refused in a lane; *due_at* is infinity if it had no attempt."""
         places, opens_at, until = refusal
         call._wait_until(until)
         route = call._terms.places
@@ -157,23 +161,24 @@ class Held:
 
         Args:
             now: What time it is.
-            retry: The first entry of those in backoff.
+            retry: The first entry of the heap of retries. If it is due and comes before all lanes, the answer
+                is ``None``.
         """
         while (closed := self._closed.first()) is not None and closed[0][0] <= now:
-            self._look_at(closed[1], now)
+            self._reclassify(closed[1], now)
         while (entry := self._open.first()) is not None:
             key, barrier = entry
             self._notice_state(barrier, now)
             first = barrier.first_entry()
             if first is None or first[:2] != key:
-                self._look_at(barrier, now)
+                self._reclassify(barrier, now)
                 continue
             is_later = retry is not None and retry[0] <= now and retry[:2] < key
             return None if is_later else self.lane_of[first[2]]
         return None
 
     def take_from(self, lane: Lane, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
-        """Return the first call of a lane, no longer in there; ``None`` if it is refused."""
+        """Take the first call out of a lane; ``None`` if it is refused or done."""
         first = lane.calls.first()
         assert first is not None
         call = first[2]
@@ -189,30 +194,30 @@ class Held:
         lane.calls.pop()
         self.lane_of.pop(call, None)
         lane.barrier.arrange(lane, now)
-        self._look_at(lane.barrier, now)
-        return call if claimed else None  # else an interruption has left it here, taken
+        self._reclassify(lane.barrier, now)
+        return call if claimed else None  # else an interruption left a claimed call here
 
     def passed(self, call: Call, now: float) -> None:
-        """A call was let through: its upstreams are to be asked again for those that they have refused.
+        """A call was let through: ask its upstreams again for the calls that they have refused.
 
-        A core that starts a call leaves its place in the lines of these. So where a call that weighs more
-        waits there, it has to ask for a place again.
+        When a core starts a call, it loses its place in the lines of the call's upstreams. So a heavier call
+        that waits there has to ask again, to get the core a new place.
         """
-        is_late = call._waits_until <= now  # then it needs no more
+        is_late = call._waits_until <= now  # then it was given up, and has asked no upstream
         for places in call._terms.places if self._barriers and not is_late else ():
             barrier = self._barriers.get(places)
             if barrier is not None:
                 barrier.ask_again()
-                self._look_at(barrier, now)
+                self._reclassify(barrier, now)
 
     def give_up(self, now: float, take_over: Callable[[Call, float], object]) -> None:
-        """Have calls be told that have waited for too long: they need no more.
+        """Move calls that have waited for too long out of their lanes. They need no permit to give up.
 
         Args:
             now: What time it is.
-            take_over: Called with each, and until when it has waited.
+            take_over: Called with each such call, and the time until which it waited.
         """
-        while (late := self._impatient.first()) is not None and late[0][0] <= now:
+        while (late := self._deadlines.first()) is not None and late[0][0] <= now:
             self._give_up(late[1], now, take_over)
 
     def _give_up(self, lane: Lane, now: float, take_over: Callable[[Call, float], object]) -> None:
@@ -222,13 +227,13 @@ class Held:
             self.lane_of.pop(call, None)
             lane.calls.gone.add(call)
         lane.calls.drop_gone()
-        self._note_patience(lane)
+        self._note_gives_up_at(lane)
         lane.barrier.arrange(lane, now)
         self.drop_if_empty(lane)
-        self._look_at(lane.barrier, now)
+        self._reclassify(lane.barrier, now)
 
     def release(self, call: Call) -> None:
-        """A call that waits in a lane will not start."""
+        """A call that waits in a lane will not start: what its upstream keeps for it is to be given back."""
         barrier = self.lane_of[call].barrier
         if barrier.has_refused(call):
             self._renounced[barrier.places] = None
@@ -236,10 +241,10 @@ class Held:
             self._closed.put(barrier, -math.inf)
 
     def drop_if_empty(self, lane: Lane) -> None:
-        """Drop a lane that has no calls any more, and its barrier if it was the last one there.
+        """Drop a lane without calls, and its barrier if that was its last lane.
 
-        Not only when it gets to the front of its barrier, which may stay closed for long, while calls come
-        and go in other lanes.
+        This does not wait until the lane gets to the front of its barrier. The barrier may stay closed for
+        long, and meanwhile empty lanes would pile up there.
         """
         if not len(lane.calls):
             lane.barrier.lanes.drop(lane)
@@ -250,30 +255,31 @@ class Held:
     # -- lanes and barriers ----------------------------------------------------------------------
 
     def _hold_up(self, lane: Lane, call: Call, barrier: Barrier, opens_at: float, now: float) -> None:
-        """Have a lane wait at a barrier, since one of its calls was refused there, until that opens."""
+        """Let a lane wait at the barrier of the upstream that has refused a call of it."""
         before, lane.barrier = lane.barrier, barrier
         barrier.arrange(lane, now)
         if before is not barrier:
             before.lanes.drop(lane)
-            self._look_at(before, now)
+            self._reclassify(before, now)
         first = barrier.first_entry()
         if first is not None and first[2] is call:
             barrier.close(call, opens_at)
-        self._note_patience(lane)
-        self._look_at(barrier, now)
+        self._note_gives_up_at(lane)
+        self._reclassify(barrier, now)
 
     def _keep(self, barrier: Barrier, lane: Lane, now: float) -> None:
-        """Keep an upstream for the first call of a lane, which goes from its barrier to another once more.
+        """Keep the upstream of *barrier* free for a lane that has just moved to another barrier.
 
-        Both would have to have room at the same moment. Where each is always busy with calls that do not need
-        the other, that may never be: so after some moves the one waits for the other, for longer each time.
+        That call needs room in both upstreams at the same moment. If each is always busy with calls that do
+        not need the other, that moment may never come. So after some moves the one upstream waits for the
+        other, for longer each time.
         """
         lane.moves += 1
         times = lane.moves - _MOST_MOVES
         is_any_down = barrier.is_down or lane.barrier.is_down
         if times >= 0 and not is_any_down and barrier.places in self._barriers:
             barrier.kept_until = now + min(_FIRST_KEEP * 2.0 ** min(times, 64), _LONGEST_KEEP)
-            self._look_at(barrier, now)
+            self._reclassify(barrier, now)
 
     def _barrier(self, places: Places) -> Barrier:
         barrier = self._barriers.get(places)
@@ -282,37 +288,37 @@ class Held:
         return barrier
 
     def _forget(self, lane: Lane) -> None:
-        """A lane is empty."""
+        """Forget a lane, which is empty."""
         self._lanes.pop(lane.route, None)
-        self._impatient.drop(lane)
+        self._deadlines.drop(lane)
 
     def _notice_state(self, barrier: Barrier, now: float) -> None:
-        """See whether an upstream went down, or works again."""
+        """If an upstream went down, or works again, re-order the lanes at its barrier."""
         if barrier.notice(now):
             for lane in barrier.lanes.items():
-                self._note_patience(lane)
+                self._note_gives_up_at(lane)
 
-    def _note_patience(self, lane: Lane) -> None:
-        """Note until when the calls of a lane may wait."""
+    def _note_gives_up_at(self, lane: Lane) -> None:
+        """Rank a lane by when its calls give up waiting."""
         if lane.gives_up_at < math.inf:
-            self._impatient.put(lane, lane.gives_up_at)
+            self._deadlines.put(lane, lane.gives_up_at)
         else:
-            self._impatient.drop(lane)
+            self._deadlines.drop(lane)
 
-    def _look_at(self, barrier: Barrier, now: float) -> None:
-        """See whether a barrier is open, closed, or not needed any more."""
+    def _reclassify(self, barrier: Barrier, now: float) -> None:
+        """Put a barrier among the open or the closed ones; drop it if no call waits there."""
         first = barrier.first_entry()
         if first is None:
             self._drop(barrier)
         elif (opens_at := barrier.opens_at()) <= now:
-            self._open.put(barrier, *first[:2])  # first: an interruption must not lose it
+            self._open.put(barrier, *first[:2])  # before it is removed there: see above
             self._closed.drop(barrier)
         else:
             self._closed.put(barrier, opens_at)
             self._open.drop(barrier)
 
     def _drop(self, barrier: Barrier) -> None:
-        """A barrier has no lanes any more."""
+        """Drop a barrier, which has no lanes any more."""
         self._barriers.pop(barrier.places, None)
         self._closed.drop(barrier)
         self._open.drop(barrier)

@@ -1,16 +1,16 @@
 """The books: every call that was accepted waits, runs or is done, and is counted as such.
 
-Pure like the schedule: no threads, no clock. Its user holds the lock that guards it. What must
-stay true between any two methods:
+Pure like the schedule: no threads, no clock. Its user holds the core's lock. What must stay true between any
+two methods:
 
-- a call that waits is in the schedule, its future is pending, and it is in no worker's hands;
-- a call that is done is counted once: as succeeded, as failed or as cancelled; by its worker, if that
-  made its last attempt, else here. A worker that leaves hands its counts over.
+- a call that waits is in the schedule, its future is pending, and it is in no hand;
+- a call that is done is counted once, as succeeded, failed or cancelled: in the hand that made it done, or
+  here. A hand that goes out of use gives its counts to the ledger.
 
-Nobody counts what is accepted: it is the sum of what became of it.
+Accepted calls are not counted one by one: their number is the sum of the others.
 
-A signal handler that cancels in the middle of an addition here may cost one count. No decision rests
-on those numbers.
+A signal handler that cancels a call in the middle of an addition here may cost one count. No decision depends
+on these numbers.
 """
 
 from __future__ import annotations
@@ -40,13 +40,19 @@ class Ledger:
         self._retried = 0
 
     def refuse(self, call: Call) -> bool:
-        """If a call still waits for its first attempt, it was not accepted after all: nothing counts it."""
+        """Take back a call that waits for its first attempt, uncounted; return ``False`` for any other."""
         return self.schedule.has_untried(call) and self._withdraw(call, counts=0)
 
     def cancel(self, call: Call) -> bool:
-        """Cancel a call that waits; of one that runs, make this attempt the last and return ``False``."""
+        """Cancel a call that waits, or whose coroutine runs; else make the attempt that runs the last.
+
+        Returns:
+            Whether it was cancelled.
+        """
         if self._withdraw(call):
             return True
+        if call._awaits:
+            return self._end(call, call._call_off)
         if not call.done():
             call._make_last()
         return False
@@ -60,16 +66,20 @@ class Ledger:
         return self._end(call, call._withdraw, counts)
 
     def _end(self, call: Call, end: Callable[[set[Call]], bool], counts: int = 1) -> bool:
-        """Make a call done by *end*, which gets the set in which to note that, if it waited; count it.
+        """Make a call done by *end*, and count it; an interruption does not stop that half-way.
 
-        An interruption does not stop that half-way.
+        Args:
+            call: The call.
+            end: Makes it done, unless it is too late. If the call waited, adds it to the given set.
+            counts: What to add if the call becomes cancelled: 1, or 0.
         """
         gone, retries = self.schedule.place_of(call, retried=call._waits_in_heap)
         was_done = call.done()
         try:
             return end(gone)
         finally:
-            if call._state in DONE_STATES and not was_done:  # a method may be interrupted as it begins
+            # The state, not what *end* returns: that may be interrupted as it begins, or as it returns.
+            if call._state in DONE_STATES and not was_done:
                 if call._state != FINISHED:
                     self._cancelled += counts
                 elif call._exception is None:
@@ -90,26 +100,26 @@ class Ledger:
         return self._end(call, lambda gone: call._finish_anywhere(outcome, unseen, gone))
 
     def take_over(self, worker: Hand) -> None:
-        """A worker leaves: keep what it has counted."""
+        """A worker leaves: take over its counts."""
         self._succeeded += worker.succeeded
         self._failed += worker.failed
         worker.succeeded = worker.failed = 0
 
     def stats(self, now: float, workers: Collection[Hand]) -> Stats:
-        """Return a consistent snapshot, given the time and the hands, while all stand still."""
-        in_hand = [call for worker in workers if (call := worker.call) is not None]  # read once: it may go
+        """Return a consistent snapshot, given the time and the hands. At a standstill only."""
+        in_hand = [call for worker in workers if (call := worker.call) is not None]  # read once
         running = sum(not call.done() for call in in_hand)
         schedule = self.schedule
-        # What was cancelled while a worker took it is in its hands, no longer in the schedule.
+        # Calls that were cancelled just as a worker took them: in its hand, but still noted as gone.
         strays = sum(schedule.is_gone(call) for call in in_hand)
-        fresh = schedule.count_fresh() + strays  # once: others submit meanwhile
+        fresh = schedule.count_fresh() + strays  # read once: submitters append meanwhile
         waiting = fresh + schedule.count_others()
         ready = fresh + schedule.count_due(now)
         held = schedule.held.count_closed(now)
         succeeded = self._succeeded + sum(worker.succeeded for worker in workers)
         failed = self._failed + sum(worker.failed for worker in workers)
         return Stats(
-            threads=len(workers),
+            threads=sum(worker.is_thread for worker in workers),
             running=running,
             ready=ready,
             held=held,

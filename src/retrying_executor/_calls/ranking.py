@@ -23,8 +23,8 @@ else:  # typing is slow to import
 class Ranking(Generic[Item]):
     """Items by their keys, the least first: each item once, with the key that it was given last.
 
-    An entry that is out of date stays where it is, until it gets to the front, or until more of them are out
-    of date than not. An interruption leaves the item with its former key.
+    An entry that is out of date stays in the heap until it gets to the front, or until more entries are out
+    of date than not. An interruption of `put` leaves the item with its former key.
     """
 
     __slots__ = ("_entries", "_heap", "_ticket")
@@ -42,14 +42,14 @@ class Ranking(Generic[Item]):
         entry = (key, self._ticket(), item)
         heappush(self._heap, entry)
         self._entries[item] = entry
-        self._tidy()
+        self._compact()
 
     def drop(self, item: Item) -> None:
-        """Take an item out, if it is in here."""
+        """Remove an item, if it is in here."""
         if self._entries.pop(item, None) is not None:
-            self._tidy()
+            self._compact()
 
-    def _tidy(self) -> None:
+    def _compact(self) -> None:
         if len(self._heap) > 2 * len(self._entries) + 8:
             self._heap = heap = list(self._entries.values())
             heapify(heap)
@@ -62,7 +62,7 @@ class Ranking(Generic[Item]):
             if self._entries.get(item) is entry:
                 return key, item
             gone = heappop(heap)
-            if gone is not entry:  # a destructor has looked in between, and has dropped it already
+            if gone is not entry:  # a destructor called this method in between, and has popped it already
                 heappush(heap, gone)
         return None
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Retries:
-    """A heap of calls by their due times; ties in the order in which they came.
+    """A heap of calls by their due times; ties in the order in which they were added.
 
-    A call that is done before its turn stays where it is and is noted in ``gone``. It is dropped when it gets
-    to the front, or when more of the calls are gone than live.
+    A call that is done before its turn stays in its place and is noted in ``gone``. It is dropped when it
+    gets to the front, or when more of the calls are gone than live.
 
     Args:
         ticket: Numbers the calls, for the order of ties.
@@ -37,7 +37,7 @@ class Retries:
         return max(0, len(self._entries) - len(self.gone))
 
     def add(self, call: Call, due_at: float) -> bool:
-        """Put a call in; return whether it is the first now."""
+        """Add a call; return whether it is the first now."""
         heappush(self._entries, (due_at, self._ticket(), call))
         return self._entries[0][2] is call
 
@@ -52,30 +52,30 @@ class Retries:
         return heappop(self._entries)[2]
 
     def drop_gone(self) -> None:
-        """Drop the calls that are gone at the front; all of them where they are the majority."""
+        """Drop the gone calls at the front; or all of them, if they are the majority."""
         entries, gone = self._entries, self.gone
         if 2 * len(gone) > len(entries):
-            self._keep([entry for entry in entries if entry[2] not in gone])
+            self._replace([entry for entry in entries if entry[2] not in gone])
             gone.clear()
             return
         while gone and entries[0][2] in gone:
             call = entries[0][2]
             try:
                 heappop(entries)
-            finally:  # a signal handler may raise in between
+            finally:  # an interruption in between must not leave it noted for ever
                 gone.discard(call)
         if not gone:
             gone.clear()  # or it would keep the memory of what was in it
 
     def rearrange(self, due_at: Callable[[Call], float | None]) -> None:
-        """Give calls other times: those that *due_at* returns, unless it is ``None``."""
+        """Give each call the due time that *due_at* returns; ``None`` leaves it as it is."""
         entries = []
         for before, ticket, call in self._entries:
             after = due_at(call)
             entries.append((before if after is None else after, ticket, call))
-        self._keep(entries)
+        self._replace(entries)
 
-    def _keep(self, entries: list[Entry]) -> None:
+    def _replace(self, entries: list[Entry]) -> None:
         heapify(entries)
         self._entries = entries
 

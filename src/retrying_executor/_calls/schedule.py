@@ -1,20 +1,19 @@
-"""Which call is next, and when: a queue of fresh calls, a heap of retries, and lanes of those held up.
+"""Which call is next, and when: a queue of fresh calls, a heap of retries, and lanes of calls held up.
 
-Pure: no threads, no clock, no randomness. Its user says what happened together with *now*, and holds
-the lock that guards it. Times are seconds on one clock, whichever it is.
+Pure: no threads, no clock, no randomness. Its user says what happened together with *now*, and holds the
+core's lock. Times are seconds on one clock, real or virtual.
 
 - Due retries come before fresh calls; retries in the order of their due times, ties in the order in which
   they were scheduled; fresh calls in the order in which they were added.
-- A call that may not start because of what it shares with others (its *upstreams*) leaves the queue or the
-  heap when its turn comes, and waits in a *lane*, at the *barrier* of the upstream that has refused it. That
-  stops nobody else; when it opens, the calls of its lanes come in the order above: they have waited longer
-  than any fresh call.
-- A call that is done before its turn (cancelled) stays where it is and is noted as gone; it is dropped when
+- A call that one of its *upstreams* refuses when its turn comes leaves the queue or the heap, and waits in a
+  *lane*, at the *barrier* of that upstream. Calls to other upstreams pass it by. When the barrier opens, the
+  calls of its lanes come in the order above: they have waited longer than any fresh call.
+- A call that is done before its turn (cancelled) stays in its place and is noted as gone. It is dropped when
   it gets to the front, or when more calls in that place are gone than live. So cancelling costs amortised
   constant time, and memory stays proportional to the live calls.
-- Any thread may append to ``fresh`` at any time, without the lock, and workers take from its front, each
-  under a lock of its own. So it is never replaced, nothing relies on what its front is, and only `tidy`, and
-  virtual time, take out others than the first.
+- Any thread may append to ``fresh`` at any time, without the lock, and each worker takes from its front under
+  its own lock. So ``fresh`` is never replaced, and no code relies on what its front is. Only `compact`, and
+  virtual time, take out calls behind the first.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Schedule:
         self._retries = Retries(ticket)
         self._gone_fresh: set[Call] = set()
         self.held = Held(ticket)
-        """Those that their upstreams have refused."""
+        """The calls that their upstreams have refused."""
 
     # -- how many there are ----------------------------------------------------------------------
 
@@ -57,14 +56,14 @@ class Schedule:
         return max(0, self.count_fresh() + self.count_others())
 
     def count_fresh(self) -> int:
-        """Return the number of those that wait for their first attempt, and not in a lane.
+        """Return the number of calls that wait for their first attempt, and not in a lane.
 
-        Less that of gone ones that workers have yet to drop, so it may be negative.
+        It is negative for a moment when a worker has taken a call that is gone, and has not dropped it yet.
         """
         return len(self.fresh) - len(self._gone_fresh)
 
     def count_others(self) -> int:
-        """Return the number of the others: retries, and calls in lanes."""
+        """Return the number of retries, and of calls in lanes."""
         return len(self._retries) + len(self.held)
 
     def count_ready(self, now: float) -> int:
@@ -72,7 +71,7 @@ class Schedule:
         return self.count_fresh() + self.count_due(now)
 
     def count_due(self, now: float) -> int:
-        """Return how many of them are due retries, or in lanes that are open."""
+        """Return how many retries are due, and how many calls wait at open barriers."""
         held_open = len(self.held) - self.held.count_closed(now) if len(self.held) else 0
         return held_open + self._retries.count_due(now)
 
@@ -86,17 +85,17 @@ class Schedule:
     # -- when there is something to do -----------------------------------------------------------
 
     def is_ready(self, now: float) -> bool:
-        """Return whether `take` would return a call, or have to look whether it can."""
+        """Return whether `take` has something to do: to return a call, or to ask an upstream."""
         if len(self.fresh) > len(self._gone_fresh):
             return True
         due_at = self.first_due_at()
         return due_at is not None and due_at <= now
 
     def first_due_at(self) -> float | None:
-        """Return when there will be something to do by itself: a retry is due, or a barrier opens.
+        """Return when time alone gives `take` something to do: a retry is due, or a barrier opens.
 
-        Or sooner, if a call is done that others waited for. Infinity stands for a barrier that somebody else
-        will open; ``None`` if there is nothing.
+        It may be too early, where a call that was to come first is done already. Infinity stands for a
+        barrier that its upstream will open, at a time not known yet; ``None``: nothing waits for a time.
         """
         retry, held = self._retries.first(), self.held.first_due_at()
         if retry is None or (held is not None and held <= retry[0]):
@@ -104,12 +103,12 @@ class Schedule:
         return retry[0]
 
     def opens_at(self, now: float) -> float | None:
-        """Return when the first barrier opens that is closed at *now*; ``None`` if nobody knows."""
+        """Return when the first barrier opens that is closed at *now*; ``None`` if none has a known time."""
         times = [lane.barrier.reopens_at for lane in self.held.lanes()]
         return min((time for time in times if now < time < math.inf), default=None)
 
     def next_due_at(self) -> float | None:
-        """Return when a call is due next: in time proportional to the lanes; ``None`` if nobody knows."""
+        """Return when a call is due next: in time proportional to the lanes; ``None`` if unknown."""
         first = self._retries.first()
         times = [math.inf if first is None else first[0]]
         for lane in self.held.lanes():
@@ -126,17 +125,17 @@ class Schedule:
     def take(self, now: float, claim: Callable[[Call, float], Claim]) -> Call | None:
         """Return the call whose turn it is, no longer in the schedule; ``None`` if none is ready.
 
-        Or if it has had so many refused that others should have the lock now. Then there are fresh calls
-        left, or `Held.has_open_lanes` is true, and it is to be called again.
+        Also ``None`` after many refusals, so that other threads get the lock. Then fresh calls are left, or
+        `Held.has_open_lanes` is true, and the caller is to call this again.
 
         Args:
             now: What time it is.
-            claim: Given a call and *now*, makes it one that does not wait any more; or returns ``False`` if
-                it is done, or a refusal if its upstream lets none through. Until then it can be cancelled, so
-                it stays in its place.
+            claim: Given a call and *now*, claims it and returns ``True``; or returns ``False`` if the call is
+                done, or a refusal if one of its upstreams does not let it through. Before that the call can
+                be cancelled, so it stays in its place.
         """
-        retries, held, patience = self._retries, self.held, _MOST_DEFERRED
-        while patience:
+        retries, held, refusals_left = self._retries, self.held, _MOST_DEFERRED
+        while refusals_left:
             if held.has_lanes:
                 held.give_up(now, retries.add)
             first = retries.first()
@@ -146,7 +145,7 @@ class Schedule:
                 if taken is not None:
                     held.passed(taken, now)
                     return taken
-                patience -= 1
+                refusals_left -= 1
             elif first is not None and first[0] <= now:
                 due_at, _, call = first
                 claimed = claim(call, now)
@@ -154,7 +153,7 @@ class Schedule:
                 if claimed is True:
                     held.passed(call, now)
                     return call
-                if claimed is not False:  # else an interruption has left it here, taken
+                if claimed is not False:  # else an interruption left a claimed call here
                     held.add(call, due_at, claimed, now)
             else:
                 try:
@@ -163,7 +162,7 @@ class Schedule:
                     return None
                 try:
                     claimed = claim(call, now)
-                except BaseException:
+                except BaseException:  # an interruption: the call must not be lost
                     self.fresh.appendleft(call)
                     raise
                 if claimed is True:
@@ -173,24 +172,24 @@ class Schedule:
                     self.drop(call)
                 else:
                     held.add(call, math.inf, claimed, now)
-                    patience -= 1
+                    refusals_left -= 1
         return None
 
     def place_of(self, call: Call, *, retried: bool) -> tuple[set[Call], Retries | None]:
-        """Return in which set to note a call that waits when it has become done, and what to tidy up then.
+        """Return in which set a call that waits is to be noted when it is done, and what to clean up then.
 
         Args:
             call: A call in the schedule.
             retried: Whether it came by `add_retry`.
 
         Returns:
-            The set; and the heap, if it is in one: `clean_up` is to be called with that afterwards.
+            The set; and the heap that the call is in, if it is in one, for `clean_up` afterwards.
         """
         lane = self.held.lane_of.get(call)
         if lane is None and not retried:
             return self._gone_fresh, None
         if lane is not None:
-            self.held.release(call)  # before it is done: an interruption may come after it
+            self.held.release(call)  # before the call is done: an interruption after that would skip this
         retries = self._retries if lane is None else lane.calls
         return retries.gone, retries
 
@@ -198,8 +197,8 @@ class Schedule:
         """A call that waited is done, and has been noted as gone in its place; see `place_of`.
 
         Args:
-            lane: The lane that it was in, if it was in one.
-            retries: The heap that it is in, if it is in one.
+            lane: The lane that the call was in, or ``None``.
+            retries: The heap that it is in, or ``None``.
         """
         if retries is not None:
             retries.drop_gone()
@@ -219,18 +218,18 @@ class Schedule:
         return call._attempts == 0 and (call in self.held.lane_of or call in self.fresh)
 
     @property
-    def is_littered(self) -> bool:
+    def is_mostly_gone(self) -> bool:
         """Whether more of the fresh calls are gone than live."""
         return 2 * len(self._gone_fresh) > len(self.fresh)
 
-    def tidy(self) -> None:
-        """Drop the fresh calls that are gone; only while nobody else takes any."""
-        fresh, calls = self.fresh, list(self.fresh)  # others may append meanwhile: these stay the first
+    def compact(self) -> None:
+        """Drop the fresh calls that are gone. At a standstill only: no worker may take one meanwhile."""
+        fresh, calls = self.fresh, list(self.fresh)  # submitters may append meanwhile, behind these
         gone = self._gone_fresh.intersection(calls)
         live = [call for call in reversed(calls) if call not in gone]
         drop = islice(iter(fresh.popleft, None), len(calls))
         try:
-            deque(drop, maxlen=0)  # in one step, as to interruptions
+            deque(drop, maxlen=0)  # one call in C: no signal handler runs before it is through
         finally:  # without a branch, since Python 3.10 runs signal handlers at these, too
             self._gone_fresh -= gone
             fresh.extendleft(live)
@@ -239,9 +238,9 @@ class Schedule:
 
     # -- upstreams -------------------------------------------------------------------------------
 
-    def opens_to(self, call: Call, places: Places) -> float:
-        """Return from when on a call whose turn it is may ask an upstream; see `Held.opens_to`."""
-        return self.held.opens_to(call, places, self._retries.first())
+    def may_ask_from(self, call: Call, places: Places) -> float:
+        """Return from when on a call whose turn it is may ask an upstream; see `Held.may_ask_from`."""
+        return self.held.may_ask_from(call, places, self._retries.first())
 
     def waits_until(self, call: Call, now: float) -> float:
         """Return until when a call whose turn it is may wait for its upstreams."""

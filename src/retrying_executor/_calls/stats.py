@@ -13,8 +13,8 @@ class Stats(Value):
     ``submitted == running + ready + in_backoff + held + succeeded + failed + cancelled``
 
     Attributes:
-        threads: Threads that are at work, resting or being started.
-        running: Calls whose attempt is running.
+        threads: Worker threads that are at work, resting or being started.
+        running: Calls whose attempt is running; those of coroutine functions need no thread for that.
         ready: Calls that could start now, if a worker were free.
         in_backoff: Calls that wait until the delay before their next attempt is over.
         submitted: Calls accepted so far.

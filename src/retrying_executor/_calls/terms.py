@@ -16,24 +16,25 @@ if TYPE_CHECKING:
     from typing import Any
 
     from retrying_executor._policy.policy import Policy
-    from retrying_executor._policy.reading import Answer
+    from retrying_executor._policy.reading import Reading
     from retrying_executor._policy.verdict import Asked
     from retrying_executor._upstream.gate import Evidence
     from retrying_executor._upstream.upstream import Upstream
 
 
 class Terms:
-    """On what terms calls are made: upstreams, and a policy, taken apart once for all calls under it.
+    """On what terms calls are made: upstreams and policy, taken apart once for all calls with them.
 
     Args:
-        policy: When to try again, or ``None``: never.
+        policy: Decides whether and when to try again; ``None``: never.
         upstreams: The services that have to let each call through, the narrowest last.
-        weight: How much an attempt takes of their budgets, or what tells that of the arguments of a call.
-        label: What tells them apart from others of the same function, or ``None``.
-        key: The key that they have in common, or ``None``: each has one of its own.
+        weight: How much an attempt takes of their budgets; or a function of the call's arguments.
+        label: Tells these calls apart from others of the same function, or ``None``.
+        key: The key of all these calls, or ``None``: each has one of its own.
     """
 
     __slots__ = (
+        "__weakref__",
         "_is_recorded",
         "key",
         "label",
@@ -60,7 +61,7 @@ class Terms:
         key: str | None = None,
     ) -> None:
         self.policy = policy
-        self.upstreams = upstreams  # so they live as long as calls go to them: cores use only their places
+        self.upstreams = upstreams  # keeps them alive: the core uses only their `Places`
         self.places = tuple([upstream._places for upstream in upstreams])
         self.most_weight = min([places.most_weight for places in self.places], default=math.inf)
         self.weight = weight
@@ -69,26 +70,30 @@ class Terms:
         self.label = label
         self.key = key
         self.latest: Callable[[], object] = _nothing
-        """Returns the function that was checked last: most calls are of that one, and checks take time."""
+        """Returns the function that `submit()` checked last: a check takes time, and most calls repeat it."""
         own = policy if isinstance(policy, RetryPolicy) else None
         self.max_age = None if own is None else own.max_age
-        # Few do: see `RetryingFuture`.
+        # Whether calls need `RetryingFuture._apply_terms`: few do.
         self.marks_calls = key is not None or self.max_age is not None or self.most_weight < math.inf
-        # A subclass may decide in another way.
+        # Not of a subclass that decides in another way: that is called like any other callable.
         decides_itself = own is not None and type(own).__call__ is RetryPolicy.__call__
         self.verdict = own.verdict if own is not None and decides_itself else None
         self.rejects = None if own is None else own.retry_result
         self.max_elapsed = math.inf if own is None or own.max_elapsed is None else own.max_elapsed
 
-    def asked_by(self, read: Answer) -> Asked | None:
-        """Return how many seconds an exception asks to wait, as far as that is heeded."""
+    def with_label(self, label: str | None) -> Terms:
+        """Return the same terms for calls with that label, without a key."""
+        return Terms(self.policy, self.upstreams, weight=self.weight, label=label)
+
+    def asked_by(self, read: Reading) -> Asked | None:
+        """Return how many seconds an exception asks to wait, capped by ``max_retry_after``."""
         if is_a(read.exception, NotNow):
             return after(read.exception)
         own = self.policy if isinstance(self.policy, RetryPolicy) else None
         return asked_by(read, MAX_RETRY_AFTER if own is None else own.max_retry_after)
 
-    def evidence_of(self, read: Answer) -> Evidence:
-        """Return what a failure tells of the upstreams: by the rule of any of them."""
+    def evidence_of(self, read: Reading) -> Evidence:
+        """Return what a failure shows about the upstreams: it counts if the rule of any of them says so."""
         return evidence_of(read, self._is_recorded)
 
     @property
@@ -100,9 +105,9 @@ class Terms:
         """Return how much an attempt of a call with these arguments is to take of the budgets.
 
         Raises:
-            TypeError: If what the weight is asked of does not return a number.
-            ValueError: If that is negative or not finite, or if no budget will ever have as much.
-            Exception: What the weight is asked of raises.
+            TypeError: If the function *weight* does not return a number.
+            ValueError: If it returns a negative or infinite number, or more than a budget ever has.
+            Exception: What that function raises.
         """
         weight: float = self.weight  # type: ignore[assignment]  # or a callable
         if callable(self.weight):

@@ -1,6 +1,7 @@
-"""What clients find that look into the queue of a standard executor.
+"""A stand-in for the queue of a standard executor, for clients that look into it.
 
-google-cloud-pubsub does at its end: it takes out what has not begun, and gives it back to the service.
+google-cloud-pubsub does when it ends: it takes out the calls that have not begun, and gives their messages
+back to the service.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from retrying_executor._calls.call import Call
 
     class Source(Protocol):
-        """A core, as far as this looks into it."""
+        """What this asks of a core."""
 
         def untried(self) -> list[Call]: ...
         def take_out(self, call: Call, /) -> bool: ...
@@ -25,12 +26,12 @@ class WorkQueue:
     """The calls that wait for their first attempt, as a queue that can be emptied; nothing can be put in.
 
     Args:
-        core: Whose calls these are.
+        core: The core of these calls.
     """
 
     def __init__(self, core: Source) -> None:
         self._core = core
-        self._seen: list[Call] = []  # the first one comes last; looked at once, since there may be many
+        self._seen: list[Call] = []  # the first one last; listed once, not with every `get`
 
     def qsize(self) -> int:
         """Return how many there are."""
@@ -44,8 +45,8 @@ class WorkQueue:
         """Take the next call out for good: it is cancelled. Never waits, whatever the arguments.
 
         Returns:
-            Its ``future``, ``fn``, ``args`` and ``kwargs``; and these three as its ``task``, as from
-            Python 3.14 on.
+            Its ``future``, ``fn``, ``args`` and ``kwargs``; and, as from Python 3.14 on, the last three as a
+            tuple, its ``task``.
 
         Raises:
             Empty: If there is none.

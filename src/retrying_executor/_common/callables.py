@@ -1,24 +1,25 @@
-"""Callables: checks that they can be called as they are going to be, and wrappers around them.
+"""Callables: checks that they take the arguments that they will be given, and wrappers around them.
 
-The checks look only at the code of a callable, and only where Python itself knows it: not with `inspect`,
-which is slow to import, and not by attributes that an object may make up.
+The checks look only at the code of a Python function. They do without `inspect`, which is slow to import, and
+do not trust attributes, which an object may make up.
 """
 
 from __future__ import annotations
 
 from functools import cache, partial
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, CoroutineType, FunctionType, MethodType
 
 from retrying_executor._common.exceptions import classes_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import CodeType
+    from collections.abc import Awaitable, Callable, Coroutine
+    from contextlib import AbstractContextManager
     from typing import Any
 
 _VARARGS = 0x04  # a flag of code, as `inspect` has it
-ASYNC = 0x80 | 0x100 | 0x200
+_COROUTINE, _ASYNC_GENERATOR = 0x80, 0x200
+ASYNC = _COROUTINE | 0x100 | _ASYNC_GENERATOR
 """Flags of code: of coroutine functions, of generators that serve as such, of asynchronous generators."""
 
 _FUNCTIONS = (FunctionType, MethodType, staticmethod)
@@ -33,7 +34,7 @@ wrapper_codes: set[CodeType] = set()
 class Wrapper:
     """What an integration puts around the function of a call; names and verdicts look through it.
 
-    Not a `functools.partial`: one made of another absorbs it, so the wrapper inside would be lost.
+    Not a `functools.partial`: a partial of a partial replaces it, so the wrapper inside would be lost.
 
     Args:
         func: The function of the call, or another wrapper of it.
@@ -52,8 +53,64 @@ class Wrapper:
         def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
 
 
+class Enclosing(Wrapper):
+    """What an integration puts around each attempt: a context manager, entered before it and left after it.
+
+    The attempt of a coroutine function ends when its coroutine has ended.
+
+    Args:
+        func: The function of the call, or another wrapper of it.
+    """
+
+    __slots__ = ("_is_async",)
+
+    def __init__(self, func: Callable[..., Any]) -> None:
+        super().__init__(func)
+        self._is_async = is_async(func)
+
+    if TYPE_CHECKING:  # what each integration does in its own way
+
+        def around(self) -> AbstractContextManager[object]:
+            """Return the context manager for one attempt. Called in the attempt, so in its context."""
+            ...
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            if self._is_async:
+                return self._call_async(*args, **kwargs)
+            with self.around():
+                return self.func(*args, **kwargs)
+        finally:
+            del self, args, kwargs  # so that a traceback, which keeps this frame, does not keep them
+
+    async def _call_async(self, /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            with self.around():
+                return await self.func(*args, **kwargs)
+        finally:
+            del self, args, kwargs
+
+
+wrapper_codes.add(Enclosing._call_async.__code__)
+
+
+class CoroutineFunction(Wrapper):
+    """A coroutine function that is submitted: its attempts leave their worker for an event loop."""
+
+    __slots__ = ()
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Return a coroutine, whatever else *func* returns that can be awaited."""
+        awaitable = self.func(*args, **kwargs)
+        return awaitable if type(awaitable) is CoroutineType else _awaited(awaitable)
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
 def _function_of(fn: Any) -> tuple[Any, int]:
-    """Return the Python function that calling *fn* runs, if any, and how many arguments that adds (``self``).
+    """Return the Python function that calling *fn* runs, if any, and how many arguments are added: ``self``.
 
     Types are compared by identity: a mock or a proxy may claim to be a function.
     """
@@ -70,10 +127,35 @@ def _function_of(fn: Any) -> tuple[Any, int]:
 
 def is_async(fn: Any) -> bool:
     """Return whether calling *fn* only makes a coroutine, or an asynchronous generator."""
+    return bool(_async_flags(fn))
+
+
+def _async_flags(fn: Any) -> int:
+    """Return which of the flags `ASYNC` the code has that calling *fn* runs."""
+    fn = unwrapped(fn)
+    if _is_marked(fn):
+        return _COROUTINE
+    code = code_of(fn)
+    return 0 if code is None else code.co_flags & ASYNC
+
+
+def unwrapped(fn: Any) -> Any:
+    """Return what *fn* calls, if it only adds arguments, remembers results, or is of an integration."""
     while issubclass(type(fn), (partial, Wrapper, _CACHED)):
         fn = fn.__wrapped__ if type(fn) is _CACHED else fn.func
+    return fn
+
+
+def code_of(fn: Any) -> CodeType | None:
+    """Return the code that calling *fn* runs, if that is Python's; or what Cython's functions have for it."""
     function, _ = _function_of(fn)
-    return _is_marked(fn) or (function is not None and bool(function.__code__.co_flags & ASYNC))
+    if function is None:
+        function = fn.__func__ if type(fn) is MethodType else fn
+        cls: type[object] = type(function)
+        if not any("__code__" in vars(base) for base in cls.__mro__):  # else it may be made up
+            return None
+    code = function.__code__
+    return code if type(code) is CodeType else None
 
 
 def _is_marked(fn: Any) -> bool:
@@ -81,7 +163,7 @@ def _is_marked(fn: Any) -> bool:
 
     Only its own attributes count: a mock of anything else makes up every attribute that is asked for.
     """
-    if issubclass(type(fn), type):  # marks of a class are about its instances, not about calling it
+    if issubclass(type(fn), type):  # a mark of a class is about calling its instances
         return False
     try:
         own = object.__getattribute__(fn, "__dict__")
@@ -90,26 +172,33 @@ def _is_marked(fn: Any) -> bool:
     return any(type(own.get(mark)) is object for mark in _MARKS)
 
 
-def check_call(fn: Any) -> None:
-    """Check a function that is submitted.
+def to_run(fn: Any) -> Any:
+    """Return what an attempt is to call for a function that is submitted: a coroutine function is marked.
 
     Raises:
-        TypeError: If it is not callable, or a coroutine function, which nobody would await.
+        TypeError: If it is not callable, or makes an asynchronous generator, which nobody would iterate over.
     """
     if type(fn) in _NEVER_ASYNC:  # common types come first, since every submit() gets here
-        return
-    inner = fn.__func__ if type(fn) is MethodType else None
-    if type(inner) is FunctionType and not inner.__code__.co_flags & ASYNC:
-        return
-    while isinstance(fn, Wrapper):
-        fn = fn.func
-    if not callable(fn):
-        raise TypeError(f"fn is not callable: {fn!r}; it is submit(fn, *args), not submit(fn(*args))")
-    if is_async(fn):
+        return fn
+    inner = fn.__func__ if type(fn) is MethodType else fn
+    if type(inner) is FunctionType:
+        flags = inner.__code__.co_flags & ASYNC
+        if not flags and not inner.__dict__:  # where a mark would be
+            return fn
+        if flags == _COROUTINE:
+            return CoroutineFunction(fn)
+    while isinstance(inner, Wrapper):
+        inner = inner.func
+    if not callable(inner):
+        raise TypeError(f"fn is not callable: {inner!r}; it is submit(fn, *args), not submit(fn(*args))")
+    flags = _async_flags(inner)
+    if not flags:
+        return fn
+    if flags == _ASYNC_GENERATOR:
         raise TypeError(
-            f"fn must not be a coroutine function, which nobody would await, but is {fn!r};"
-            " submit(lambda: asyncio.run(fn(...))) runs one"
+            f"fn must not be an asynchronous generator, which nobody would iterate over: {inner!r}"
         )
+    return CoroutineFunction(fn)
 
 
 def checked_callable(name: str, value: Any, *, takes: int, what: str = "callable") -> Any:

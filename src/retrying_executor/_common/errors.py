@@ -19,7 +19,7 @@ _FINAL = "_retrying_executor_final"
 
 
 def final(error: E) -> E:
-    """Mark an error of this library as final, and return it: another attempt would fail in the same way."""
+    """Mark an error of this library as final, and return it: another attempt would only repeat it."""
     error.__dict__[_FINAL] = True
     return error
 
@@ -27,8 +27,8 @@ def final(error: E) -> E:
 def refusal_like(refusal: Exception) -> Exception:
     """Return a new error like *refusal*, the one that an executor raises from now on for every call.
 
-    After a shutdown, it is final. From a broken executor it is not: a call may make an executor of its own in
-    each attempt.
+    After a shutdown, it is final. That of a broken executor is not: a call may make a new executor in each of
+    its attempts.
     """
     error = type(refusal)(*refusal.args)
     return error if isinstance(error, BrokenExecutor) else final(error)
@@ -51,6 +51,14 @@ class PendingLimitError(RuntimeError):
 
 
 @public
+class JournalError(RuntimeError):
+    """Raised by ``submit()`` when a call cannot be written to the journal: the disk may be full.
+
+    The call was refused: it never runs.
+    """
+
+
+@public
 class ForkedFutureError(RuntimeError):
     """Raised by a future in a forked child when its call belongs to the parent process.
 
@@ -62,15 +70,15 @@ class ForkedFutureError(RuntimeError):
 class NotNow(Exception):  # noqa: N818  # an answer rather than an error
     """Raised by a call to say that it is to be made again later: no failure, and no attempt used up.
 
-    A ``retry_on`` function may return one instead. The call waits for *after* seconds and some jitter.
-    Without *after*, it waits as long as after a failure. In all it waits no longer than the policy's
-    ``max_elapsed``.
+    A ``retry_on`` function may return a `NotNow`, to the same effect. The call waits for *after* seconds and
+    some jitter. Without *after*, it waits as long as after a failure. In all it waits no longer than the
+    policy's ``max_elapsed``.
 
     Args:
-        args: What to say, as with any exception.
+        args: The message, as with any exception.
         after: How long to wait, in seconds; 0 or more, or ``None``.
-        only_this_call: Whether it concerns this call alone, for example because it polls for something.
-            Otherwise the service asks to wait, and its upstream is held for so long.
+        only_this_call: Whether it is about this call alone, for example because it polls for something.
+            Otherwise it is the service that asks to wait, and the upstream is held for as long.
 
     Raises:
         TypeError: If *after* is neither a number nor a ``timedelta``, or *only_this_call* is not a ``bool``;

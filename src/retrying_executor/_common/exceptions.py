@@ -36,7 +36,7 @@ def traceback_of(exception: BaseException) -> TracebackType | None:
 
 
 def cause_of(exception: BaseException) -> object:
-    """Return what ``raise ... from`` has set."""
+    """Return the cause that ``raise ... from`` has set."""
     return _CAUSE.__get__(exception)
 
 

@@ -1,6 +1,7 @@
-"""The end of the interpreter: every accepted call gets its outcome, and every listener is told.
+"""The end of the interpreter: every accepted call gets its outcome, and every listener is told of it.
 
-`forks.guard` guards the sets and ``_exiting``, which only `_finish_all` sets.
+`forks.guard` guards the sets, and ``_exiting``, which only `_finish_all` sets. So whatever registers is
+either in a set when the interpreter begins to end, or learns that it has begun.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
             """Accept no more calls."""
 
         def finish(self, timeout: float | None, *, granted: float | None = None) -> None:
-            """See that every call has its outcome."""
+            """See that every call has its outcome, within *timeout* of the *granted* seconds."""
 
     class Monitor(Protocol):
         """Tells a listener of the events of one executor."""
@@ -41,31 +42,31 @@ if TYPE_CHECKING:
             """In a forked child: start with nothing."""
 
         def finish(self, timeout: float) -> None:
-            """Wait until the listener is told everything, for *timeout* seconds at most."""
+            """Wait until the listener was told everything, for *timeout* seconds at most."""
 
     class Watcher(Protocol):
-        """A view that shows how its calls end. Timeouts are in seconds."""
+        """Shows how the calls of a core end. Timeouts are in seconds."""
 
         exit_timeout: ExitTimeout
 
-        def settle(self, core: object, timeout: float | None, /) -> None:
-            """End if all is done: *core* was waited for."""
+        def end_if_done(self, core: object, timeout: float | None, /) -> None:
+            """End if it watches *core*, and all of its calls are done."""
 
         def end(self, timeout: float | None, /) -> None:
             """End, whatever is pending."""
 
 
 LISTENER_TIMEOUT = 5.0
-"""How long an end waits for listeners, in seconds."""
+"""How long the end of an executor, or of the interpreter, waits for listeners, in seconds."""
 
 _cores: weakref.WeakSet[Core] = weakref.WeakSet()
 _monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
-_views: weakref.WeakSet[Watcher] = weakref.WeakSet()
+_watchers: weakref.WeakSet[Watcher] = weakref.WeakSet()
 _exiting = False
 
 
 class ExitTimeout:
-    """How long the ends of one executor may take together: its block, its listener, the interpreter.
+    """How long an executor may take to end: its block, its listener and the end of the interpreter in all.
 
     Args:
         duration: In seconds; ``None``: as long as it takes.
@@ -78,7 +79,7 @@ class ExitTimeout:
         self._ends_at: float | None = None
 
     def left(self) -> float | None:
-        """Return what is left of it, in seconds; the time begins with the first call."""
+        """Return how many seconds of it are left; the time begins when this is called first."""
         if self.duration is None:
             return None
         now = self._clock.monotonic()
@@ -108,26 +109,26 @@ def _all(registered: weakref.WeakSet[T]) -> list[T]:
 
 
 def register_monitor(monitor: Monitor) -> None:
-    """See that its listener is told everything before the interpreter ends, and see it through forks."""
+    """Tell its listener everything before the interpreter ends, and see the monitor through forks."""
     with forks.guard:
         _monitors.add(monitor)
 
 
-def register_view(view: Watcher) -> bool:
-    """See that the view ends with its core and with the interpreter; ``False``: that is ending already."""
+def register_watcher(watcher: Watcher) -> bool:
+    """End the watcher with its core, or with the interpreter; ``False``: that is ending already."""
     with forks.guard:
-        _views.add(view)
+        _watchers.add(watcher)
         return not _exiting
 
 
-def settle_views(core: Core, timeout: float | None) -> None:
-    """Have the views of a core that was waited for show how it has ended, if all is done.
+def end_watchers(core: Core, timeout: float | None) -> None:
+    """If all calls of *core* are done, have its watchers show that, and end.
 
     Wait for that, for *timeout* seconds at most; ``None``: as long as an end of the executor may take.
     """
     began_at = time.monotonic()
-    for view in _all(_views):
-        view.settle(core, None if timeout is None else began_at + timeout - time.monotonic())
+    for watcher in _all(_watchers):
+        watcher.end_if_done(core, None if timeout is None else began_at + timeout - time.monotonic())
 
 
 def _finish_all() -> None:
@@ -137,20 +138,20 @@ def _finish_all() -> None:
         _exiting = True
         cores, monitors = list(_cores), list(_monitors)
     for limit in [*(core.exit_timeout for core in cores), *(monitor.exit_timeout for monitor in monitors)]:
-        limit.left()  # the time of each begins now
+        limit.left()  # so that the time of each begins now, not when the others have ended
     # Cores without a limit come last, so that those with one are stopped in time.
     cores.sort(key=lambda core: math.inf if (left := core.exit_timeout.left()) is None else left)
     try:
         for core in cores:
-            core.close()
+            core.close()  # all of them first: none accepts calls while others are waited for
         for core in cores:
             core.finish(core.exit_timeout.left(), granted=core.exit_timeout.duration)
     finally:  # after Ctrl-C too
-        for view in _all(_views):
-            view.end(view.exit_timeout.left())
+        for watcher in _all(_watchers):
+            watcher.end(watcher.exit_timeout.left())
     ended_at = time.monotonic()
     for monitor in _all(_monitors):
-        left = ended_at + LISTENER_TIMEOUT - time.monotonic()  # for all of them together
+        left = ended_at + LISTENER_TIMEOUT - time.monotonic()  # for all listeners together
         limit_left = monitor.exit_timeout.left()
         monitor.finish(max(0.0, left if limit_left is None else min(left, limit_left)))
     report_in_time()
@@ -159,7 +160,7 @@ def _finish_all() -> None:
 def _restart_in_child() -> None:
     for monitor in list(_monitors):
         monitor.restart()
-    _views.clear()  # their threads are the parent's
+    _watchers.clear()  # their threads are the parent's
     forget_unseen()
 
 

@@ -1,6 +1,6 @@
-"""Forks: a child starts with executors and upstreams that work, and with no lock that a lost thread holds.
+"""Forks: in a child, executors and upstreams work, and no lock is held by a thread that was left behind.
 
-Before a fork, everything with a lock is locked, so that no other thread is in the middle of anything.
+Before a fork, everything that has a lock is locked, so that no other thread is in the middle of anything.
 Afterwards the parent unlocks it, and the child starts it afresh.
 
 Lock order: `guard`, the upstreams' locks, the executors'.
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Forkable(Protocol):
-        """What has a lock, and goes through forks."""
+        """Has a lock, and goes through forks."""
 
         def synchronize(self) -> None:
             """Wait until the lock is free."""
 
         def lock_for_fork(self, timeout: float) -> bool:
-            """Before a fork: return whether all is locked, for which it may wait *timeout* seconds."""
+            """Before a fork: lock everything; return ``False`` if that takes more than *timeout* seconds."""
             ...
 
         def unlock_after_fork(self) -> None:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _LOCK_TIMEOUT = 0.5  # seconds; most locks are free at once
 
 guard = threading.RLock()
-"""Guards all that is registered, here and in `exits`. A child has another one: look it up for each use."""
+"""Guards all that is registered, here and in `exits`. A child gets a new one, so look it up for each use."""
 
 _upstreams: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _cores: weakref.WeakSet[Forkable] = weakref.WeakSet()
@@ -48,9 +48,9 @@ _restarts: list[Callable[[], object]] = []
 
 
 class _Undo(threading.local):
-    """The steps that unlock what a fork has locked, the last one first.
+    """The steps that unlock what a fork has locked; the last one is done first.
 
-    Each thread has its own, since another may fork as soon as it can take `guard`.
+    Each thread has its own, since another thread may fork as soon as `guard` is free.
     """
 
     def __init__(self) -> None:
@@ -63,13 +63,13 @@ _undo = _Undo()
 def before_fork(prepare: Callable[[], object]) -> None:
     """Have *prepare* import what threads import only when they need it.
 
-    Otherwise one of them might be importing it during a fork, and the child would wait for that for ever.
+    Otherwise a thread might be importing it during a fork, and the child would wait for that thread for ever.
     """
     _preparations.append(prepare)
 
 
 def after_fork_in_child(restart: Callable[[], object]) -> None:
-    """Have *restart* called in a forked child, once all that has locks is started afresh."""
+    """Have *restart* called in a forked child, once everything that has a lock was started afresh."""
     _restarts.append(restart)
 
 
@@ -95,22 +95,22 @@ def _before_fork() -> None:
     for prepare in _preparations:
         prepare()
 
-    # Modules of this library that a thread is importing right now: the child may need them too.
+    # Wait for other threads that are importing modules of this library: the child may need these, too.
     for name in [name for name in list(sys.modules) if name.startswith("retrying_executor.")]:
-        with suppress(Exception):  # one that cannot be imported
+        with suppress(Exception):  # a module that cannot be imported
             importlib.import_module(name)
 
     # A signal handler may raise in here. Then the fork goes on, and the hook after it undoes what was done.
     while (late := _lock_all()) is not None:
         _unlock_all()
-        late.synchronize()
+        late.synchronize()  # wait while this thread holds no lock, then try once more
 
 
 def _lock_all() -> Forkable | None:
     """Lock everything; return the first that cannot be locked soon, if there is one.
 
-    The thread that holds its lock may be in a destructor that wants one of the locks taken here already. So
-    this waits only briefly while it holds any.
+    The thread that holds that lock may be in a destructor that wants a lock which was taken here already. So
+    this function waits only briefly while it holds any.
     """
     guard.acquire()
     _undo.steps.append(_unlock_guard)
@@ -123,14 +123,14 @@ def _lock_all() -> Forkable | None:
 
 
 def _unlock_guard() -> None:
-    with suppress(RuntimeError):  # it is free already, if a signal handler raised right after the release
+    with suppress(RuntimeError):  # a signal handler raised right after the release: it is free already
         guard.release()
 
 
 def _unlock_all() -> None:
     while _undo.steps:
         _undo.steps[-1]()
-        _undo.steps.pop()
+        _undo.steps.pop()  # only now: if a signal handler has raised, the step is done once more
 
 
 def _after_fork_in_child() -> None:
@@ -149,5 +149,5 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch  # always, but on Windo
         after_in_parent=_unlock_all,
         after_in_child=_after_fork_in_child,
     )
-    # Once more: a signal handler may raise in the first.
+    # Once more, since a signal handler may raise in the first.
     os.register_at_fork(after_in_parent=_unlock_all)

@@ -1,11 +1,10 @@
 """What is logged, and how: one function for each message.
 
 Messages go to the logger ``retrying_executor``; those that `ThreadPoolExecutor` logs too go to its logger.
-Every record of our own logger has a ``kind``, and what its message names is also in fields of its own
-(``extra``).
+Every record of our own logger has a ``kind``, and fields for what its message names (``extra``).
 
-What an operator must know is a warning or more, which Python shows unless logging is configured otherwise.
-Where one cause may have many such messages, most of them are for debugging only: see `Repeats`.
+What an operator must know is logged as a warning or an error, which Python shows by default. If one cause may
+have many such messages, most of them are for debugging only: see `Repeats`.
 
 No object of the caller's can break a log line, whatever its methods raise.
 """
@@ -14,15 +13,17 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 from itertools import count
 
-from retrying_executor._common.callables import Wrapper
+from retrying_executor._common.callables import Wrapper, code_of, unwrapped
 from retrying_executor._common.exceptions import class_name, traceback_of
 from retrying_executor._common.stdlib import LOGGER
 from retrying_executor._common.values import in_words
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("retrying_executor")
 _SHOWS_NOTES = sys.version_info >= (3, 11)  # whether a traceback does
+_MOST_NAMES = 10  # in one line, of calls that still run
 _MOST_TEXT = 1_000  # characters of an exception's message, which may be a whole response of a service
-_LOUD = 3  # messages of a kind
-_QUIET = 60.0  # seconds
+_LOUD = 3  # how many messages of a kind are errors before most are for debugging only
+_QUIET = 60.0  # seconds without a message of a kind, after which it is counted anew
 _MOST_KINDS = 1_000
 
 
@@ -55,7 +57,8 @@ class Repeats:
     def level(self, *kind: object) -> tuple[int, str]:
         """Count a message of *kind*; return its level, and what to add to it.
 
-        Takes no lock, since a destructor may log, wherever it interrupts. Each step is atomic instead.
+        Takes no lock: a destructor may log, and it may interrupt the thread that holds the lock. Each step is
+        atomic instead.
         """
         now = time.monotonic()
         repeated = self._seen.get(kind) or self._seen.setdefault(kind, _Repeated(now))
@@ -175,12 +178,12 @@ class FollowUp:
 
 
 def tells_of_retries() -> bool:
-    """Return whether `followed_up` would log anything; if not, its arguments need not be made."""
+    """Return whether `followed_up` logs anything at present; if not, its arguments need not be made."""
     return logger.isEnabledFor(logging.INFO)
 
 
 def followed_up(subject: Subject, news: FollowUp, context: Context) -> None:
-    """An attempt failed. This is no warning: only the caller can tell whether giving up is bad news."""
+    """An attempt failed. That is no warning: only the caller knows whether giving up is bad news."""
     delay = news.delay
     extra = {"kind": news.kind, **subject.fields(), "attempt": news.attempt, "reason": news.what}
     about = subject, news.attempt, news.what
@@ -198,7 +201,7 @@ def followed_up(subject: Subject, news: FollowUp, context: Context) -> None:
 
 def upstream_held(name: str, held_for: float, reason: str, *, is_news: bool) -> None:
     """An upstream is held, because it failed or asked to be left alone."""
-    level = logging.WARNING if is_news else logging.INFO  # probes that fail repeat it
+    level = logging.WARNING if is_news else logging.INFO  # each probe that fails leads to one more hold
     extra = {"kind": "upstream_held", "upstream": name, "delay": held_for, "reason": reason}
     _log(level, "upstream %s is held for %s: %s", name, in_words(held_for), reason, extra=extra)
 
@@ -217,16 +220,27 @@ def upstream_resumed(name: str) -> None:
 
 
 def upstream_back(name: str, *, is_news: bool) -> None:
-    """A probe succeeded. A warning if the hold was one, since its reader wants to know the end."""
+    """A probe succeeded. That is a warning if the hold was one: its reader wants to know the end."""
     extra = {"kind": "upstream_back", "upstream": name}
     _log(logging.WARNING if is_news else logging.INFO, "upstream %s works again", name, extra=extra)
 
 
-def runs_for_long(subject: Subject, number: int, duration: float, thread: str, stack: str) -> None:
-    """An attempt has been running for longer than ``warn_after``."""
-    extra = {"kind": "runs_for_long", **subject.fields(), "attempt": number, "duration": duration}
-    message = "%s: attempt %d has been running for %s, in thread %s:\n%s"
-    _log(logging.WARNING, message, subject, number, in_words(duration), thread, stack.rstrip(), extra=extra)
+def runs_for_long(
+    subject: Subject, number: int, duration: float, where: str, stack: str, *, kind: str = "runs_for_long"
+) -> None:
+    """An attempt has been running for longer than ``warn_after``, *where* its stack says.
+
+    Args:
+        subject: The call.
+        number: Which attempt it is.
+        duration: For how many seconds.
+        where: What to say before the stack.
+        stack: Of its thread, or of its coroutine.
+        kind: That of the record: ``"blocks_loop"`` if it is a coroutine that blocks all others.
+    """
+    extra = {"kind": kind, **subject.fields(), "attempt": number, "duration": duration}
+    message = "%s: attempt %d has been running for %s, %s:\n%s"
+    _log(logging.WARNING, message, subject, number, in_words(duration), where, stack.rstrip(), extra=extra)
 
 
 def listener_failed(kind: str, error: BaseException) -> None:
@@ -249,19 +263,19 @@ def events_dropped(count: int) -> None:
     _log(logging.WARNING, "on_event is too slow: %d events dropped so far", count, extra=extra)
 
 
-def listener_is_late(patience: float) -> None:
-    """An end waited *patience* seconds for ``on_event``, which has not been told everything."""
+def listener_is_late(waited: float) -> None:
+    """The end of an executor waited that many seconds for ``on_event``, which was not told everything."""
     extra = {"kind": "listener_is_late"}
     _log(
         logging.WARNING,
         "on_event has not been told everything: stopped waiting after %s",
-        in_words(patience),
+        in_words(waited),
         extra=extra,
     )
 
 
 def initializer_failed(error: BaseException, *, breaks: bool = True) -> None:
-    """The executor is broken, or else the thread is to try again. In the standard executor's log."""
+    """The initializer raised: the executor is broken, or a thread calls it again. To the standard log."""
     if breaks:
         _log(logging.CRITICAL, "Exception in initializer:", exc_info=error, to=LOGGER)
     else:
@@ -270,34 +284,124 @@ def initializer_failed(error: BaseException, *, breaks: bool = True) -> None:
 
 
 def worker_interrupted(error: BaseException) -> None:
-    """An exception that is no outcome of a call reached a worker thread."""
+    """A worker thread got an exception that is not the outcome of a call."""
     level, times = _repeats.level("worker", id(type(error)))  # by id: some classes cannot be hashed
     message = "a done callback, or another thread, raised in a worker thread%s"
     _log(level, message, times, exc_info=error, extra={"kind": "worker_interrupted"})
 
 
-def time_is_up(cancelled: int, running: list[str], timeout: float) -> None:
+def time_is_up(cancelled: int, running: list[str], timeout: float, fate: str) -> None:
     """A shutdown has used up its *timeout*, in seconds, and has cancelled the waiting calls."""
-    _cut_short("time_is_up", f"shutdown timed out after {in_words(max(0.0, timeout))}", cancelled, running)
+    reason = f"shutdown timed out after {in_words(max(0.0, timeout))}"
+    _cut_short("time_is_up", reason, cancelled, running, fate)
 
 
-def interrupted(cancelled: int, running: list[str]) -> None:
+def coroutine_returned(fn: object) -> None:
+    """A call has returned a coroutine, as its result: said once of each function."""
+    name = call_name(fn)
+    which = code_of(unwrapped(fn)) or name
+    if which in _returning_coroutines:
+        return
+    _returning_coroutines.add(which)
+    message = (
+        "%s returned a coroutine, which is the result of the call: nothing runs it unless you do. To have it"
+        " run, submit a function made with async def, which awaits it: submit(fn, *args)"
+    )
+    _log(logging.WARNING, message, name, extra={"kind": "coroutine_returned", "call": name})
+
+
+_returning_coroutines: set[object] = set()
+
+
+def interrupted(cancelled: int, running: list[str], fate: str) -> None:
     """Ctrl-C has ended a ``with`` block: waiting calls were cancelled, running ones are left to finish."""
-    _cut_short("interrupted", "interrupted", cancelled, running)
+    _cut_short("interrupted", "interrupted", cancelled, running, fate)
 
 
-def _cut_short(kind: str, reason: str, cancelled: int, running: list[str]) -> None:
+def journal_adopted(number: int, directory: object) -> None:
+    """Calls of processes that are gone were taken over."""
+    extra = {"kind": "journal_adopted", "calls": number}
+    message = "took over %d call%s of processes that are gone (journal %s)"
+    _log(logging.INFO, message, number, "" if number == 1 else "s", directory, extra=extra)
+
+
+def journal_unknown(function: str, key: str, error: BaseException) -> None:
+    """A call of the journal cannot be read by this program: it is left where it is."""
+    level, times = _repeats.level("journal", function, id(type(error)))
+    extra = {"kind": "journal_unknown", "call": function, "key": key}
+    message = (
+        "a call of %s [%s] is left in the journal, since it cannot be read here: %s%s. It is tried again with"
+        " the next look: with submit() now and then, or adopt(). The usual cause is a function that is"
+        " defined below the executor, or that was renamed (renamed= of Journal)"
+    )
+    _log(level, message, function, key, describe(None, error), times, extra=extra)
+
+
+def journal_without_view(function: str, label: str | None, upstreams: str | None) -> None:
+    """A call was submitted by a view that this program does not have: it goes on on other terms."""
+    level, times = _repeats.level("journal, no view", label, upstreams)
+    extra = {"kind": "journal_without_view", "call": function, "label": label, "upstream": upstreams}
+    message = (
+        "a call of %s goes on without its view, which is not there (label %r, upstream %r): "
+        "the executor's own policy and limits hold%s"
+    )
+    _log(min(level, logging.WARNING), message, function, label, upstreams, times, extra=extra)
+
+
+def journal_gone(path: object) -> None:
+    """Somebody has deleted a file while its executor lives."""
+    extra = {"kind": "journal_gone", "path": str(path)}
+    message = "journal file %s was deleted while it was in use: what was in it is lost if this process dies"
+    _log(logging.ERROR, message, path, extra=extra)
+
+
+def journal_set_aside(function: str, crashes: int, directory: object) -> None:
+    """A call was running whenever its process died: it does not run any more."""
+    extra = {"kind": "journal_set_aside", "call": function}
+    message = (
+        "a call of %s is set aside in the journal DIR = %s: its process died %d times while it ran. Its key"
+        " is in `python -m retrying_executor journal list DIR --failed`. If it is to run again,"
+        " use `python -m retrying_executor journal retry DIR KEY`"
+    )
+    _log(logging.ERROR, message, function, directory, crashes, extra=extra)
+
+
+def journal_damaged(path: object, error: BaseException) -> None:
+    """A file of the journal cannot be read. If it is damaged, it has been put out of the way."""
+    extra = {"kind": "journal_damaged", "path": str(path)}
+    aside = f"{path}.corrupt"
+    # To look is safer than to be told: even a file that is damaged may be one that cannot be renamed.
+    if os.path.exists(aside):
+        message = "journal file %s is damaged: %s. It was renamed to %s, and calls still in it are not made"
+        rest = os.path.basename(aside)
+    else:
+        message = "journal file %s cannot be read or written: %s. It is tried again with the next look%s"
+        rest = ""
+    _log(logging.ERROR, message, path, describe(None, error), rest, extra=extra)
+
+
+def journal_left_alone(path: object, why: str) -> None:
+    """A file of the journal is for another version, or cannot be opened now."""
+    extra = {"kind": "journal_left_alone", "path": str(path)}
+    _log(logging.WARNING, "journal file %s is left alone: %s", path, why, extra=extra)
+
+
+def _cut_short(kind: str, reason: str, cancelled: int, running: list[str], fate: str) -> None:
     if cancelled or running:
         extra = {"kind": kind, "cancelled": cancelled, "running": len(running)}
-        message = "%s: %d waiting call%s cancelled, %s"
-        still = f"still running: {', '.join(running)}" if running else "none still running"
-        _log(logging.WARNING, message, reason, cancelled, "" if cancelled == 1 else "s", still, extra=extra)
+        message = "%s: %d waiting call%s %s, %s"
+        names = running
+        if len(running) > _MOST_NAMES:  # coroutines may be thousands
+            names = [f"{times} x {name}" for name, times in Counter(running).items()]
+        still = f"still running: {', '.join(names)}" if running else "none still running"
+        plural = "" if cancelled == 1 else "s"
+        _log(logging.WARNING, message, reason, cancelled, plural, fate, still, extra=extra)
 
 
 def unseen_failure(
     subject: Subject, attempts: int, exception: BaseException, context: Context | None
 ) -> None:
-    """A call failed, and its outcome was never looked at."""
+    """A call failed, its future is gone, and its outcome was never looked at."""
     level, times = _repeats.level("unseen", subject.name, id(type(exception)))
     message = "%s failed after %d attempt%s, and nobody looked at its outcome%s%s"
     details = "" if attempts == 1 else "s", times, "" if _SHOWS_NOTES else _notes(exception)
@@ -316,7 +420,7 @@ def _notes(exception: BaseException) -> str:
 def _printable(
     exception: BaseException,
 ) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    """Return an exception as ``exc_info``; in place of one that cannot be formatted, one that says so."""
+    """Return an exception as ``exc_info``; if it cannot be formatted, another one that says so."""
     shown, stack = exception, traceback_of(exception)
     try:
         traceback.TracebackException(type(exception), exception, stack, lookup_lines=False)
@@ -334,9 +438,9 @@ def _log(
     context: Context | None = None,
     to: logging.Logger = logger,
 ) -> None:
-    # Given the exception itself, logging would call its `__bool__`.
+    # A tuple, since logging would call the `__bool__` of an exception.
     details = None if exc_info is None else _printable(exc_info)
-    # Handlers may add what is in the context, such as a request id. So they run in a copy of the call's.
+    # Handlers may add what is in the context, such as a request id. So they run in a copy of the call's own.
     log = partial(to.log, level, message, *args, exc_info=details, extra=extra)
     try:
         if context is None:
@@ -347,4 +451,4 @@ def _log(
         return  # a handler that raises hurts no call
     except BaseException:
         if threading.current_thread() is threading.main_thread():
-            raise  # it may be a signal handler's; in other threads it can only be a log handler's
+            raise  # a signal handler may have raised it; in other threads, only a log handler can have

@@ -1,4 +1,4 @@
-"""Misuse that Python would not refuse, or with an obscure error: misplaced options, and copies."""
+"""Refuses misuse that Python would accept, or refuse with an obscure error: misplaced options, and copies."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 _VARKEYWORDS = 0x08  # a flag of code, as `inspect` has it
 _ALSO_CALLED: dict[str, str] = dict.fromkeys(("attempts", "max_retries", "retries"), "max_attempts")
-_ALIKE = 0.75  # how similar to a known name one must be, from 0 to 1, to be taken for a slip
+_ALIKE = 0.75  # how similar to a known name, from 0 to 1, a name must be to pass for a slip of the pen
 
 
 def refuse_to_copy(self: object) -> NoReturn:
-    """Raise `TypeError`: the ``__reduce__`` of a class that has threads, or whose objects are shared."""
+    """Raise `TypeError`: this cannot be pickled or copied, since it has threads, or is shared."""
     raise TypeError(f"cannot pickle or copy {type(self).__name__!r} object")
 
 
 def says_where(place: str = "") -> Callable[[F], F]:
     """Have a method refuse misplaced options, with an error that says where they belong.
 
-    These are options that it does not take, and options given by position. Its own options are read off its
-    signature.
+    These are options that the method does not take, and options given by position. The options that it takes
+    are read off its signature.
 
     Args:
-        place: How its own options are given, with ``{}`` for the name, for errors of other methods; empty:
-            these do not mention them.
+        place: What errors of other methods say of how this method's options are given, with ``{}`` for the
+            name. Empty: other methods do not mention them.
     """
 
     def decorate(function: F) -> F:
@@ -66,11 +66,11 @@ def says_where(place: str = "") -> Callable[[F], F]:
 
 
 _places: dict[str, frozenset[str]] = {}
-"""The names of the options, by where they belong."""
+"""The names of the options, by the *place* in which they are given: see `says_where`."""
 
 
 class _Named:
-    """Stands for a function that is the default of an option, where that is shown: without its address."""
+    """Stands for a function that is the default of an option, in a signature that is shown: by its name."""
 
     def __init__(self, function: FunctionType) -> None:
         self._function = function

@@ -1,4 +1,4 @@
-"""What users meet goes by the name under which they import it."""
+"""Makes public classes and functions show the name under which users import them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def public(thing: T) -> T:
-    """Have a class or a function say that it is the package's: in reprs, tracebacks, pickles and ``help()``.
+    """Have a class or a function say that it is of the package: in reprs, tracebacks, pickles and ``help()``.
 
-    Of a class, so do the methods, and annotations of private fields go: ``help()`` would show them.
+    The methods of a class say so, too. Annotations of private fields are removed: ``help()`` would show them.
     """
     named: Any = thing
     place = named.__module__

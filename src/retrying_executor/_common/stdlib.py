@@ -1,4 +1,4 @@
-"""Private names of the standard library, all of them, each with the reason why it is needed.
+"""All private names of the standard library that are used, each with the reason why it is needed.
 
 - The states of a future: `concurrent.futures.wait` and `as_completed`, and asyncio from 3.15 on, read
   ``_state`` directly, so it must hold exactly these.
@@ -6,13 +6,20 @@
 - ``LOGGER``: where the standard library logs exceptions of done callbacks and initializers.
 - ``_register_atexit``: the interpreter joins threads before it runs `atexit`, and from then on starts no new
   ones. This hook runs before that; the standard executor ends by it too.
-- ``_is_main_interpreter``, and before 3.13 ``_xxsubinterpreters``: the end of a subinterpreter waits for all
-  threads but daemon ones, and aborts the process if any is left then.
+- ``_is_main_interpreter``, and before 3.13 ``_xxsubinterpreters``: whether daemon threads may be used. The
+  end of a subinterpreter waits for all other threads, and aborts the process if a daemon thread is left then.
 - ``start_joinable_thread``, and before 3.13 ``_set_sentinel`` and ``_shutdown_locks``: a thread that can be
   started anywhere, and that the end of the interpreter waits for.
 - ``RLock._is_owned``: whether this thread holds a lock; `threading.Condition` asks that too.
-- ``_shutdown_locks_lock``: before 3.13 every new thread takes it before `Thread.start` returns. It is not
-  reentrant: a destructor or signal handler that interrupts its holder must not wait for a start.
+- ``_shutdown_locks_lock``: before 3.13 every new thread takes it before `Thread.start` returns. A destructor
+  or signal handler that interrupts the holder of this lock would wait for a start for ever.
+- ``BaseEventLoop._closed`` and ``_ready``: a forked child must neither run nor close the event loop of its
+  parent. Closing it, as its destructor does, would take out of the parent's selector what wakes the parent.
+  ``_ssock`` and ``_csock``, which wake it, are closed alone there, or Python would warn that they never were.
+  In virtual time, the clock must not jump while callbacks are ready to run, and says when timers are.
+- ``asyncio._set_running_loop``, ``_enter_task`` and the like, documented for those who write event loops: in
+  virtual time, a loop is run for a moment in the middle of another one.
+- ``BaseEventLoop._default_executor``: closing a loop does not wait for the threads of `asyncio.to_thread`.
 - ``sys._is_gil_enabled``: documented, but missing before 3.13.
 """
 
@@ -22,15 +29,16 @@ import _thread
 import sys
 import threading
 from concurrent.futures import _base
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from concurrent.futures import Executor
     from typing import Any
 
 HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-"""Whether threads run one at a time. If they do when the program begins, that does not change."""
+"""Whether threads run one at a time. If they do, that does not change while the program runs."""
 
 PENDING, RUNNING, FINISHED = _base.PENDING, _base.RUNNING, _base.FINISHED
 CANCELLED_AND_NOTIFIED = _base.CANCELLED_AND_NOTIFIED
@@ -59,10 +67,14 @@ HAS_DAEMONS = is_main_interpreter()
 """Whether there may be threads that the end of this interpreter does not wait for."""
 
 
+STARTS_TO_THE_END = not (3, 12) <= sys.version_info < (3, 12, 3)
+"""Whether threads can still be started while the end of the interpreter waits for others (gh-113964)."""
+
+
 def start_thread(run: Callable[[], object]) -> None:
     """Start a thread that the end of the interpreter waits for. Takes no lock, and never waits.
 
-    `threading` does not know the thread. So nothing should be logged in it, since records name their thread.
+    `threading` does not know the thread. So nothing should be logged in it: log records name their thread.
     """
     start: Any = getattr(_thread, "start_joinable_thread", None)
     if start is not None:
@@ -79,12 +91,61 @@ def _run_joinably(run: Callable[[], object]) -> None:  # pragma: no cover  # in 
     run()
 
 
+def leave_loop(loop: Any) -> None:  # pragma: no cover  # in a forked child: tests/untraced
+    """In a forked child, in a coroutine that has forked: run nothing else in this loop of the parent."""
+    loop.stop()
+    with suppress(AttributeError):  # not asyncio's own: what was ready runs here, too
+        loop._ready.clear()
+
+
+def helpers_of(loop: Any) -> Executor | None:
+    """Return what runs `asyncio.to_thread` for an event loop, if it is asyncio's own and has run any."""
+    return getattr(loop, "_default_executor", None)
+
+
+def abandon_loop(loop: Any) -> None:
+    """In a forked child: let go of a loop of the parent, which does not run here, without closing it."""
+    with suppress(AttributeError):  # not asyncio's own: uvloop does not close a loop in its destructor
+        loop._closed = True
+        loop._ssock.close()
+        loop._csock.close()
+
+
+def has_ready_callbacks(loop: Any) -> bool:
+    """Return whether an event loop of asyncio would run something at once."""
+    return bool(loop._ready)
+
+
+def make_ready(loop: Any, handle: Any) -> None:
+    """Have an event loop of asyncio run the callback of a handle in its next turn."""
+    loop._ready.append(handle)
+
+
+@contextmanager
+def no_running_loop() -> Iterator[None]:
+    """If this thread runs an event loop, set that aside: what is done meanwhile may run another one."""
+    asyncio: Any = sys.modules.get("asyncio")  # if it is not imported, there is no loop
+    if asyncio is None or (outer := asyncio._get_running_loop()) is None:
+        yield
+        return
+    task = asyncio.current_task(outer)
+    if task is not None:
+        asyncio._leave_task(outer, task)
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(outer)
+        if task is not None:
+            asyncio._enter_task(outer, task)
+
+
 def is_held(lock: threading.RLock) -> bool:
     """Return whether this thread holds *lock*."""
     return lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # private
 
 
 def can_wait_for_a_start() -> bool:
-    """Return whether `Thread.start` can be waited for here, without waiting for ever."""
+    """Return whether `Thread.start` can be called here without the risk that it waits for ever."""
     lock = getattr(threading, "_shutdown_locks_lock", None)
     return lock is None or not lock.locked()

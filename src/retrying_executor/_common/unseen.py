@@ -2,8 +2,8 @@
 
 A future may go away anywhere, even where its last user holds a lock, or in the middle of a log handler.
 Logging right there could wait for ever, or recurse. So the failure is only noted in `overdue`, and logged
-where no lock is held: by a worker between two calls, else by a thread of its own. A subinterpreter has no
-such thread: if it ended while that one sleeps, the process would abort.
+where no lock is held: by a worker between two calls, or else by a thread for that. A subinterpreter has no
+such thread: if the interpreter ended while that thread sleeps, the process would abort.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class UnseenFailure:
-    """Kept alive by a failed future alone: if both go away before anybody looked, the failure is logged.
+    """Kept alive by a failed future alone: if it goes away before the outcome was looked at, that is logged.
 
     Args:
         subject: The call that failed.
@@ -51,7 +51,7 @@ class UnseenFailure:
         self._exception = self._context = None
 
     def fall_due(self) -> None:
-        """Note the failure as one to be logged, unless it was seen or noted."""
+        """Note the failure as one to be logged, unless it was seen, or noted before."""
         exception, context = self._exception, self._context
         self.seen()
         if exception is not None:
@@ -68,7 +68,7 @@ overdue: deque[tuple[log.Subject, int, BaseException, Context | None]] = deque()
 
 _unseen: set[weakref.ref[UnseenFailure]] = set()
 _SOON = 0.05  # seconds: workers get the first chance, and one thread logs many failures
-_is_coming = False  # a thread that will look at `overdue`: one at a time, however long log handlers take
+_is_coming = False  # whether a thread will look at `overdue`: one at a time, however long log handlers take
 
 
 def report_overdue() -> None:
@@ -91,16 +91,16 @@ def _report_soon() -> None:
         start_new_thread(_report_later, ())  # a `threading.Thread` takes locks when it is started
     except BaseException as error:  # an interruption too
         _is_coming = False
-        if not isinstance(error, RuntimeError):  # no thread can be started: a worker logs it, or the end
+        if not isinstance(error, RuntimeError):  # that: no thread can be started, so it is logged later
             raise
 
 
 def _report_later() -> None:  # pragma: no cover  # in a thread that is not measured
-    """Have what is overdue logged, unless a worker has done so meanwhile, between two calls."""
+    """Have what is overdue logged, unless a worker has done so meanwhile."""
     time.sleep(_SOON)
     if overdue:
         with suppress(Exception):  # no thread can be started, or the interpreter ends
-            # Not in this thread: a log record names its thread, and `threading` does not know this one.
+            # Not in this thread: `threading` does not know it, and a log record names its thread.
             threading.Thread(target=_report_now, name="retrying_executor-log", daemon=False).start()
             return
     _look_once_more()
@@ -117,7 +117,7 @@ def _look_once_more() -> None:
     """End a reporting thread.
 
     A destructor in another thread appends to `overdue`, then looks at ``_is_coming``. This thread resets
-    that, then looks at `overdue`. So at least one of them sees that another thread is needed.
+    ``_is_coming``, then looks at `overdue`. So at least one of them sees that another thread is needed.
     """
     global _is_coming
     _is_coming = False
@@ -143,8 +143,9 @@ def _report_all() -> None:
 def report_in_time() -> None:
     """Log failures while that still works. Called as the interpreter ends, once every call has its outcome.
 
-    `atexit` calls first what was registered last. So this registers anew, to come before whatever stops the
-    listener of a log queue. Children of `multiprocessing` may end without `atexit`, and log at once.
+    `atexit` calls first what was registered last. So this registers anew, to come before a function of the
+    program that stops the listener of a log queue. Children of `multiprocessing` may end without `atexit`, so
+    there the failures are logged at once.
     """
     atexit.unregister(_report_all)
     atexit.register(_report_all)

@@ -33,7 +33,7 @@ else:
         return lambda cls: cls
 
 
-_MOST_ITEMS = 1_000_000  # of what a caller gives: some iterables never end
+_MOST_ITEMS = 1_000_000  # of an iterable that a caller gives: some never end
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -58,7 +58,7 @@ class Value:
 
     @classmethod
     def _trusted(cls, **fields: object) -> Self:
-        """Return a value with these fields, unchecked: they are our own, and all of them in their order."""
+        """Return a value with these fields, unchecked: the caller gives all of them, valid and in order."""
         value = object.__new__(cls)
         value.__dict__.update(fields)
         return value
@@ -85,8 +85,8 @@ class Value:
 
 def to_seconds(duration: Duration) -> float:
     """Return *duration* in seconds, unchecked, as a ``timeout`` of the standard library."""
-    # Asking for the method spares the import of datetime. It is looked up on the type, since the class
-    # `timedelta` itself has it too, and is no duration.
+    # Asking for the method spares the import of datetime. It is looked up on the type of the value: the class
+    # `timedelta` itself has the method too, but is no duration.
     total_seconds = getattr(type(duration), "total_seconds", None)
     return duration if total_seconds is None else total_seconds(duration)  # type: ignore[return-value]  # not a timedelta
 
@@ -103,9 +103,9 @@ def as_float(value: object) -> float | None:
         return float(value)  # type: ignore[arg-type]  # it has one of these methods
     except OverflowError:
         return math.inf if value > 0 else -math.inf  # type: ignore[operator]  # it is a number
-    except ValueError:  # as a signalling NaN
+    except ValueError:  # such as a signalling NaN
         return math.nan
-    except TypeError:  # as an array
+    except TypeError:  # such as an array
         return None
 
 
@@ -144,7 +144,7 @@ def optional_seconds(name: str, value: object) -> float | None:
 def checked_timeout(timeout: object) -> float | None:
     """Return a ``timeout`` of the standard library's kind, in seconds: of any sign; ``None`` for no limit.
 
-    More than threads can wait for, which is centuries, is no limit either.
+    A timeout of centuries, longer than threads can wait for, is no limit either.
 
     Raises:
         TypeError: If *timeout* is neither ``None`` nor a number nor a ``timedelta``; a ``bool`` is neither.

@@ -1,4 +1,4 @@
-"""One executor's calls: what it, its views and its futures share. Puts the parts together."""
+"""The core of an executor: puts the parts together that the executor, its views and its futures share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from retrying_executor._calls.attempt import Observer
-    from retrying_executor._calls.call import Call, Outcome
+    from retrying_executor._calls.call import Call, Outcome, Work
     from retrying_executor._calls.stats import Stats
     from retrying_executor._calls.terms import Terms
     from retrying_executor._common.exits import ExitTimeout
@@ -35,64 +35,80 @@ if TYPE_CHECKING:
 
         def submitted(self, call: Call, /) -> None: ...
         def accepted(self, call: Call, /) -> None: ...
+        def began_late(self, call: Call, work: Work, /) -> None: ...
         def finish(self, timeout: float, /) -> None: ...
+
+    class Keeper(Protocol):
+        """What keeps the calls in a journal, as far as a crew asks: the rest is in `JournalledCore`."""
+
+        def load_more(self) -> None:
+            """Queue more of the calls that other processes have left, if it is time for that."""
+
+        def flush(self) -> None:
+            """There is nothing to do: write what was put off."""
 
     class Roster(Protocol):
         """The part of a crew that ``submit()`` looks at."""
 
         can_summon: bool
-        """Whether somebody is to be told of a call that was queued."""
+        """Whether the crew is to be told of a call that was queued."""
 
 
 class Crew(PartsCrew):
-    """Those that make the attempts. They do not know for which core: it gives itself along."""
+    """What makes the attempts: threads of its own, or in virtual time the threads that wait.
+
+    It does not know its core, which passes itself as an argument.
+    """
 
     if TYPE_CHECKING:  # what each crew does in its own way
         roster: Any
         """A `Roster`."""
 
         def see_to(self, core: Core, call: Call, /) -> Exception | None:
-            """See that a call which was queued is taken; return why it is to be refused, if it is."""
+            """See that a call which was queued is taken; return why it is to be refused, or ``None``."""
             ...
 
         def come(self, core: Core, /) -> bool:
-            """See that somebody comes for a call that may start now; return whether that is so."""
+            """See that a hand comes for a call that may start now; return whether one does."""
             ...
 
         def attach(self, core: Core, places: Places, /) -> None:
-            """Calls may go to this upstream from now on: see that both go by the same clock."""
+            """Calls may go to this upstream from now on: see that it uses the clock of the crew."""
 
         def make_latch(self, core: Core, call: Call, /) -> Any:
-            """Return a lock that is closed, at which somebody waits for *call*, or until it is accepted."""
+            """Return a closed lock at which a thread waits: for *call*, or for room for it."""
             ...
 
         def join(self, core: Core, deadline: float, /) -> bool:
-            """Wait until all is done and everybody has left, until *deadline*; return whether that is so."""
+            """Wait until all calls are done and all threads have left; ``False`` if *deadline* is first."""
             ...
 
         def retire(self, core: Core, deadline: float, /) -> bool:
-            """The same; from now on nobody stays for longer than there is something to do."""
+            """As `join`; and from now on no thread stays when it has nothing to do."""
             ...
 
         def stop_for_fork(self, timeout: float, /) -> bool:
-            """Before a fork: see that no hand is in the middle of anything. Called under the core's lock.
+            """Before a fork: see that no hand is in the middle of a change. Called under the core's lock.
 
             Returns:
-                Whether that is so, after waiting for each for *timeout* seconds at most.
+                Whether that is so, after waiting for each hand for *timeout* seconds at most.
             """
             ...
 
         def go_on_after_fork(self) -> None:
-            """After, in the parent and in the child; may be done again."""
+            """Undo `stop_for_fork`, in the parent and in the child; may be done again."""
 
     def restart(self, lock: threading.RLock) -> None:
-        """Start with nobody, as at the beginning and in a forked child."""
+        """Start without threads: at first, and again in a forked child."""
+
+    def expect_coroutine(self, core: Core) -> None:
+        """A call of a coroutine function is about to be submitted, and no thread may start later."""
 
     def see_to_put_off(self, core: Core) -> None:
-        """See that `Core.catch_up` is called when this thread has no lock any more."""
+        """See that `Core.catch_up` is called as soon as this thread holds no lock any more."""
 
     def terms_for(self, terms: Terms) -> Terms:
-        """Return the terms for calls that are submitted on these."""
+        """Return the terms to use instead of *terms*."""
         return terms
 
     def prepare(self, core: Core, call: Call) -> None:
@@ -100,22 +116,25 @@ class Crew(PartsCrew):
 
 
 def _sole(places: tuple[Places, ...]) -> Places | None:
-    """Return those of the only upstream, if a permit of it does for any call, since none weighs more."""
+    """Return the only upstream, if a permit of it lets any call through, since none weighs more."""
     return places[0] if len(places) == 1 and places[0].most_weight == math.inf else None
 
 
 class Core:
-    """The calls of one executor, and what becomes of them; lives as long as there is something to do.
+    """The calls of one executor. It outlives the executor as long as there are calls to make.
 
     Args:
-        crew: Those that make the attempts.
-        name: That of the executor.
+        crew: What makes the attempts.
+        name: The name of the executor.
         exit_timeout: How long the end of the interpreter waits.
         max_pending: How many calls may be accepted and not done; ``None``: no limit.
         waits_when_full: Whether ``submit()`` waits for room instead of raising.
-        places: Those of the services that every call goes to; see `adopt`.
-        monitor: What is told of calls, or ``None``.
+        places: The upstreams of every call; for others see `adopt`.
+        monitor: Is told of calls and attempts; or ``None``.
     """
+
+    keeper: Any = None
+    """A `Keeper`, which keeps the calls in a journal, if there is one."""
 
     def __init__(
         self,
@@ -132,12 +151,14 @@ class Core:
         self.name = name
         self.exit_timeout = exit_timeout
         self.monitor = monitor
+        self.is_plain = monitor is None
+        """Whether nobody but the submitter is told of a call."""
         self._max_pending = max_pending
         self._waits_when_full = waits_when_full
-        self._served: weakref.WeakSet[Places] = weakref.WeakSet()  # to which calls may go, or have gone
-        self._is_stopped = False  # for a fork
+        self._served: weakref.WeakSet[Places] = weakref.WeakSet()  # the upstreams of calls, now or earlier
+        self._is_stopped = False  # between `lock_for_fork` and the end of the fork
         self.put_off: deque[Callable[[], object]] = deque()
-        """What a destructor or a signal handler wanted to do in a thread that had a lock."""
+        """What destructors and signal handlers asked for in a thread that held a lock; see `catch_up`."""
         sole = _sole(places)
         self._assemble(places=sole, is_mixed=bool(places) and sole is None)
 
@@ -150,7 +171,7 @@ class Core:
         refusal: Exception | None = None,
         is_halted: bool = False,
     ) -> None:
-        """Start with nothing: no call, nobody there, counters at zero; but open or closed as before."""
+        """Start with no call, no thread and counters at zero; whether calls are refused is given."""
         crew = self.crew
         self.lock = lock = threading.RLock()
         crew.restart(lock)
@@ -175,12 +196,15 @@ class Core:
             is_limited=self._max_pending is not None,
             is_halted=is_halted,
         )
-        self.settling = settling = Settling(
-            lock=lock, ledger=ledger, crew=crew, entrance=entrance, turns=turns, observer=self.monitor
+        self.settling = settling = self._new_settling(
+            lock=lock, ledger=ledger, crew=crew, entrance=entrance, turns=turns
         )
         self.ending = Ending(
             lock=lock, ledger=ledger, crew=crew, entrance=entrance, turns=turns, settling=settling
         )
+
+    def _new_settling(self, **parts: Any) -> Settling:
+        return Settling(**parts, observer=self.monitor)
 
     @property
     def clock(self) -> Clock:
@@ -193,7 +217,7 @@ class Core:
         """Accept a call, or raise: then it never runs.
 
         Raises:
-            RuntimeError: After shutdown, or if nobody is there to make attempts and nobody can come.
+            RuntimeError: After shutdown, or if there is no thread and none can be started.
             BrokenThreadPool: If the initializer failed.
             PendingLimitError: If there is no room and waiting is not asked for, or is impossible.
         """
@@ -202,32 +226,46 @@ class Core:
         is_queued = entrance.submits_without_lock
         try:
             if is_queued:
+                # No lock orders this against a worker that goes to rest, or `shutdown()`. So both sides
+                # publish first, then look: at least one sees the other.
                 self.fresh.append(call)  # publish first,
             else:
                 entrance.admit(call)
                 is_queued = True
             if self.roster.can_summon or entrance.refusal is not None:  # then look
                 error = self.crew.see_to(self, call)
-        except BaseException as error_or_interrupt:  # the submitter will not get the future
-            if is_queued or not isinstance(error_or_interrupt, RuntimeError):  # of a signal handler
+        except BaseException as error_or_interrupt:
+            # The submitter will not get the future, so the call must not run. A signal handler may have
+            # raised after the call was queued, and before `is_queued` says so.
+            if is_queued or not isinstance(error_or_interrupt, RuntimeError):
                 self.settling.refuse(call)
             raise
         try:
-            if error is not None and self.settling.refuse(call):  # or it was taken up meanwhile
+            if error is not None and self.settling.refuse(call):  # else a worker took it, so it is accepted
                 raise error
         finally:
             del error  # its traceback keeps this frame
 
+    def submit_and_tell(self, call: Call) -> None:
+        """Accept a call as `submit` does, and tell the monitor."""
+        monitor = self.monitor
+        if monitor is not None:
+            monitor.submitted(call)
+        self.submit(call)
+        if monitor is not None:
+            monitor.accepted(call)
+
     def adopt(self, terms: Terms) -> Terms:
-        """Return the terms for calls that are submitted on these: from now on they may have its upstreams."""
+        """Prepare for calls with these terms and their upstreams; return the terms to use for them."""
         turns = self.turns
         for places in terms.places:
             self.crew.attach(self, places)
-            with self.lock:  # others may be listing them
+            with self.lock:  # another thread may be in `served`
                 self._served.add(places)
             if places.backlog is not None:
                 self.entrance.bound()
         sole = _sole(terms.places)
+        # Read without the lock: two threads that mix the turns one after the other do no harm.
         if not turns.is_mixed and (sole is not turns.places or (sole is None and terms.places)):
             with self.lock:
                 turns.mix()
@@ -237,13 +275,13 @@ class Core:
         """An upstream lets calls through again, now or at a certain time.
 
         Args:
-            places: Those of that upstream.
-            opens_at: From when on; if that is now, a permit is kept for this core.
+            places: The upstream.
+            opens_at: From when on. If that is now, the upstream keeps a permit for this core.
 
         Returns:
-            Whether a call waits for that, and somebody will see to it.
+            Whether a call waits for the upstream, and a hand will come for it.
         """
-        if self._is_amid():
+        if self._is_interrupting():
             self._put_off(partial(self.look_again, places, opens_at))
             return True
         now = self.clock.monotonic()
@@ -256,7 +294,7 @@ class Core:
         if self.crew.come(self):
             return True
         with self.lock:
-            self.turns.disinvite(places)  # the first hand that is free will ask
+            self.turns.disinvite(places)  # no hand is free: the first that is will ask
         return False
 
     # -- what futures ask ------------------------------------------------------------------------
@@ -267,52 +305,54 @@ class Core:
         self.settling.observe(call)
 
     def make_latch(self, call: Call) -> Any:
-        """Return a lock that is closed, at which somebody waits for *call*."""
+        """Return a closed lock at which a thread waits for *call*."""
         return self.crew.make_latch(self, call)
 
     def synchronize(self) -> None:
-        """Wait until a thread that has the lock gives it back: it has seen what was announced, or is seen."""
+        """Wait until a thread in the middle of a change is through, or sees what this one announced."""
+        # A change that began before the announcement is complete when this gets the lock. One that begins
+        # later sees the announcement.
         with self.lock:
             pass
 
     def cancel(self, call: Call) -> bool:
-        """Cancel a call that waits; of one that is running, make this attempt the last.
+        """Cancel a call that waits; if an attempt runs, make it the last. Return whether it is cancelled.
 
-        Where that is put off, ``False``, and it is cancelled a moment later.
+        Where cancelling is put off, that is ``False``, and the call is cancelled a moment later.
         """
-        if self._is_amid():
+        if self._is_interrupting():
             self._put_off(partial(self.settling.cancel, call))
             return call.cancelled()
         return self.settling.cancel(call)
 
     def settle(self, call: Call, outcome: Outcome) -> bool:
         """Make a call done with *outcome*; return ``False`` if it is done already."""
-        if self._is_amid():
+        if self._is_interrupting():
             self._put_off(partial(self.settling.settle, call, outcome))
             return not call.done()
         return self.settling.settle(call, outcome)
 
     # -- what cannot be done right now -----------------------------------------------------------
 
-    def _is_amid(self) -> bool:
-        """Return whether this thread is in the middle of something here, with a lock that guards it.
+    def _is_interrupting(self) -> bool:
+        """Return whether this thread holds the lock of this core or of one of its hands.
 
-        Then this is a destructor or a signal handler that has interrupted it. It may queue calls. All else
-        that changes them is put off, or the parts of a core would have to expect it between any two steps.
+        Then the caller is a destructor or a signal handler that has interrupted a change here. It may queue
+        calls. All else is put off, or the parts of a core would have to expect it between any two steps.
         """
-        return is_held(self.lock) or self.crew.amid() is not None
+        return is_held(self.lock) or self.crew.interrupted_hand() is not None
 
     def _put_off(self, act: Callable[[], object]) -> None:
-        """Have *act* called as soon as this thread has no lock any more: by it or by another."""
+        """Have *act* called, by this thread or another, as soon as this thread holds no lock any more."""
         self.put_off.append(act)
         self.crew.see_to_put_off(self)
 
     def catch_up(self) -> None:
-        """Do what was put off. Called without a lock."""
+        """Do what was put off. Called without a lock; several threads may do so at once."""
         while True:
             try:
                 act = self.put_off.popleft()
-            except IndexError:  # most often before the first
+            except IndexError:  # nothing is left, or another thread was faster
                 return
             act()
 
@@ -320,7 +360,7 @@ class Core:
 
     def untried(self) -> list[Call]:
         """Return the calls that wait for their first attempt."""
-        if self._is_amid():  # where none could be taken out
+        if self._is_interrupting():  # then `take_out` would refuse each of them
             return []
         with self.lock:
             waiting = self.ledger.schedule.waiting
@@ -328,14 +368,14 @@ class Core:
 
     def take_out(self, call: Call) -> bool:
         """Cancel a call if it waits for its first attempt; return whether that is so."""
-        return not self._is_amid() and self.settling.take_out(call)
+        return not self._is_interrupting() and self.settling.take_out(call)
 
     # -- the end ---------------------------------------------------------------------------------
 
     def shutdown(self, *, wait: bool, cancel_futures: bool, timeout: float | None) -> None:
         """Refuse calls from now on, and see to those that were accepted; see `RetryingExecutor`."""
         self.close(AFTER_SHUTDOWN)
-        if cancel_futures and self._is_amid():
+        if cancel_futures and self._is_interrupting():
             self._put_off(partial(self.ending.halt, self))
         elif cancel_futures:
             self.ending.halt(self)
@@ -346,11 +386,11 @@ class Core:
                 self.monitor.finish(max(0.0, deadline - self.clock.monotonic()))
 
     def close(self, reason: str = AT_EXIT) -> None:
-        """Refuse calls from now on; everybody leaves when nothing is left to do."""
+        """Refuse calls from now on; threads leave when nothing is left to do."""
         self.ending.close(reason)
 
     def abandon(self) -> None:
-        """The executor is gone: everybody leaves when nothing is left to do. Takes no lock."""
+        """The executor is gone: threads leave when nothing is left to do. Takes no lock."""
         self.ending.abandon()
 
     def is_ending(self) -> bool:
@@ -358,21 +398,21 @@ class Core:
         return self.entrance.refusal is not None or self.ending.is_abandoned
 
     def finish(self, timeout: float | None, *, granted: float | None = None) -> None:
-        """Wait until all is done and everybody has left; past *timeout* seconds, cancel what does not run.
+        """Wait until all calls are done and all threads have left; past *timeout* seconds, cancel what waits.
 
-        If that is the rest of a longer one, *granted*, the log names the latter.
+        If *timeout* is the rest of a longer time, *granted*, the log names that.
         """
         deadline = math.inf if timeout is None else self.clock.monotonic() + timeout
         if not self.crew.join(self, deadline):
-            assert timeout is not None  # there is nothing to run out of otherwise
+            assert timeout is not None  # without one `join` does not give up
             self.ending.time_is_up(self, timeout if granted is None else granted)
 
     def interrupt(self) -> None:
-        """Ctrl-C: refuse calls, cancel those that wait, and say so; attempts that run go on."""
+        """Ctrl-C: refuse calls, cancel those that wait, and log that; attempts that run go on."""
         self.ending.interrupt(self)
 
     def retire(self, timeout: float) -> bool:
-        """Wait until all is done and everybody has left, for *timeout* seconds; return whether that is so."""
+        """Wait as `finish`, but cancel nothing, and let no thread idle; return ``False`` when time is up."""
         return self.crew.retire(self, self.clock.monotonic() + timeout)
 
     def drain(self, timeout: float | None) -> bool:
@@ -382,14 +422,18 @@ class Core:
         return self.ending.drain(timeout)
 
     def is_own_thread(self) -> bool:
-        """Return whether this thread makes attempts itself, or keeps others from it: it must not wait."""
+        """Return whether this thread must not wait for calls: it makes attempts itself, or holds the lock."""
         return self.crew.includes_current_thread() or is_held(self.lock)
 
     # -- around a fork ---------------------------------------------------------------------------
 
     def lock_for_fork(self, timeout: float) -> bool:
-        """Before: no other thread is in the middle of anything here, unless that takes too long."""
-        self._is_stopped = True  # first: an interruption may come right after the lock is taken
+        """Before a fork: see that no other thread is in the middle of a change here.
+
+        Returns:
+            Whether that is so, after waiting for each lock for *timeout* seconds at most.
+        """
+        self._is_stopped = True  # first: an interruption may come right after the lock is taken, see below
         if not self.lock.acquire(timeout=timeout):
             self._is_stopped = False
             return False
@@ -399,7 +443,7 @@ class Core:
         return True
 
     def unlock_after_fork(self) -> None:
-        """After, in the parent: go on, however far `lock_for_fork` has come."""
+        """After a fork, in the parent: go on. An interrupted `lock_for_fork` is undone, too."""
         if self._is_stopped:
             self.crew.go_on_after_fork()
             if is_held(self.lock):  # pragma: no branch  # see tests/untraced
@@ -407,12 +451,12 @@ class Core:
             self._is_stopped = False
 
     def restart_in_child(self) -> None:
-        """After, in the child: start empty. The calls and the threads are the parent's."""
+        """After a fork, in the child: start empty. The calls and the threads are the parent's."""
         entrance, turns = self.entrance, self.turns
         calls = self.settling.all_calls()
-        self.crew.go_on_after_fork()  # this thread may have a hand, and is in the middle of nothing
+        self.crew.go_on_after_fork()  # or this thread's hand, if it has one, would seem to be in a change
         self._is_stopped = False
-        self.put_off.clear()  # the parent's
+        self.put_off.clear()  # the parent does that
         self._assemble(
             places=turns.places,
             is_mixed=turns.is_mixed,
@@ -426,7 +470,7 @@ class Core:
     # -- what can be seen from outside -----------------------------------------------------------
 
     def served(self) -> list[Places]:
-        """Return what is known of the upstreams to which calls may go, or have gone."""
+        """Return the upstreams of calls, now or earlier."""
         with self.lock:
             return list(self._served)
 

@@ -1,4 +1,4 @@
-"""Which calls come in: whether any are accepted, and where their submitters wait for room."""
+"""Which calls are accepted, and where their submitters wait for room."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import BrokenExecutor
 from contextlib import suppress
 
-from retrying_executor._calls.current import amid, current
+from retrying_executor._calls.current import current, interrupted_hand
 from retrying_executor._common.errors import PendingLimitError, refusal_like
 from retrying_executor._common.stdlib import HAS_GIL, is_held
 
@@ -24,11 +24,11 @@ class Entrance:
     Args:
         lock: The core's.
         ledger: Its calls.
-        crew: Those that make the attempts.
+        crew: What makes the attempts.
         max_pending: How many calls may be accepted and not done; ``None``: no limit.
         waits_when_full: Whether ``submit()`` waits for room instead of raising.
-        is_bounded: Whether an upstream that calls may have has a limit of its own.
-        refusal: What ``submit()`` raises, if it does already.
+        is_bounded: Whether calls may have an upstream that limits its backlog.
+        refusal: What ``submit()`` raises, if calls are refused from the start; or ``None``.
     """
 
     def __init__(
@@ -45,65 +45,67 @@ class Entrance:
         self._lock = lock
         self._ledger = ledger
         self._crew = crew
-        self._in_line: set[threading.Lock] = set()  # at which submitters wait for room
+        self._in_line: set[threading.Lock] = set()  # the latches at which submitters wait for room
         self.max_pending = max_pending
         self._waits_when_full = waits_when_full
         self.is_bounded = is_bounded
         self.refusal = refusal
         self.submits_without_lock = False
-        """Whether calls are queued without the lock: with nothing to look at before."""
-        self._look()
+        """Whether a call is queued without the lock: nothing has to be checked before that."""
+        self._update()
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         self.submits_without_lock = (
             HAS_GIL and self.refusal is None and not self.is_bounded and self.max_pending is None
         )
 
     def bound(self) -> None:
-        """From now on calls may have an upstream with a limit of its own."""
+        """From now on calls may have an upstream that limits its backlog."""
         self.is_bounded = True
-        self._look()
+        self._update()
 
     def close(self, refusal: Exception) -> None:
         """Accept no call from now on, and tell the submitters that wait for room. Called under the lock.
 
         Args:
-            refusal: What ``submit()`` raises. That the core is broken stands for what it raised before.
+            refusal: What ``submit()`` raises. That of a broken core replaces an earlier one; others do not.
         """
         if self.refusal is None or isinstance(refusal, BrokenExecutor):
             self.refusal = refusal
-        self._look()
+        self._update()
         self._open_all()
 
-    def made_done(self) -> None:
-        """A call may have become done: there may be room. Called under the lock."""
+    def wake_submitters(self) -> None:
+        """Have submitters look for room again, since a call may have become done. Called under the lock."""
         if self.max_pending is not None:
             self._open_all()
 
     def _open_all(self) -> None:
-        """Have all submitters look that wait for room."""
+        """Wake all submitters that wait for room, so that they look again."""
         for latch in self._in_line.copy():
             with suppress(RuntimeError):  # it is open already
                 latch.release()
 
     def what_to_raise(self) -> Exception | None:
-        """Return what ``submit()`` is to raise, if calls are refused: an exception of its own each time."""
+        """Return what ``submit()`` is to raise, if calls are refused: a new exception each time."""
         return None if self.refusal is None else refusal_like(self.refusal)
 
     def admit(self, call: Call) -> None:
-        """Queue a call if it may be accepted, where that takes a look.
+        """Queue a call, if it may be accepted, where that has to be checked first.
 
         Raises:
             RuntimeError, BrokenThreadPool: If calls are refused.
             PendingLimitError: If there is no room and waiting is not asked for, or is impossible.
         """
         if _backlogs_of(call):
-            call._core.observe(call)  # so that whatever makes it done sees that there is more to do
-        is_amid = self._crew.amid() is not None
-        is_amid_upstream = any(places.is_held() for places in call._terms.places)
-        is_amid_any = amid() is not None or is_held(self._lock) or is_amid_upstream
-        may_wait = self._waits_when_full and not is_amid_any  # others may need what this thread holds
-        if is_amid:  # it must not wait for the core's lock: so a few calls more than the limit may get in
+            call._core.observe(call)  # or a worker would make it done in `shortcut`, which leaves no backlog
+        is_interrupting = self._crew.interrupted_hand() is not None
+        holds_upstream = any(places.is_locked_here() for places in call._terms.places)
+        holds_lock = interrupted_hand() is not None or is_held(self._lock) or holds_upstream
+        may_wait = self._waits_when_full and not holds_lock  # other threads may need the lock to make room
+        if is_interrupting:
+            # This thread must not wait for the core's lock, see `interrupted_hand`. Without it, a few calls
+            # more than the limit may get in.
             full, _ = self._let_in(call)
             if full is not None:
                 raise PendingLimitError(full)
@@ -117,14 +119,16 @@ class Entrance:
                         waiter.is_called = False
                         return
                     self._check_wait(full, backlog, may_wait=may_wait)
-                    if waiter.line_up(backlog):  # publish first, then look once more
+                    # Publish that this submitter waits, then look once more: a backlog gets room without this
+                    # lock, so perhaps after the look above, and before it had a latch to open.
+                    if waiter.line_up(backlog):
                         continue
                 waiter.wait()
         finally:
             waiter.leave()
 
     def _let_in(self, call: Call) -> tuple[str | None, Backlog | None]:
-        """Queue a call if there is room; else return what is full, and the backlog if that is one."""
+        """Queue a call if there is room; else return what is full, and its backlog if it is an upstream."""
         limit = self.max_pending
         refusal = self.what_to_raise()
         if refusal is not None:
@@ -151,13 +155,13 @@ class Entrance:
         """Raise if waiting for room is not asked for, or could be for ever.
 
         Args:
-            full: What is to be said then.
-            backlog: That of the upstream, if it is that which is full.
-            may_wait: Whether waiting is asked for.
+            full: What is full, in words.
+            backlog: The backlog that is full; ``None`` if the executor is.
+            may_wait: Whether waiting is asked for, and possible.
         """
         if not may_wait:
             raise PendingLimitError(full)
-        running = None if current.holder is None else current.holder.call
+        running = None if current.hand is None else current.hand.call
         is_of_upstream = running is not None and backlog in _backlogs_of(running)
         if is_of_upstream or self._crew.includes_current_thread():
             raise PendingLimitError(
@@ -166,30 +170,30 @@ class Entrance:
 
 
 class _Waiter:
-    """A submitter that waits for room: in the line of its executor, and perhaps in that of an upstream.
+    """A submitter that waits for room: in the line of its executor, and perhaps in the line of a backlog.
 
     Args:
-        line: That of the executor: the latches that are opened when there may be room.
-        latch: At which it waits.
+        line: The line of the executor: the latches that are opened when there may be room.
+        latch: The latch at which the submitter waits.
     """
 
     def __init__(self, line: set[threading.Lock], latch: threading.Lock) -> None:
         self._line = line
         self._latch = latch
-        self._backlog: Backlog | None = None  # of the upstream that was full when it looked last
+        self._backlog: Backlog | None = None  # the one that was full when the submitter looked last
         self.is_called = False
-        """Whether it was called by that, for room that it has not taken."""
+        """Whether that backlog has called this submitter, for room that it has not taken yet."""
 
     def line_up(self, backlog: Backlog | None) -> bool:
-        """Be called when there is room; return whether that is new. Called under the core's lock.
+        """Get in line; return ``False`` if it was in the same line already. Called under the core's lock.
 
         Args:
-            backlog: Of the upstream that is full, if it is one.
+            backlog: The backlog that is full; ``None`` if the executor is.
         """
         if self._latch in self._line and backlog is self._backlog:
             return False
         if backlog is self._backlog:
-            self.is_called = False  # in vain
+            self.is_called = False  # another call has taken the room that it was called for
         else:
             self.leave()
             self._backlog = backlog
@@ -204,22 +208,19 @@ class _Waiter:
         self._step_out()
 
     def leave(self) -> None:
-        """Wait no more: what it was called for is for another."""
+        """Leave the line, and pass on room for which this submitter was called and that it did not take."""
         if self._latch in self._line:
             self._step_out()
-        self._pass_on()
+        if self._backlog is not None and self.is_called:
+            self.is_called = False
+            self._backlog.call_next()
 
     def _step_out(self) -> None:
         self._line.discard(self._latch)
         if self._backlog is not None and self._backlog.step_out(self._latch):
             self.is_called = True
 
-    def _pass_on(self) -> None:
-        if self._backlog is not None and self.is_called:
-            self.is_called = False
-            self._backlog.call_next()
-
 
 def _backlogs_of(call: Call) -> list[Backlog]:
-    """Return the backlogs in which a call is counted: of those of its upstreams that have a limit on that."""
+    """Return the backlogs that count a call: those of its upstreams that limit them."""
     return [places.backlog for places in call._terms.places if places.backlog is not None]

@@ -7,10 +7,11 @@ import weakref
 from contextlib import suppress
 
 from retrying_executor._calls import attempt
+from retrying_executor._common.callables import CoroutineFunction
 from retrying_executor._common.stdlib import DONE_STATES
 from retrying_executor._core.turns import end_permit
-from retrying_executor._policy.reading import close_answers
-from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT
+from retrying_executor._policy.closing import answers_to_close, close_answers, close_in_loop
+from retrying_executor._policy.verdict import ACCEPTED, CUT_SHORT, IN_FLIGHT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,20 +19,20 @@ if TYPE_CHECKING:
     from typing import Any
 
     from retrying_executor._calls.attempt import Observer
-    from retrying_executor._calls.call import Call, Hand, Outcome, Settlement
+    from retrying_executor._calls.call import Call, Hand, Outcome, Settlement, Work
     from retrying_executor._calls.ledger import Ledger
     from retrying_executor._core.entrance import Entrance
     from retrying_executor._core.turns import Crew, Turns
 
 
 class _Observed(set["weakref.ref[Call]"]):
-    """The calls that are observed, which a fork needs."""
+    """The observed calls: a forked child has to make those of its parent fail."""
 
     def forget(self, reference: weakref.ref[Call]) -> None:
-        """A call is gone; when all are, so is the memory that the set took."""
+        """A call is gone; with the last one, the memory of the set is released."""
         self.discard(reference)
         if not self:
-            self.intersection_update(self)  # not clear(): another thread may have added one since
+            self.intersection_update(self)  # not clear(): another thread may just have added a call
 
 
 class Settling:
@@ -40,11 +41,14 @@ class Settling:
     Args:
         lock: The core's.
         ledger: Its calls.
-        crew: Those that make the attempts.
-        entrance: Where there is room when a call is done.
-        turns: Whether attempts may follow.
-        observer: What is told of attempts, or ``None``.
+        crew: What makes the attempts.
+        entrance: Has room again when a call is done.
+        turns: Says whether attempts may follow.
+        observer: Is told of attempts; or ``None``.
     """
+
+    fate = "cancelled"
+    """What becomes of calls that wait when the core is halted, for the log."""
 
     def __init__(
         self,
@@ -76,17 +80,17 @@ class Settling:
         return self._change(call, change or self._ledger.settle, outcome, unseen)
 
     def cancel(self, call: Call) -> bool:
-        """Cancel a call that waits; of one that is running, make this attempt the last."""
+        """Cancel a call that waits; if an attempt runs, make it the last. Return whether it is cancelled."""
         return self._change(call, self._ledger.cancel) or call.cancelled()
 
     def refuse(self, call: Call) -> bool:
-        """If a call still waits for its first attempt, it was not accepted after all; return whether so.
+        """Take back a call that still waits for its first attempt; return ``False`` if it has begun.
 
-        Its submitter does not have the future yet, so no observer is to be told.
+        Its submitter does not have the future yet, so there is no observer to tell.
         """
         with self._lock:
             is_refused = self._ledger.refuse(call)
-            self._entrance.made_done()
+            self._entrance.wake_submitters()
         return is_refused
 
     def take_out(self, call: Call) -> bool:
@@ -94,9 +98,10 @@ class Settling:
         return self._change(call, self._ledger.take_out)
 
     def _change(self, call: Call, change: Callable[..., bool], *args: Any) -> bool:
-        """Apply *change*, which makes the call done or returns ``False``, and tell its observers.
+        """Apply *change*, which makes the call done or returns ``False``; then tell its observers.
 
-        An interruption stops neither half-way: then all are told once more, but for what has been told.
+        An interruption stops neither half-way: then everything is told once more. A waiter that has been
+        told, and a callback that has run, are left out.
         """
 
         def tell_waiters() -> None:
@@ -105,19 +110,20 @@ class Settling:
             call._tell_waiters()
 
         def tell_others() -> None:
+            self._became_done(call)
             call._open()
             call._invoke_callbacks()
 
-        kept = call._work, call._last  # so that no destructor runs under a lock
+        kept = call._work, call._last  # released below, so that no destructor of theirs runs under a lock
         changed = was_done = False
         try:
-            # `wait` and `as_completed` look at the state, then add themselves, both under this condition. If
-            # the call became done in between, they would wait for ever. Asking for the condition observes the
-            # call, so from here on its worker, too, makes it done under the condition only.
+            # `wait` and `as_completed` read the state and then add themselves, both under this condition. If
+            # the call became done in between without it, they would wait for ever. Reading ``_condition``
+            # observes the call, so from here on its worker, too, makes it done under the condition only.
             with call._condition:
                 try:
                     with self._lock:
-                        was_done = call._state in DONE_STATES
+                        was_done = call._state in DONE_STATES  # by another thread
                         changed = change(call, *args)
                     if changed:
                         tell_waiters()
@@ -137,30 +143,36 @@ class Settling:
             raise
         return changed
 
+    def _became_done(self, call: Call) -> None:
+        """A call was made done from outside: see to the coroutine of it that may be running."""
+        if call._worker is not None:
+            self._crew.call_off(call)
+
     def _make_way(self) -> None:
-        """A call that waited became done: nobody waits for its due time or its permit any more."""
+        """A call that waited is done: let the leader, submitters and the queue take note. Under the lock."""
         schedule = self._ledger.schedule
         self._crew.due_at_changed(schedule)
-        self._entrance.made_done()
-        if schedule.is_littered:
+        self._entrance.wake_submitters()
+        if schedule.is_mostly_gone:
 
-            def tidy(is_still: bool) -> None:
-                if is_still:  # or the next time
-                    schedule.tidy()
+            def compact(is_still: bool) -> None:
+                if is_still:  # else the next time
+                    schedule.compact()
 
-            self._crew.at_standstill(tidy)
+            self._crew.at_standstill(compact)
 
-    # -- those that observe calls ----------------------------------------------------------------
+    # -- observed calls --------------------------------------------------------------------------
 
     def observe(self, call: Call) -> None:
         """Give a call what its observers need; see `RetryingFuture`."""
+        # Note it first: a forked child has to know of each call whose condition a thread may hold.
         self._observed.add(weakref.ref(call, self._observed.forget))
         call._observe(self._lock)
 
     def all_calls(self) -> set[Call]:
-        """Return, in a forked child, the calls whose futures may still be asked: the parent's."""
+        """Return, in a forked child, the calls of the parent: their futures may still be used there."""
         calls = {*self._entrance.running_calls(), *self._ledger.schedule.waiting()}
-        # Done calls too: a thread of the parent, which is not there, may hold the condition of one.
+        # Done ones too: the condition may be held by a thread that the child does not have.
         calls.update(call for ref in self._observed.copy() if (call := ref()) is not None)
         return calls
 
@@ -175,17 +187,27 @@ class Settling:
         work, permit, outcome, verdict = call._work, hand.permit, None, None
         clock = self._crew.clock
         try:
-            if work is None:  # somebody else set the outcome
+            if work is None:  # another thread has set the outcome
+                if attempt.take_landed(hand) is not None and self._observer is not None:
+                    self._observer.ended(call)
                 return None
             verdict, outcome = attempt.make(call, work, permit, self._observer)
             if (
                 verdict is ACCEPTED
                 and call._attempts == 1  # as most are
-                # The hand may keep its permit for the next call, where there is one.
+                # The hand keeps its permit for the next call, if there is one and the upstream allows that.
+                # Both may change at any moment: `next_fresh` looks again under the lock of the hand.
                 and (permit is None or (self._fresh and permit.era == permit.places.reusable_era))
             ):
                 permit = None
                 return outcome, None
+            if verdict is IN_FLIGHT:
+                coroutine: Any = outcome[0]
+                if self._crew.launch(hand, work, coroutine):
+                    permit = None
+                elif self._observer is not None:
+                    self._observer.ended(call)
+                return None
             if permit is not None:
                 evidence, asked = attempt.evidence(call._terms, verdict, outcome)
                 hand.permit = None
@@ -195,11 +217,11 @@ class Settling:
                     verdict.delay = max(verdict.delay, due_in)
                 permit = None
             if verdict.delay is not None and not (self._turns.is_halted or call.done()):  # set_result()
-                # Announced before the next attempt can fail too, so that the lines come in order.
+                # Before the call is in backoff: else the next attempt could fail, too, and be logged first.
                 attempt.announce(call, work, outcome, verdict, self._observer)
                 if self._back_off(hand, call, clock.monotonic() + verdict.delay):
                     if outcome[1] is not None:
-                        close_answers(outcome[1])  # in backoff: give back its connections
+                        self._close_answers(call, work, outcome[1])
                     return None
             if verdict.delay is not None:
                 verdict = CUT_SHORT
@@ -215,26 +237,35 @@ class Settling:
     def _back_off(self, hand: Hand, call: Call, due_at: float) -> bool:
         """Put a call whose attempt failed in backoff; return ``False`` if that was the last attempt."""
         with self._lock:
-            # A thread may have cancelled the call, set its outcome, or shut down without waiting, since the
-            # attempt ended. It did so under this lock. From here on it finds the call in the schedule.
+            # Since the attempt ended, another thread may have cancelled the call, set its outcome, or halted
+            # all turns, each under this lock. Without this look there would be one attempt too many. A thread
+            # that comes later finds the call in the schedule.
             if call._is_last or call.done() or self._turns.is_halted:
                 return False
             hand.call = None
             self._ledger.back_off(call, due_at)
             self._crew.due_at_changed(self._ledger.schedule)
-            self._turns.look_ahead()
+            self._turns.update_only_fresh_until()
             return True
 
+    def _close_answers(self, call: Call, work: Work, exception: BaseException) -> None:
+        """Close what an exception refers to: a call in backoff must hold no connection."""
+        fn, *_ = work
+        if type(fn) is not CoroutineFunction:
+            close_answers(exception)
+        elif answers := answers_to_close(exception):  # as a rule, its client has read them, and closed them
+            self._crew.run_aside(call._core, close_in_loop(answers))
+
     def finish(self, hand: Hand) -> None:
-        """Make the call in a hand done, which has its outcome, and tell its observers."""
+        """Make the observed call in a hand done with its settlement, and tell its observers."""
         call, settlement = hand.call, hand.settlement
         assert call is not None
         assert settlement is not None
         hand.settlement = None
         call._let_go()
         end_permit(hand)  # the callbacks may take long, or wait for it
-        # The call is observed: its observers add themselves under the condition, as in `_change`. The lock of
-        # the hand is for `stats`: a call is counted when it leaves the hand, not before or after.
+        # The condition: observers add themselves under it, see `_change`. The lock of the hand: at a
+        # standstill, `stats` must find the call either in the hand or counted, not in both places or in none.
         with call._condition:
             with hand.lock:
                 finished = call._finish(*settlement)
@@ -247,16 +278,17 @@ class Settling:
                 call._tell_waiters()
         del settlement
         if self._entrance.max_pending is not None:
-            with self._lock:  # before the callbacks: they may wait for a submitter that waits for room
-                self._entrance.made_done()
+            with self._lock:  # before the callbacks: one may wait for a submitter that waits for room
+                self._entrance.wake_submitters()
         if finished:
             call._open()
             call._invoke_callbacks()
 
     def rescue(self, hand: Hand, error: BaseException) -> None:
-        """See to what is in a hand, where *error* was raised by a done callback, or asynchronously."""
+        """Clean up a hand after *error*, raised by a done callback, a signal handler, or another thread."""
+        hand.landed = None
         with suppress(BaseException):
             end_permit(hand, "none")
         if hand.call is not None and hand.settlement is None:
-            with suppress(BaseException):  # of its callbacks; its state is changed before they run
+            with suppress(BaseException):  # what its callbacks raise: its state is changed before they run
                 self.settle(hand.call, (None, error))

@@ -1,4 +1,4 @@
-"""Whose turn it is, and with which permit of its upstream."""
+"""Which call a hand takes next, and with which permit of the call's upstreams."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from retrying_executor._upstream.several import ask_all
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
-    from typing import TypeVar
+    from collections.abc import Callable, Coroutine
+    from typing import Any, TypeVar
 
-    from retrying_executor._calls.call import Call, Hand
+    from retrying_executor._calls.call import Call, Hand, Work
     from retrying_executor._calls.lanes import Claim
     from retrying_executor._calls.schedule import Schedule
     from retrying_executor._common.values import Clock
@@ -26,7 +26,7 @@ _ASK_AGAIN_AFTER = 0.001  # seconds
 
 
 class Crew:
-    """Those that make the attempts, as far as the parts of a core ask; see `Core` for the rest."""
+    """What the parts of a core ask of a crew, which makes the attempts; `core.Crew` has the rest."""
 
     if TYPE_CHECKING:  # what each crew does in its own way
 
@@ -37,45 +37,76 @@ class Crew:
 
         @property
         def is_coming(self) -> bool:
-            """Whether somebody will look what there is to do: one rests, or is on its way."""
+            """Whether a hand will look for work without being called: it rests, or is on its way."""
             ...
 
         def hands(self) -> list[Hand]:
-            """Return those that have a call, or may have one."""
+            """Return the hands: each may have a call."""
             ...
 
         def includes_current_thread(self) -> bool:
-            """Return whether this thread makes attempts itself, and so must not wait for them."""
+            """Return whether this thread makes attempts itself, and so must not wait for calls."""
             ...
 
+        def launch(self, hand: Hand, work: Work, coroutine: Coroutine[Any, Any, Any], /) -> bool:
+            """Run a coroutine, the rest of an attempt; its call and permit leave the hand.
+
+            That may have to wait until others have landed.
+
+            Returns:
+                ``False`` if the call is done by now: then the coroutine is not run.
+            """
+            ...
+
+        def call_off(self, call: Call, /) -> None:
+            """The call was made done from outside: cancel the coroutine, if one of it is running."""
+
+        def run_aside(self, core: Any, coroutine: Coroutine[Any, Any, None], /) -> None:
+            """Run a coroutine of the library in the event loop. Nobody waits for that; it may be cut off."""
+            ...
+
+        def await_landings(self, core: Any, /) -> None:
+            """Wait a moment for coroutines that were called off, and for the threads that they keep busy."""
+            ...
+
+    @property
+    def has_landed(self) -> bool:
+        """Whether there is a coroutine that has ended, and that no hand has taken up yet."""
+        return False
+
     def due_at_changed(self, schedule: Schedule) -> None:
-        """What is due first may be something else now. Called under the core's lock."""
+        """`Schedule.first_due_at` may have changed. Called under the core's lock."""
 
     def wake_all(self) -> None:
-        """Have everybody look whether to stay. Needs no lock."""
+        """Have every thread look whether to stay. Needs no lock."""
+
+    def abandon(self) -> None:
+        """The executor is gone: see that all threads leave when their work is done. Takes no lock."""
+        self.wake_all()
 
     def at_standstill(self, look: Callable[[bool], T]) -> T:
         """Return what *look* returns while no hand takes a call or makes one done.
 
-        It gets whether they all stand still. Called under the core's lock.
+        *look* gets whether all of them stand still. Called under the core's lock.
         """
         return look(True)
 
-    def amid(self) -> Hand | None:
-        """Return the hand of this thread, if it is one of these and in the middle of something."""
+    def interrupted_hand(self) -> Hand | None:
+        """Return the hand of this thread, if it is of this crew and in the middle of a change."""
         return None
 
 
 class Turns:
-    """What the hands of a core take next. All but the two that say so are called under the core's lock.
+    """What the hands of a core take next. Except where a method says so, its caller holds the core's lock.
 
     Args:
         lock: The core's.
         schedule: The calls that wait.
-        crew: Those that make the attempts.
-        places: Those of every call's upstream, unless they are mixed.
+        crew: What makes the attempts.
+        places: The upstream of every call; ``None`` if calls have none, or are mixed.
         is_mixed: Whether calls may have one upstream or another, or several, or none.
-        is_limited: Whether the core has a limit on pending calls, which takes a look after each.
+        is_limited: Whether the core has a limit on pending calls, so that submitters are to be told of each
+            that is done.
         is_halted: Whether no attempt starts any more.
     """
 
@@ -98,19 +129,19 @@ class Turns:
         self._is_limited = is_limited
         self.is_halted = is_halted
         self.invitations: dict[Places, None] = {}
-        """Permits that upstreams keep for this core, until it asks for them or declines."""
+        """The upstreams that keep a permit for this core, until it asks for that or declines it."""
         self.unused: list[Permit | JointPermit] = []
-        """Permits that were got for a call which another hand took, or which was cancelled, meanwhile."""
+        """Permits for calls that another hand took, or that were cancelled, before they could start."""
         self.only_fresh_until = -math.inf
-        """Until when there is nothing to see to but fresh calls."""
-        self.look_ahead()
+        """Until when a hand may take fresh calls without the core's lock: there is nothing else to do."""
+        self.update_only_fresh_until()
 
     # -- what there is to see to -----------------------------------------------------------------
 
-    def look_ahead(self) -> None:
-        """Note until when there is nothing to see to but fresh calls."""
-        schedule = self._schedule
-        if self.is_halted or self.is_mixed or self._is_limited or schedule.held.has_lanes:
+    def update_only_fresh_until(self) -> None:
+        """Note until when there is nothing to do but to take fresh calls."""
+        schedule, is_plain = self._schedule, not (self.is_mixed or self._is_limited)
+        if self.is_halted or not is_plain or schedule.held.has_lanes or self._crew.has_landed:
             self.only_fresh_until = -math.inf
             return
         due_at = schedule.first_due_at()
@@ -119,14 +150,16 @@ class Turns:
     def halt(self) -> None:
         """Let no attempt start any more."""
         self.is_halted = True
-        self.look_ahead()
+        self.update_only_fresh_until()
 
     def mix(self) -> None:
         """From now on calls may have one upstream or another, or several, or none."""
         self.is_mixed = True
-        self.look_ahead()
-        self._crew.at_standstill(bool)  # from now on all have seen it: no hand takes a call without the lock
-        self.places = None  # not before, or a hand that goes on asks for no permit
+        self.update_only_fresh_until()
+        # A hand that is taking a call without the lock has not seen this yet, and still reads ``places``. If
+        # that were cleared now, the hand would take a call and ask for no permit.
+        self._crew.at_standstill(bool)
+        self.places = None
 
     # -- taking a call ---------------------------------------------------------------------------
 
@@ -134,15 +167,15 @@ class Turns:
         """Put the next call, if one is ready, in a hand.
 
         Args:
-            hand: Which has no call.
+            hand: It has no call.
             now: What time it is.
-            asker: In whose name upstreams are asked for permits: the core.
+            asker: The core, for which upstreams are asked for permits.
         """
 
         def claim(call: Call, now: float) -> Claim:
             claimed = self._ask(call, hand, now, asker) if has_upstreams else call._begin(hand, now)
             if claimed is True:
-                hand.call = call  # now, so that no exception loses it
+                hand.call = call  # at once, so that no interruption loses it
             return claimed
 
         if self.is_halted:
@@ -155,19 +188,18 @@ class Turns:
             self.unused.append(hand.permit)
             hand.permit = None
         if now >= self.only_fresh_until:
-            self.look_ahead()
+            self.update_only_fresh_until()
         return call
 
     def _ask(self, call: Call, hand: Hand, now: float, asker: Asker) -> Claim:
-        """Begin an attempt if all upstreams of the call, if it has any, let it through."""
+        """Claim a call for a hand, if all its upstreams let it through."""
         terms = call._terms
-        if not terms.places or hand.permit is not None or call.done():
+        # A call for which it is too late needs no permit: it gives up, see `attempt.make`.
+        if not terms.places or hand.permit is not None or call.done() or call._is_too_late(now):
             return call._begin(hand, now)
-        if call._is_too_late(now):
-            return call._begin(hand, now)  # without a permit: no attempt will be made, see attempt.make
         until = self._schedule.waits_until(call, now)
         for places in reversed(terms.places):
-            opens_at = self._schedule.opens_to(call, places)
+            opens_at = self._schedule.may_ask_from(call, places)
             if opens_at > now:
                 return places, opens_at, until
         answer = ask_all(terms.places, asker, call._weight)
@@ -183,27 +215,28 @@ class Turns:
         return places, asks_at, until
 
     def _reserve(self, hand: Hand, places: Places, asker: Asker) -> None:
-        """Get a permit for a fresh call before it is taken, since others go on without the lock.
+        """Get a permit for a fresh call before that is taken.
 
-        They could pass by one that was taken and then refused. So if there is no permit, they do not go on
-        from now on.
+        Other hands go on taking fresh calls without the lock. If a call were taken first and refused then,
+        later calls could pass it by. From the first refusal on, none takes a call without the lock.
         """
         answer = ask_all((places,), asker, 1)
         if not isinstance(answer, tuple):
             hand.permit = answer
             return
         self.only_fresh_until = -math.inf
-        self._crew.at_standstill(bool)  # from now on all have seen it
+        self._crew.at_standstill(bool)  # from now on all hands have seen it
 
     # -- permits that upstreams keep -------------------------------------------------------------
 
     def invite(self, places: Places, opens_at: float, now: float) -> bool:
         """An upstream lets calls through from *opens_at* on; if that is now, it keeps a permit for the core.
 
+        What it tells may be out of date. At worst a hand asks the upstream in vain.
+
         Returns:
-            Whether a call waits for that.
+            Whether a call waits for the upstream.
         """
-        # What is told late may be old; asking does no harm.
         if self.is_halted or not self._schedule.held.notice(places, opens_at, now):
             return False
         if opens_at <= now:
@@ -211,7 +244,7 @@ class Turns:
         return True
 
     def disinvite(self, places: Places) -> None:
-        """Nobody comes for that permit: it goes to another core, or to the first of ours that is free."""
+        """No hand comes for that permit now. The upstream may give it to another core."""
         self.invitations.pop(places, None)
 
     @property
@@ -220,11 +253,11 @@ class Turns:
         return bool(self.invitations or self.unused or self._schedule.held.has_renounced)
 
     def decline_unused(self, asker: Asker, *, are_all: bool = False) -> None:
-        """Give back permits that nobody is there to use, or no call, and places in lines. Without the lock.
+        """Give back permits for which there is no hand or no call, and places in lines. Without the lock.
 
         Args:
-            asker: For whom they are kept.
-            are_all: Whether nobody will use any of them.
+            asker: The core for which they are kept.
+            are_all: Whether none of the permits will be used.
         """
         unused: list[Places] = []
         permits: list[Permit | JointPermit] = []
@@ -234,14 +267,14 @@ class Turns:
                 self._collect_unused(asker, unused, lines, are_all=are_all)
                 permits, self.unused = self.unused, []
             _give_back(asker, unused, permits, lines)
-        except BaseException:  # of a signal handler: others wait for these permits
+        except BaseException:  # of a signal handler: other cores wait for these permits
             _give_back(asker, unused, permits, lines)
             raise
 
     def _collect_unused(
         self, asker: Asker, unused: list[Places], lines: list[tuple[Places, object]], *, are_all: bool
     ) -> None:
-        """Add what is to be given back to these lists; see `decline_unused`, and `_give_back`."""
+        """Add to the lists what is to be given back; see `decline_unused` and `_give_back`."""
         is_awaited = self._schedule.held.is_awaited
         for places in self._schedule.held.renounce(are_all=self.is_halted):
             is_over = self.is_halted or not is_awaited(places)
@@ -258,9 +291,14 @@ def _give_back(
     permits: list[Permit | JointPermit],
     lines: list[tuple[Places, object]],
 ) -> None:
-    """Give back the permits that upstreams keep for a core, and those that it has; may be done again.
+    """Give back permits, and places in lines; may be done again after an interruption.
 
-    And its places in their lines; ``None`` if another call has that place now, which may take less.
+    Args:
+        asker: The core.
+        invited: Upstreams that keep a permit for it.
+        permits: Permits that it has.
+        lines: Upstreams in whose lines it has a place, and the place. That is ``None`` if another call needs
+            the place now: the core stays in line, but that call may weigh less.
     """
     for places, place in lines:
         places.step_out(asker, place)
@@ -271,7 +309,7 @@ def _give_back(
 
 
 def end_permit(hand: Hand, evidence: Evidence = "worked") -> None:
-    """A hand does not go on at once with a call of the same upstream. Called without a lock."""
+    """End the permit of a hand, so that no other call starts under it. Called without a lock."""
     permit = hand.permit
     if permit is not None:
         hand.permit = None

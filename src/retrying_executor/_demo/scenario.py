@@ -1,4 +1,4 @@
-"""What is delivered, by how many threads, and to what kind of service: the options of the command."""
+"""The options of the command: what is delivered, by how many threads, and to what kind of service."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 
+KILLS = 5
+"""How often the process that delivers is killed, if it is."""
+
+
 @dataclass(frozen=True)
 class Scenario:
     """The options, each within its range; times are in seconds."""
@@ -21,6 +25,7 @@ class Scenario:
     failures: float
     outage: float
     max_elapsed: float
+    kill: bool
 
     @property
     def outage_after(self) -> int:
@@ -49,6 +54,11 @@ def parse(argv: Sequence[str] | None) -> Scenario:
     option("--failures", 0.2, 0, 1, "share of the requests that it answers with 503 (1: all, for ever)")
     option("--outage", 2.0, 0, 30, "seconds that the service is down (0: it never is)")
     option("--max-elapsed", 120.0, 0, 3600, "seconds until the RetryingExecutor gives up")
+    parser.add_argument(
+        "--kill",
+        action="store_true",
+        help=f"instead, deliver with a journal in a process that is killed {KILLS} times in the middle",
+    )
     return Scenario(**vars(parser.parse_args(argv)))
 
 

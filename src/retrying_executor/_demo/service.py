@@ -1,12 +1,13 @@
 """The service that webhooks are delivered to: busy, unreliable, and down for a while.
 
-``_lock`` guards ``_requests`` and the changes of ``ledger``: requests are handled in threads of
-their own. Only the thread of `Service.running` opens and closes the listening socket.
+``_lock`` guards ``_requests``, and the changes of ``ledger`` and ``repeated``: requests are handled in
+threads of their own. Only the thread of `Service.running` opens and closes the listening socket.
 """
 
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -28,15 +29,17 @@ WORK = 0.02
 
 
 class Service:
-    """A service that fails requests decided by the seed, and goes down once, as *scenario* has it.
+    """A service that fails some requests, which the seed chooses, and goes down once, as *scenario* says.
 
     Attributes:
         ledger: The ids of the webhooks that were accepted, each once however often it came.
+        repeated: Those that came again after that.
         is_up: Whether the service can be reached.
     """
 
     def __init__(self, scenario: Scenario) -> None:
         self.ledger: set[str] = set()
+        self.repeated: set[str] = set()
         self.is_up = False
         self._scenario = scenario
         self._requests: Counter[str] = Counter()
@@ -52,6 +55,8 @@ class Service:
             fate = random.Random(f"{self._scenario.seed}/{webhook_id}/{self._requests[webhook_id]}")
             if fate.random() < self._scenario.failures:
                 return HTTPStatus.SERVICE_UNAVAILABLE
+            if webhook_id in self.ledger:
+                self.repeated.add(webhook_id)
             self.ledger.add(webhook_id)
             if len(self.ledger) >= self._scenario.outage_after:
                 self._outage_begins.set()
@@ -59,11 +64,11 @@ class Service:
 
     @contextmanager
     def running(self) -> Iterator[str]:
-        """Run as long as the ``with`` block does, which is given the URL to post webhooks to."""
+        """Run until the ``with`` block ends; yield the URL to post webhooks to."""
         server = self._bind(port=0)
         server.server_activate()
         self.is_up = True
-        # A daemon, lest it keep the process alive when Ctrl-C comes right after the start.
+        # A daemon: if Ctrl-C comes right after the start, it must not keep the process alive.
         thread = threading.Thread(target=self._run, args=(server,), name="service", daemon=True)
         thread.start()
         try:
@@ -96,6 +101,11 @@ class _Server(ThreadingTCPServer):
     allow_reuse_address = True  # connections that have just ended do not keep the port
     request_queue_size = 128  # so many connections may wait to be accepted
     timeout = 0.05  # seconds until handle_request() returns without a request
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep quiet if the connection broke: the client was killed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     def serve(self, *, until: threading.Event) -> None:
         """Handle requests until the event is set; close, and answer those that have begun."""

@@ -1,4 +1,4 @@
-"""Deliver webhooks through an executor, and watch what becomes of them."""
+"""Delivers webhooks through an executor, and watches what becomes of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from retrying_executor import RetryingExecutor, RetryingFuture, RetryPolicy, Upstream
+from retrying_executor import Journal, RetryingExecutor, RetryingFuture, RetryPolicy, Upstream
 from retrying_executor._demo.service import Service
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ REST = 2.0
 
 _TICK = 0.1  # seconds between two looks at what is going on
 _NAME = "deliver"  # what the names of the executors' threads begin with
-_opener = build_opener(ProxyHandler({}))  # no proxy stands before a service on this computer
+_opener = build_opener(ProxyHandler({}))  # no proxy: the service is on this computer
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def plain(scenario: Scenario) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(scenario.workers, _NAME)
 
 
-def retrying(scenario: Scenario) -> RetryingExecutor:
-    """Return the one that takes its place."""
+def retrying(scenario: Scenario, journal: Journal | None = None) -> RetryingExecutor:
+    """Return the executor that takes its place; with a journal, it keeps its calls there."""
     policy = RetryPolicy(
         max_attempts=None,  # nobody knows how many an outage costs: limit the time instead
         max_elapsed=scenario.max_elapsed,
@@ -71,7 +71,9 @@ def retrying(scenario: Scenario) -> RetryingExecutor:
     )
     # While the service is down, one call at a time finds out whether it is back; the others wait.
     service = Upstream("webhooks", hold_after=scenario.workers, initial_hold=0.2, max_hold=1.0)
-    return RetryingExecutor(scenario.workers, _NAME, retry=policy, upstream=service, idle_timeout=0.5)
+    return RetryingExecutor(
+        scenario.workers, _NAME, retry=policy, upstream=service, idle_timeout=0.5, journal=journal
+    )
 
 
 def deliver_all(
@@ -82,7 +84,7 @@ def deliver_all(
     Args:
         executor: What to submit the calls to.
         scenario: What to deliver, and what the service is like.
-        show: Called again and again with the share that is delivered, and what is going on.
+        show: Called again and again with the share that was delivered, and a text on what is going on.
     """
     service = Service(scenario)
     futures: list[Future[None]] = []
@@ -103,7 +105,7 @@ def deliver_all(
             pending = futures
             while pending := [future for future in pending if not future.done()]:
                 look(len(pending))
-                if time.monotonic() > deadline:  # a call that was not tried yet would wait on
+                if time.monotonic() > deadline:  # max_elapsed does not end calls that were never tried
                     break
                 time.sleep(_TICK)  # not wait(): Ctrl-C in there would leave futures locked
             elapsed = time.monotonic() - began_at

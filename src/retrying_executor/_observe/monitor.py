@@ -8,7 +8,7 @@ a single worker, so it starts when there is an event and leaves when there is no
 listener's thread resets ``_is_telling`` first, then looks at ``_untold``. So no event is left behind.
 
 An attempt may start before ``submit()`` has returned, and so before its call is accepted for good. The
-listener's thread puts that in order: of each call, the first event is that it was accepted.
+listener's thread puts the events in order: the first one of each call is that it was accepted.
 """
 
 from __future__ import annotations
@@ -104,20 +104,20 @@ class Event(Value):
 class Story:
     """What events say of a call, and what was told already. It keeps nothing that a done call lets go of."""
 
-    __slots__ = ("accepted_at", "began_at", "ending", "is_announced", "is_over", "subject", "time", "took")
+    __slots__ = ("accepted_at", "began_at", "is_announced", "is_over", "subject", "time", "took", "withheld")
 
     def __init__(self, call: Call, work: Work, time: float, accepted_at: float) -> None:
         self.subject: dict[str, Any] = {
             **call._subject(work).fields(),
             "upstream": call._terms.upstream_name,
         }
-        self.time = time  # when it was accepted, on the clock of events
+        self.time = time  # when the call was accepted, on the clock of events
         self.accepted_at = accepted_at  # the same, on the clock of durations
-        self.is_announced = False
-        self.is_over = False  # the listener was told that it is done
-        self.ending: Event | None = None  # it was done before it was announced
+        self.is_announced = False  # whether the listener was told that it was accepted,
+        self.is_over = False  # and that it is done
+        self.withheld: Event | None = None  # that it was cancelled: told once it is known to be accepted
         self.began_at = 0.0  # when the latest attempt began
-        self.took: float | None = None
+        self.took: float | None = None  # how long that took, once it has ended
 
 
 class Monitor:
@@ -142,7 +142,7 @@ class Monitor:
         self._new_teller = new_teller
         self._on_event = on_event
         self.exit_timeout = exit_timeout
-        self._is_over = False  # all calls are done
+        self._is_over = False  # whether all calls are done
         self._thread_name = thread_name
         self._watchdog = None if warn_after is None else Watchdog(warn_after, thread_name)
         self.restart()
@@ -153,14 +153,16 @@ class Monitor:
         self._lock = threading.RLock()  # guards _is_telling; reentrant for the sake of destructors
         self._untold: deque[Callable[[], None]] = deque()
         self._is_telling = False
-        self._drop = count(1).__next__
+        self._drop = count(1).__next__  # counts in one atomic step
         self._dropped = 0  # how many events
         self._reported = 0.1  # how many at the latest message; the next comes at ten times as many
-        self._patience = LISTENER_TIMEOUT
+        self._waits_for = LISTENER_TIMEOUT  # seconds that are left to wait for the listener, at all ends
         self._is_late = False
         self._core = self._new_teller(f"{self._thread_name}-events")
         if self._watchdog is not None:
             self._watchdog.restart()
+
+    # These two are overridden where time is virtual.
 
     def _now(self) -> float:
         return time.time()
@@ -179,7 +181,7 @@ class Monitor:
             call.add_done_callback(self._done)
 
     def accepted(self, call: Call) -> None:
-        """``submit()`` is about to return the call's future."""
+        """The call is accepted: ``submit()`` is about to return its future."""
         if call._story is not None:
             self._queue(partial(self._tell_accepted, call._story))
 
@@ -191,6 +193,13 @@ class Monitor:
             self._add("attempt_started", call)
             call._story.began_at = self._monotonic()
         if self._watchdog is not None:
+            self._watchdog.began(call, work)
+
+    def began_late(self, call: Call, work: Work) -> None:
+        """The attempt had to wait for a place among the coroutines. How long it takes counts from now on."""
+        if call._story is not None:
+            call._story.began_at = self._monotonic()
+        if self._watchdog is not None:  # pragma: no branch  # which calls wait for a place is a race
             self._watchdog.began(call, work)
 
     def ended(self, call: Call) -> None:
@@ -231,7 +240,7 @@ class Monitor:
 
     def _queue(self, tell: Callable[[], None]) -> None:
         if len(self._untold) >= _MOST_WAITING:
-            self._dropped = self._drop()  # to be logged where no lock is held
+            self._dropped = self._drop()  # logged later, where no lock is held
             return
         self._untold.append(tell)  # publish first,
         if not self._is_telling:  # then look
@@ -255,11 +264,11 @@ class Monitor:
             self._core.submit(RetryingFuture(self._core, work, Terms(None)))
         except BaseException as error:
             self._is_telling = False
-            if not isinstance(error, RuntimeError):  # no thread can be started: the next event tries again
+            if not isinstance(error, RuntimeError):  # that: no thread can be started; the next event tries
                 raise
 
     def _tell_all(self) -> None:
-        current.holder = None  # to the listener, no call is running here
+        current.hand = None  # to the listener, no call is running here
         while self._untold:
             self._untold.popleft()()
         with self._lock:
@@ -270,17 +279,17 @@ class Monitor:
         if not story.is_announced:
             story.is_announced = True
             self._call_listener(Event(kind="accepted", time=story.time, **story.subject))
-        ending, story.ending = story.ending, None
-        if ending is not None:
-            self._call_listener(ending)
+        withheld, story.withheld = story.withheld, None
+        if withheld is not None:
+            self._call_listener(withheld)
 
     def _tell(self, story: Story, at: float, about: dict[str, Any]) -> None:
-        if story.is_over:  # set_result() may have come before the event of a verdict
+        if story.is_over:  # set_result() from outside may have come before what follows an attempt
             return
         event = Event(time=at, **about, **story.subject)
         story.is_over = event.outcome is not None
         if not story.is_announced and event.outcome == "cancelled":
-            story.ending = event  # submit() may still raise: then the call was never accepted
+            story.withheld = event  # submit() may still raise: then the call was never accepted
             return
         self._tell_accepted(story)
         self._call_listener(event)
@@ -293,13 +302,13 @@ class Monitor:
             log.listener_failed(event.kind, error)
 
     def finish(self, timeout: float) -> None:
-        """Wait until the listener has been told everything, and the threads have left. No call is left.
+        """All calls are done: wait until the listener was told everything, and the threads have left.
 
         Args:
             timeout: For how many seconds; no more than `LISTENER_TIMEOUT` in any case.
         """
         began_at = time.monotonic()
-        timeout = max(0.0, min(timeout, self._patience))
+        timeout = max(0.0, min(timeout, self._waits_for))
         self._is_over = True
         self._report_dropped()
         if self._watchdog is not None:
@@ -311,4 +320,4 @@ class Monitor:
             if not is_told and not self._is_late:
                 self._is_late = True
                 log.listener_is_late(timeout)
-        self._patience -= time.monotonic() - began_at  # several ends share it
+        self._waits_for -= time.monotonic() - began_at

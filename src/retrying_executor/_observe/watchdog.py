@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -10,8 +11,10 @@ from contextlib import suppress
 
 from retrying_executor._calls import attempt
 from retrying_executor._calls.call import name_of
+from retrying_executor._calls.flight import Flight
 from retrying_executor._common import log
 from retrying_executor._common.stdlib import HAS_DAEMONS
+from retrying_executor._observe import coroutines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,13 +23,15 @@ if TYPE_CHECKING:
     from retrying_executor._calls.call import Call, Work
 
 _GRACE = 1.0  # seconds
+_LOOKS = 10
+"""How often the loop is asked within *warn_after*. So coroutines that began together are logged together."""
 
 
 class Watchdog:
     """Logs attempts that run for long: each after *warn_after* seconds, after twice that, and so on.
 
     Its thread starts with an attempt, and leaves when none has been running for a while. ``_lock`` guards
-    everything but ``_look``, which wakes the thread.
+    everything but ``_wake``, which wakes the thread.
 
     Args:
         warn_after: After how many seconds; more than 0.
@@ -41,10 +46,11 @@ class Watchdog:
     def restart(self) -> None:
         """Start with nothing, as in a forked child."""
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
-        self._look = threading.Event()
+        self._wake = threading.Event()
         self._running: dict[Call, Run] = {}
-        self._is_idle = False
-        self._grace = _GRACE
+        self._asks_at = 0.0  # from when on the loop may be asked again
+        self._is_idle = False  # whether the thread is about to leave
+        self._grace = _GRACE  # how long it stays while no attempt is running, in seconds
         self._thread: threading.Thread | None = None
 
     def began(self, call: Call, work: Work) -> None:
@@ -59,63 +65,128 @@ class Watchdog:
                     thread.start()
                     self._thread = thread
             if self._is_idle:
-                self._look.set()
+                self._wake.set()  # else it might sleep until after the first warning is due
 
     def ended(self, call: Call) -> None:
         """The attempt is over."""
         with self._lock:
             self._running.pop(call, None)
             if not self._running:
-                self._look.set()
+                self._wake.set()  # so that its time to leave begins now
 
     def finish(self, timeout: float) -> None:
         """Nothing runs any more: wait until the thread has left, for *timeout* seconds at most."""
         with self._lock:
             thread = self._thread
             self._grace = 0.0
-            self._look.set()
+            self._wake.set()
         if thread not in (None, threading.current_thread()) and not self._running:
-            thread.join(timeout)  # it may be logging
+            thread.join(timeout)  # with a timeout: it may be logging
 
     def _watch(self) -> None:
-        patience: float | None = 0.0
-        while patience is not None:
-            is_called = self._look.wait(patience)
-            self._look.clear()
-            patience = self._warn(is_called=is_called)
+        sleeps_for: float | None = 0.0
+        while sleeps_for is not None:
+            is_woken = self._wake.wait(sleeps_for)
+            self._wake.clear()  # before the look at what runs: what is set later is for the next round
+            sleeps_for = self._warn(is_woken=is_woken)
 
-    def _warn(self, *, is_called: bool) -> float | None:
+    def _warn(self, *, is_woken: bool) -> float | None:
         """Log what is due; return for how many seconds to sleep, or ``None`` to leave."""
         due = []
+        aloft: dict[Flight, tuple[Call, Run]] = {}
         frames: dict[int, FrameType] = {}
         try:
             with self._lock:  # so that no attempt ends before its stack is read
                 now = time.monotonic()
                 if not self._running:
-                    is_over = self._is_idle and not is_called
-                    self._is_idle = not is_over
-                    self._thread = None if is_over else self._thread
-                    return None if is_over else self._grace
+                    if self._is_idle and not is_woken:
+                        self._is_idle, self._thread = False, None
+                        return None
+                    self._is_idle = True
+                    return self._grace
                 self._is_idle = False
                 for call, run in self._running.items():
                     if run.warns_at <= now:
+                        hand = call._worker
+                        if isinstance(hand, Flight) or call._awaits:
+                            if now < self._asks_at:
+                                run.warns_at = self._asks_at
+                            elif isinstance(hand, Flight) and hand.task is not None:
+                                aloft[hand] = call, run
+                            else:  # it waits to run, or has ended
+                                run.warns_at = now + self._warn_after
+                            continue
                         frames = frames or sys._current_frames()
                         due.append((call, run, now - run.began_at, run.stack(frames)))
                         run.warns_at = now + (now - run.began_at)
-                warns_at = min(run.warns_at for run in self._running.values())
         finally:
-            # Not under the lock: frames that have returned meanwhile go away here, and so do their locals,
-            # whose destructors may do anything. And this frame is among them: a reference cycle.
+            # Not under the lock: frames that have returned meanwhile go away here with their locals, whose
+            # destructors may do anything. Nor later: this frame is among them, which is a reference cycle.
             frames.clear()
         for call, run, duration, stack in due:
-            subject = log.Subject(run.name, key=call.key, label=run.label, executor=call._core.name)
-            log.runs_for_long(subject, run.attempt, duration, run.thread.name, "".join(stack.format()))
-        # An attempt that begins meanwhile does not wake this thread: its warning is not due before that.
-        return min(max(0.0, warns_at - now), self._warn_after, threading.TIMEOUT_MAX)
+            where = f"in thread {run.thread.name}"
+            _log(call, run, duration, where, "".join(stack.format()))
+        if aloft:
+            self._warn_of_coroutines(aloft)
+        with self._lock:
+            warns_at = min((run.warns_at for run in self._running.values()), default=math.inf)
+        # An attempt that begins meanwhile does not wake this thread. So it sleeps for no longer than it takes
+        # until the warning for that attempt is due.
+        left = max(0.0, warns_at - time.monotonic())
+        return min(left, self._warn_after, threading.TIMEOUT_MAX)
+
+    def _warn_of_coroutines(self, due: dict[Flight, tuple[Call, Run]]) -> None:
+        """Log where coroutines wait; but if one of them blocks the loop, only that.
+
+        Those that wait because of it are not to blame, and get as much time once more.
+        """
+        found = coroutines.ask(due)
+        now = time.monotonic()
+        self._asks_at = now + self._warn_after / _LOOKS
+        if isinstance(found, coroutines.Blockage):
+            self._warn_of(found, due, now)
+            return
+        # Thousands may wait at the same place: one of them is logged, with their number.
+        groups: dict[coroutines.Place, list[tuple[Call, Run]]] = {}
+        for flight, place in found.items():
+            groups.setdefault(place, []).append(due[flight])
+        for place, group in groups.items():
+            call, run = min(group, key=lambda one: one[1].began_at)
+            where = f"and waits here, with {len(group) - 1} more" if group[1:] else "and waits here"
+            _log(call, run, now - run.began_at, where, coroutines.in_text(place))
+        for _, run in due.values():
+            run.warns_at = now + (now - run.began_at)
+
+    def _warn_of(
+        self, blockage: coroutines.Blockage, due: dict[Flight, tuple[Call, Run]], now: float
+    ) -> None:
+        """Log what blocks the loop; if that is no call, with the one that has been running for longest."""
+        with self._lock:
+            running = [(call, run, call._worker) for call, run in self._running.items()]
+        stack, thread = "".join(blockage.stack.format()), blockage.thread.name
+        at_fault = [one for one in running if isinstance(one[2], Flight) and blockage.is_caused_by(one[2])]
+        for call, run, hand in at_fault:
+            if hand in due:  # else it has not been running for long enough yet
+                where = f"and blocks the event loop, in thread {thread}"
+                _log(call, run, now - run.began_at, where, stack, kind="blocks_loop")
+        if not (at_fault or blockage.is_over):
+            call, run = min(due.values(), key=lambda one: one[1].began_at)
+            where = f"while something else blocks the event loop, in thread {thread}"
+            _log(call, run, now - run.began_at, where, stack)
+        for flight, (_, run) in due.items():
+            is_at_fault = any(flight is hand for *_, hand in at_fault)
+            run.warns_at = now + (now - run.began_at if is_at_fault else self._warn_after)
+
+
+def _log(
+    call: Call, run: Run, duration: float, where: str, stack: str, *, kind: str = "runs_for_long"
+) -> None:
+    subject = log.Subject(run.name, key=call.key, label=run.label, executor=call._core.name)
+    log.runs_for_long(subject, run.attempt, duration, where, stack, kind=kind)
 
 
 class Run:
-    """An attempt that this thread runs."""
+    """An attempt that begins now, in this thread."""
 
     __slots__ = ("attempt", "began_at", "label", "name", "thread", "warns_at")
 
@@ -128,7 +199,7 @@ class Run:
         self.warns_at = self.began_at + warn_after
 
     def stack(self, frames: dict[int, FrameType]) -> traceback.StackSummary:
-        """Return where the attempt is, from the frame of the call on, given the frames of all threads."""
+        """Return the stack of the attempt from its function on, given the frames of all threads."""
         assert self.thread.ident is not None
         frame = frames.get(self.thread.ident)
         if frame is None:  # an asynchronous exception has ended the thread

@@ -15,7 +15,7 @@ HTTP_TRANSIENT_CLIENT_ERRORS = frozenset(
         449,  # Retry With: https://learn.microsoft.com/rest/api/cosmos-db/http-status-codes-for-cosmosdb
     }
 )
-"""Answers 4xx that another attempt may help. With others the request is at fault (RFC 9110, section 15.5)."""
+"""Another attempt may help. With any other 4xx the request is at fault (RFC 9110, section 15.5)."""
 
 CONFLICT_RETRIED_BY = frozenset({"anthropic", "cohere", "groq", "litellm", "openai", "stripe"})
 """Clients that try 409 (Conflict) again: openai._base_client, stripe._http_client and their like."""
@@ -29,7 +29,7 @@ HTTP_FAILED = frozenset({408})
 SHOULD_RETRY_HEADERS = ("x-should-retry", "stripe-should-retry")
 """The service's own word: openai._base_client, anthropic._base_client, stripe._http_client."""
 
-# -- words in the JSON of an answer, or on an exception, as `reading.squashed` ---------------------
+# -- words in the JSON of an answer, or on an exception, as `reading.squashed` returns them --------
 
 NEVER_WORDS = frozenset(
     {
@@ -40,7 +40,7 @@ NEVER_WORDS = frozenset(
         "accountdeactivated",
     }
 )
-"""What no hour of waiting changes, although the status may be that of "not now"."""
+"""Waiting for hours does not help, although the status may be that of "not now"."""
 
 NOT_NOW_WORDS = frozenset(
     {
@@ -60,7 +60,7 @@ NOT_NOW_WORDS = frozenset(
         "userratelimitexceeded",  # Google
     }
 )
-"""The service works, and asks to be asked later; with any status but 5xx."""
+"""The service works, and asks to be asked later; heeded with any status but 5xx."""
 
 RETRY_WORDS = frozenset(
     {
@@ -111,7 +111,7 @@ FINAL_WORDS = frozenset(
         "unsupportedgranttype",
     }
 )
-"""The request is at fault; asked where there is no status of an error."""
+"""The request is at fault; heeded where there is no status of an error."""
 
 FACEBOOK_NOT_NOW = frozenset({4, 17, 32, 341, 613, *range(80000, 80015)})
 """https://developers.facebook.com/docs/graph-api/overview/rate-limiting"""
@@ -120,7 +120,7 @@ SLACK_FINAL = (
     "not_|_not|invalid|missing|^no_|too_|already|cant_|archived|restricted|expired|revoked|inactive|denied"
     "|disabled|deprecated|deactivated|permission|mismatch|unsupported|_taken|required|blocked|duplicate|unknown_"
 )
-"""What codes have in them that say that a request is at fault: https://docs.slack.dev/reference/methods"""
+"""Parts of codes that say that the request is at fault: https://docs.slack.dev/reference/methods"""
 
 # -- databases, mail, files ------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ MYSQL_FINAL = frozenset(
 """Of access, names, syntax and data: https://dev.mysql.com/doc/mysql-errors/en/server-error-reference.html"""
 
 MYSQL_AGAIN = frozenset({1040, 1203, 1226})
-"""Limits on connections, which pass, although their SQLSTATE is of a class that is final."""
+"""Limits on connections: they pass, although the class of their SQLSTATE is final."""
 
 ORACLE_FINAL = frozenset(
     {1, 900, 903, 904, 907, 911, 917, 923, 933, 936, 942, 955, 1017, 1031, 1400, 1722, 1858}
@@ -247,7 +247,7 @@ AWS_FINAL = (
     "NotRetry",
     "^ResourcePolicyConflict",
 )
-"""The request is at fault, or an account limit; within an event stream no HTTP status says so. Asked first.
+"""The request is at fault, or an account limit is reached. Asked first: in event streams, no status says so.
 
 https://docs.aws.amazon.com/bedrock/latest/APIReference/CommonErrors.html
 """
@@ -270,7 +270,7 @@ AWS_NOT_NOW = (
 """Codes of throttling, and of caps on what runs at once: "not now"."""
 
 AWS_LIMIT = "LimitExceededException"
-"""Throttling to botocore, and in 74 service models; an account limit where it comes with one of these:"""
+"""Throttling, by botocore and 74 service models; with one of the following statuses, an account limit."""
 
 AWS_ACCOUNT_LIMIT_STATUSES = frozenset({403, 409, 410, 412})
 
@@ -289,13 +289,13 @@ AWS_AGAIN = (
     "^(IDPCommunicationError|ResourcePropagationDelayException|TLDInMaintenance|RequestTimeout)$",
     "^(S3Exception|RangeNotSatisfiableException|BulkLoadIdNotFoundException)$",
 )
-"""Failures of the service, and two at once, which may come with a 4xx: another attempt may help.
+"""Failures of the service, and conflicts of two requests, even with a 4xx: another attempt may help.
 
 From the descriptions in botocore's service models, and their trait ``retryable``.
 """
 
 AWS_TRANSIENT = frozenset({"InternalError", "RequestTimeout", "RequestTimeoutException"})
-"""Those of them that say that the service failed, whatever the status."""
+"""Codes that say that the service failed, whatever the status."""
 
 # -- gRPC ------------------------------------------------------------------------------------------
 
@@ -349,7 +349,7 @@ NETWORK_FAILURES = (
     "Unreachable",
     "WriteError",  # httpx
 )
-"""Parts of the names of classes that clients raise when a service cannot be reached, or breaks off."""
+"""Parts of names of classes, for exceptions of clients that cannot reach the service, or lose it."""
 
 NEVER_SENT = (
     "Authentication(Exception|Error)$",  # paramiko, azure-core, and what SDKs raise without a key
@@ -377,7 +377,7 @@ NEVER_SENT = (
     "^URLRequired$",  # requests
     "^URLSchemeUnknown$",  # urllib3
 )
-"""Names of classes for calls that fail before they reach the service, or at its door: they would again."""
+"""Names of classes for calls that fail before they reach the service, or at its door, and would again."""
 
 BEFORE_THE_SERVICE = (
     *NEVER_SENT,
@@ -385,16 +385,16 @@ BEFORE_THE_SERVICE = (
     "Invalid",
     "PoolTimeout",  # httpx: all connections are in use here
 )
-"""And those that another attempt may help: they say nothing of the service either."""
+"""`NEVER_SENT`, and names where another attempt may help: none of them says anything of the service."""
 
-MAY_PASS = "timeout|shut down"
-"""Where one of these has such a message, it is no proof: paramiko may say so of a connection that broke."""
+MAY_PASS = "timeout|shut down|^Max outbound streams|in state ConnectionState"
+"""With such a message, a class of `NEVER_SENT` proves nothing: paramiko or h2 may mean a lost connection."""
 
 NEVER_SENT_WORDS = (
     "is not JSON serializable|JSON compliant|^unknown url type|not found in known_hosts"
     r"|\A(?i:(?=.*(must be|provide|missing|could not|no |set ))(?=.*(api[_ ]?key|authentication method)))"
 )
-"""What is said of a call that cannot be sent, by exceptions of no class of their own.
+"""Messages for calls that cannot be sent, of exceptions that have no class of their own for that.
 
 json.encoder; urllib.request; paramiko.client; openai, groq, anthropic, google-genai and cohere without a key.
 """
@@ -414,7 +414,7 @@ NOT_NOW_NAMES = (
     "SlowMode",
     "ResourceExhausted",
 )
-"""Names of classes that say "too fast", of clients that keep no status on them."""
+"""Names of classes that say "too fast", where clients keep no status on them."""
 
 FINAL_NAMES = (
     # What HTTP calls an answer: databricks, hvac, telethon; of python-telegram-bot, a NetworkError too.
@@ -426,7 +426,7 @@ FINAL_NAMES = (
     "^(LengthFinishReason|ContentFilterFinishReason)Error$",  # openai
     "^error_perm$",  # ftplib: replies 5xx
 )
-"""Names of classes for answers that are final, of clients that keep no status on them."""
+"""Names of classes for answers that are final, where clients keep no status on them."""
 
 LOCAL_ERRORS = (
     ValueError,  # of requests, many are an OSError too
@@ -440,7 +440,7 @@ LOCAL_ERRORS = (
     PermissionError,
     ProcessLookupError,
 )
-"""They are about this machine or the program, not about a service, though most are an `OSError`."""
+"""Classes about this machine or the program, not about a service, though most are subclasses of `OSError`."""
 
 # -- Python ----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from retrying_executor._policy.reading import Answer
+    from retrying_executor._policy.reading import Reading
 
 _LONGEST = sys.float_info.max
 _EPOCH = 1e9  # seconds: a number that is at least that large is a date, of 2001 or later
@@ -32,22 +32,22 @@ _ATTRIBUTES = (
     "backoff",  # dropbox
     "cooldown_time",  # litellm, its router
     "period_remaining",  # ratelimit
-    "seconds",  # telethon, and of no other: it may be anything
+    "seconds",  # telethon; with other clients, it may be anything
 )
 _ATTRIBUTE_NAMES = frozenset(_ATTRIBUTES)
 _IN_BODIES = ("retry_after", "retryDelay", "retryAfter", "estimated_time")
 
 
 @once
-def explicit_hint(answer: Answer) -> float | None:
+def explicit_hint(reading: Reading) -> float | None:
     """Return how many seconds an answer asks to wait outright: 0 or more; ``None`` if it does not."""
-    return _first_of((_by_headers, _by_attributes, _by_metadata, _by_details, _by_body), answer)
+    return _first_of((_by_headers, _by_attributes, _by_metadata, _by_details, _by_body), reading)
 
 
-def _first_of(readers: Iterable[Callable[[Answer], float | None]], answer: Answer) -> float | None:
+def _first_of(readers: Iterable[Callable[[Reading], float | None]], reading: Reading) -> float | None:
     for read in readers:
         try:
-            seconds = read(answer)
+            seconds = read(reading)
         except BaseException:  # a hostile attribute, or a malformed value
             continue
         if seconds is not None and 0.0 <= seconds < math.inf:
@@ -55,24 +55,24 @@ def _first_of(readers: Iterable[Callable[[Answer], float | None]], answer: Answe
     return None
 
 
-def hint_of_client(answer: Answer) -> float | None:
-    """Return how many seconds a client says on its exception, or a body without a status, to wait."""
-    return _first_of((_by_attributes, _by_body), answer)
+def hint_of_client(reading: Reading) -> float | None:
+    """Return how many seconds to wait by an attribute of the exception, or by the body of an answer."""
+    return _first_of((_by_attributes, _by_body), reading)
 
 
-def has_nothing_left(answer: Answer) -> bool:
+def has_nothing_left(reading: Reading) -> bool:
     """Return whether an answer says outright that a limit is used up."""
-    return any(name.endswith("remaining") and _number(value) == 0 for name, value in _limits(answer))
+    return any(name.endswith("remaining") and _number(value) == 0 for name, value in _limits(reading))
 
 
 @once
-def until_reset(answer: Answer) -> float | None:
-    """Return in how many seconds the limit is over that has been reached; ``None`` if that is not said.
+def until_reset(reading: Reading) -> float | None:
+    """Return in how many seconds the limit that was reached is reset; ``None`` if that is not said.
 
-    Many services say it with each answer, so it counts only in one that turns the call away.
+    Many services say it in each answer, so it counts only in one that turns the call away.
     """
     try:
-        seconds = _until_reset(answer)
+        seconds = _until_reset(reading)
         return seconds if seconds is not None and seconds < math.inf else None
     except BaseException:  # a hostile attribute, or a malformed value
         return None
@@ -110,20 +110,20 @@ def _timestamp(words: str) -> float | None:
         parsed = parsedate_tz(words)
         if parsed is None:
             return None
-        datetime(*parsed[:5], min(parsed[5], 59))  # there are leap seconds
+        datetime(*parsed[:5], min(parsed[5], 59))  # raises if it is no date; second 60 may be a leap second
     except (ValueError, OverflowError):
         return None
     return float(mktime_tz(parsed))
 
 
 def _now(headers: dict[str, str]) -> float:
-    """Return what time it is for the service, so that the clocks need not agree."""
+    """Return what time it is by the clock of the service, if it says so; else by that of this machine."""
     date = _timestamp(headers.get("date", ""))
     return time.time() if date is None else date
 
 
-def _by_headers(answer: Answer) -> float | None:
-    headers = answer.headers
+def _by_headers(reading: Reading) -> float | None:
+    headers = reading.headers
     if not headers:
         return None
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
@@ -142,13 +142,13 @@ def _by_headers(answer: Answer) -> float | None:
     return seconds
 
 
-def _by_attributes(answer: Answer) -> float | None:
+def _by_attributes(reading: Reading) -> float | None:
     """Read what a client has put on its exception."""
-    if not answer.has_any(_ATTRIBUTE_NAMES):
+    if not reading.has_any(_ATTRIBUTE_NAMES):
         return None
     for name in _ATTRIBUTES:
-        value = answer.get(name)
-        if value is None or (name == "seconds" and "telethon." not in type(answer.exception).__module__):
+        value = reading.get(name)
+        if value is None or (name == "seconds" and "telethon." not in type(reading.exception).__module__):
             continue
         seconds = called(get(value, "total_seconds")) if not isinstance(value, (int, float, str)) else value
         if isinstance(seconds, str):
@@ -158,9 +158,9 @@ def _by_attributes(answer: Answer) -> float | None:
     return None
 
 
-def _by_body(answer: Answer) -> float | None:
+def _by_body(reading: Reading) -> float | None:
     """Read what the JSON of an answer says: Discord, Telegram, Google over REST, Hugging Face."""
-    for part in answer.parts:
+    for part in reading.parts:
         if part.keys().isdisjoint(_IN_BODIES):
             continue
         for name in _IN_BODIES:
@@ -173,19 +173,19 @@ def _by_body(answer: Answer) -> float | None:
     return None
 
 
-# -- until a limit is over --------------------------------------------------------------------------
+# -- until a limit is reset -------------------------------------------------------------------------
 
 
-def _limits(answer: Answer) -> list[tuple[str, str]]:
+def _limits(reading: Reading) -> list[tuple[str, str]]:
     """Return the headers about limits, by lower-case name."""
-    return [(name, value) for name, value in answer.headers.items() if "ratelimit" in name.replace("-", "")]
+    return [(name, value) for name, value in reading.headers.items() if "ratelimit" in name.replace("-", "")]
 
 
-def _until_reset(answer: Answer) -> float | None:
-    limits = _limits(answer)
+def _until_reset(reading: Reading) -> float | None:
+    limits = _limits(reading)
     if not limits:
         return None
-    now = _now(answer.headers)
+    now = _now(reading.headers)
     used_up: list[float] = []
     others: list[float] = []
     remaining = {
@@ -198,7 +198,7 @@ def _until_reset(answer: Answer) -> float | None:
                 left = remaining.get(re.sub("-?reset(-after)?", "", name))
                 (used_up if left == 0 else others if left is None else []).append(seconds)
         elif name == "ratelimit":
-            # One limit for each part, but in drafts before the eighth: there are commas in the only one.
+            # Each part is a limit. In drafts before the eighth there is one limit, with commas in it.
             for part in [value] if "reset=" in value else value.split(","):
                 fields = dict(re.findall(r"\b(r|t|remaining|reset)=(\d+)", part))
                 left, reset = fields.get("r", fields.get("remaining")), fields.get("t", fields.get("reset"))
@@ -223,8 +223,8 @@ def _reset(value: str, now: float) -> float | None:
 # -- gRPC --------------------------------------------------------------------------------------------
 
 
-def _by_metadata(answer: Answer) -> float | None:
-    return _asked_by_metadata(answer.get("trailing_metadata"))
+def _by_metadata(reading: Reading) -> float | None:
+    return _asked_by_metadata(reading.get("trailing_metadata"))
 
 
 def _asked_by_metadata(trailing: object) -> float | None:
@@ -240,9 +240,9 @@ def _asked_by_metadata(trailing: object) -> float | None:
     return _delay_in(_retry_infos(status)) if isinstance(status, bytes) else None
 
 
-def _by_details(answer: Answer) -> float | None:
+def _by_details(reading: Reading) -> float | None:
     """Read the details that google-api-core has parsed, or else the grpc exception that it refers to."""
-    details, response = answer.get("details"), answer.get("response")
+    details, response = reading.get("details"), reading.get("response")
     delay = _delay_in(details) if isinstance(details, (list, tuple)) else None
     if delay is None and isinstance(response, Exception):
         return _asked_by_metadata(get(response, "trailing_metadata"))
@@ -255,9 +255,9 @@ def _retry_infos(status: bytes) -> Iterator[object]:
     Raises:
         Exception: Any, if *status* is malformed, or if the library that reads it is missing or broken.
     """
-    if "grpc" not in sys.modules:  # no client can have such an answer, and a fork needs no import
+    if "grpc" not in sys.modules:  # then no client can have such an answer, nor does a fork need the import
         return
-    from importlib import import_module  # as what it imports: slow, and few answers have details
+    from importlib import import_module  # not at the top: what it imports is slow, and few answers need it
 
     error_details = import_module("google.rpc.error_details_pb2")
     for detail in import_module("google.rpc.status_pb2").Status.FromString(status).details:

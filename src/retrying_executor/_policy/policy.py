@@ -20,7 +20,7 @@ from retrying_executor._common.values import (
     seconds,
     sequence,
 )
-from retrying_executor._policy.reading import Answer, get
+from retrying_executor._policy.reading import Reading, get
 from retrying_executor._policy.transient import hint_of, retry_after, transient, verdict_on
 from retrying_executor._policy.verdict import Asked, Attempt, Verdict
 
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 MAX_RETRY_AFTER = 300.0
 _DEFAULT_MAX_ATTEMPTS = 5
 _DEFAULT_CURVE = {"initial_delay": 0.5, "multiplier": 2.0, "max_delay": 60.0}
-_SPREAD = 0.25  # least jitter, relative to what is asked for; docs/explanation/fleet.py shows its effect
+_SPREAD = 0.25  # the least jitter, as a share of the wait asked for; see docs/explanation/fleet.py
 
 
 @public
@@ -85,10 +85,10 @@ class RetryPolicy(Value):
             failed together do not come back together. ``False``: each delay is its bound. The
             default is ``True``, or ``False`` with *delays*.
         max_elapsed: No attempt starts later than this many seconds after the first one began; 0 or more, or
-            ``None`` for no limit. Before the first attempt, the time counts once it is the turn of the call,
-            while its upstream is held or has yet to get a probe through. If that takes too long, the call
-            fails with a ``TimeoutError``. Any other wait before the first attempt, such as for a thread or
-            for the limits of an upstream that works, counts for *max_age* only.
+            ``None`` for no limit. A call that was never tried may wait for this long because its upstream is
+            held, or has yet to get a probe through. Then it fails with a ``TimeoutError``. Any other wait
+            before the first attempt, such as for a thread or for the limits of an upstream that works, counts
+            for *max_age* only.
         max_age: No attempt starts later than this many seconds after ``submit()``, whatever the call waited
             for: a thread, its upstream, its next attempt. It fails with its last exception, or with a
             ``TimeoutError`` if it was never tried. More than 0, or ``None`` for no limit. A call that waits
@@ -98,18 +98,18 @@ class RetryPolicy(Value):
             attempt, or to a `NotNow`. Seconds are taken exactly, within the limits on attempts and time; 0
             and 1 must be floats. The default is `transient`. With classes, an answer that `transient` takes
             for "not now" is no failure, and the call comes back later; a callable decides about that itself.
-            A `NotNow` that a call raises is always worth another attempt. An exception that is not an
-            `Exception`, such as ``KeyboardInterrupt``, never is.
+            A `NotNow` that a call raises is always worth another attempt. What is not an `Exception`, such
+            as ``KeyboardInterrupt``, never is.
         give_up_on: Which failures are final, whatever *retry_on* says: a class of exceptions, or a tuple
             of classes; the default is none. "Not now" stays "not now" here too.
-        max_retry_after: An answer may ask to wait (``Retry-After`` and the like, see `retry_after`). The next
-            attempt comes no sooner than it asks, but this is the most that is heeded, in seconds: 0 or more,
-            or ``None`` for no such limit. With jitter, up to the delay of the curve comes on top, or up to a
-            quarter of what is asked for if that is more. The default is five minutes: longer than the windows
+        max_retry_after: The longest wait that an answer may ask for (``Retry-After`` and the like, see
+            `retry_after`), in seconds: 0 or more, or ``None`` for no limit. If it asks for more, it gets this
+            much; the next attempt never comes sooner. Jitter comes on top: up to the delay of the curve, or
+            up to a quarter of the wait if that is more. The default is five minutes: longer than the windows
             of common rate limits, and short enough that a wrong header does no harm.
         retry_result: A predicate: the results for which it is true are failures too. When no
             attempt is left, the last result is the call's result.
-        delays: The delays themselves, in seconds, instead of a curve; as many retries as delays.
+        delays: The delays themselves, in seconds, instead of a curve. There are as many retries as delays.
         random: The source of jitter: a callable that returns uniform samples from ``[0, 1)``;
             the default is `random.random`.
 
@@ -229,17 +229,17 @@ class RetryPolicy(Value):
             )
         return self.verdict(attempt).delay
 
-    def verdict(self, attempt: Attempt, read: Answer | None = None) -> Verdict:
+    def verdict(self, attempt: Attempt, read: Reading | None = None) -> Verdict:
         """Return what follows a failed attempt, and why.
 
         Args:
             attempt: What failed.
-            read: What its exception says, as far as it has been read already.
+            read: What its exception says, if it has been read already.
         """
         answer: bool | float | NotNow | str = True
         if attempt.exception is not None:
-            if read is None or not _is_by_rules(self.retry_on):  # a callable may change the exception
-                read = Answer(attempt.exception)
+            if read is None or not _is_by_rules(self.retry_on):  # a callable may have changed the exception
+                read = Reading(attempt.exception)
             answer = self._read(attempt.exception, read)
         if is_a(answer, str):
             return Verdict(None, reason=answer, read=read)
@@ -273,8 +273,8 @@ class RetryPolicy(Value):
             read=read,
         )
 
-    def _read(self, exception: Exception, read: Answer) -> bool | float | NotNow | str:
-        """Return whether a failure is worth another attempt, and when; if it is not, the reason in words."""
+    def _read(self, exception: Exception, read: Reading) -> bool | float | NotNow | str:
+        """Return whether a failure is worth another attempt, or when; or a text: why it is not."""
         if is_a(exception, NotNow):
             return exception
         retry_on: Any = self.retry_on
@@ -307,7 +307,7 @@ class RetryPolicy(Value):
 
 
 def after(not_now: NotNow) -> Asked | None:
-    """Return how many seconds a call asks to wait; ``None`` if it does not, or if that cannot be read."""
+    """Return how many seconds a `NotNow` asks to wait; ``None`` if it does not, or if that cannot be read."""
     try:
         asked = optional_seconds("after", not_now.after)
     except BaseException:  # it was set to something else, or a subclass raises
@@ -316,11 +316,11 @@ def after(not_now: NotNow) -> Asked | None:
 
 
 def no_time_for(start: float, name: str, limit: float) -> str:
-    """Return in words that an attempt after *start* seconds exceeds a *limit*, which is called *name*."""
+    """Return in words that an attempt after *start* seconds exceeds the *limit* of that *name*."""
     return f"the next attempt would start after {in_words(start)}, and {name} is {in_words(limit)}"
 
 
-def asked_by(read: Answer, limit: float | None) -> Asked | None:
+def asked_by(read: Reading, limit: float | None) -> Asked | None:
     """Return how many seconds an exception asks to wait, up to a *limit*; ``None`` if it does not."""
     asked = hint_of(read)
     return None if asked is None else Asked(asked, limit)

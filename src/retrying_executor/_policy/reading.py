@@ -1,7 +1,8 @@
-"""Reads what an exception keeps, and the answer that it refers to: attributes, headers, JSON; each once.
+"""Reads what an exception keeps, and the answer of the service that it refers to: attributes, headers, JSON.
 
 No client library is imported, and nothing is trusted: an attribute may raise, be of any type, or refer to
-itself. An answer that has not been read yet stays unread, since reading might wait for the network.
+itself. If the client has not read the body of an answer yet, it stays unread: that might wait for the
+network.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import sys
 from functools import lru_cache, wraps
 
-from retrying_executor._common.exceptions import cause_of, is_a, led_to
+from retrying_executor._common.exceptions import cause_of, is_a
 from retrying_executor._common.forks import before_fork
 
 TYPE_CHECKING = False
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
 
 _LONGEST_BODY = 65_536  # characters, of what is parsed
 _LONGEST_WORD = 64  # characters, of what may be a code
-_LONGEST_MESSAGE = 1000  # characters, of one that is searched
-_MOST_EXCEPTIONS = 100  # of one chain
-_MOST_ERRORS = 8  # of those that a body lists
+_LONGEST_MESSAGE = 1000  # characters, of what is searched
+_MOST_ERRORS = 8  # of one list in a body
 _BODIES = (
     "_body",
     "body",
@@ -49,7 +49,7 @@ _HEADERS = (
 _WORDS = frozenset({"code", "type", "reason", "status", "error", "error_code", "errorCode", "name"})
 """Where the JSON of an answer, or an exception, has a code for what went wrong."""
 _OWN_WORDS = _WORDS - {"name", "reason"}
-"""On an exception, those two may be anything: of a program's own, too."""
+"""The same for an exception: on one of a program's own, those two may be anything."""
 
 
 def get(obj: object, name: str) -> object:
@@ -66,14 +66,14 @@ def item(mapping: object, name: str) -> object:
 
 
 def called(obj: object, *args: object) -> object:
-    """Return what a method returns; ``None`` if it is none, or raises."""
+    """Return what calling *obj* returns; ``None`` if it cannot be called, or raises."""
     try:
         return obj(*args) if callable(obj) else None
     except BaseException:
         return None
 
 
-_ASKED = frozenset(
+_READ_BY_RULES = frozenset(
     {*_BODIES, *_ANSWERS, *_HEADERS, *_WORDS}
     | {"items", "status_code", "http_status", "response_code", "errcode", "grpc_status_code"}
     | {"sqlstate", "pgcode", "smtp_code", "recipients", "trailing_metadata", "retryable", "retriable"}
@@ -81,22 +81,23 @@ _ASKED = frozenset(
     | {"_retry_after", "retry_after", "retry_after_s", "retry_after_secs", "retry_after_seconds", "retry_in"}
     | {"backoff", "cooldown_time", "period_remaining", "seconds"}
 )
-"""Every attribute that a rule asks an exception for: most have none of these, and take no time."""
+"""Every attribute of an exception that a rule reads. Most exceptions have none of these, and take no time."""
 
 
 @lru_cache(maxsize=1024)
 def _names_of(cls: type) -> frozenset[str]:
-    """Return which of these the instances of a class have by it: all of them, if it makes attributes up."""
+    """Return the attributes for rules that a class gives its instances: all, if it makes attributes up."""
     names: set[str] = set()
     for base in cls.__mro__:
         if base.__module__ != "builtins":
             names.update(vars(base))
-    return _ASKED if "__getattr__" in names or "__getattribute__" in names else _ASKED & names
+    makes_up = "__getattr__" in names or "__getattribute__" in names
+    return _READ_BY_RULES if makes_up else _READ_BY_RULES & names
 
 
 @lru_cache(maxsize=1024)
 def classes_of(cls: type) -> tuple[type, ...]:
-    """Return those of a class and its bases that a library has, so that their names mean what it says."""
+    """Return those of a class and its bases that a library defines, not the program: see `is_of_library`."""
     return tuple(base for base in cls.__mro__ if is_of_library(base.__module__))
 
 
@@ -113,7 +114,7 @@ def is_of_library(module: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _is_called(cls: type, pattern: str) -> bool:
+def _is_named_by_library(cls: type, pattern: str) -> bool:
     return any(
         re.search(pattern, base.__name__) or re.search(pattern, f"{base.__module__}.{base.__name__}")
         for base in classes_of(cls)
@@ -122,7 +123,7 @@ def _is_called(cls: type, pattern: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def is_named(cls: type, pattern: str) -> bool:
-    """Return whether something matches in the names of a class and all its bases, one after the other."""
+    """Return whether *pattern* is found in the names of a class and all its bases, which spaces separate."""
     return re.search(pattern, " ".join([base.__name__ for base in cls.__mro__])) is not None
 
 
@@ -131,7 +132,7 @@ if TYPE_CHECKING:
 else:
 
     class kept:  # noqa: N801  # as the property that it stands for
-        """As ``functools.cached_property``, which before Python 3.12 holds a lock while it reads."""
+        """As ``functools.cached_property``, but without the lock that this holds before Python 3.12."""
 
         def __init__(self, read):
             self._read = read
@@ -145,11 +146,11 @@ else:
             return value
 
 
-class Answer:
-    """What one exception says: of itself, and of the answer that it stands for.
+class Reading:
+    """What one exception says: of itself, and of the answer of the service that it stands for.
 
-    Each is read on first use, and kept: all that judge a failure are handed the same one. An exception that
-    hides its attributes raises then, not before.
+    Everything is read at its first use, and kept: all that judge a failure are given the same object. If an
+    exception hides its attributes, that first use raises.
 
     Args:
         exception: What was raised.
@@ -166,15 +167,15 @@ class Answer:
 
     @kept
     def names(self) -> frozenset[str]:
-        """Those of the attributes that a rule asks for which the exception may have."""
+        """The attributes for rules that the exception may have."""
         own = self.own
         names = _names_of(type(self.exception))  # type: ignore[arg-type]  # a class can be hashed
-        found = [name for name in own if name in _ASKED and own[name] is not None]
+        found = [name for name in own if name in _READ_BY_RULES and own[name] is not None]
         return names.union(found) if found else names
 
     @property
     def is_bare(self) -> bool:
-        """Whether the exception has nothing that a rule asks for, as most of Python's own."""
+        """Whether the exception has nothing for rules to read, as most of Python's own."""
         return not self.names
 
     def get(self, name: str) -> object:
@@ -187,63 +188,64 @@ class Answer:
 
     @property
     def first_argument(self) -> object:
-        """What the exception was made with first; ``None`` if that is nothing."""
+        """The first argument that the exception was made with; ``None`` if there is none."""
         args = self.exception.args
         return args[0] if args else None
 
     def has_class(self, pattern: str) -> bool:
-        """Return whether the name of the exception's class, or of a base, matches."""
-        return _is_called(type(self.exception), pattern)  # type: ignore[arg-type]  # a class can be hashed
+        """Return whether the name of the exception's class, or of a base, matches; if a library has it."""
+        cls: Any = type(self.exception)  # it can be hashed
+        return _is_named_by_library(cls, pattern)
 
     @property
     def root(self) -> str:
-        """The package of the exception's class: the client, as a rule."""
+        """The package of the exception's class: as a rule, the client library."""
         return type(self.exception).__module__.partition(".")[0]
 
     @kept
-    def inside(self) -> list[Answer]:
-        """What the exception was raised from, and what it wraps; not what it only came after."""
+    def inside(self) -> list[Reading]:
+        """The exceptions that it was raised from or wraps; not one that was only being handled meanwhile."""
         exception = self.exception
         orig, last = get(exception, "orig"), get(exception, "last_attempt")  # SQLAlchemy; tenacity
         last = None if last is None else called(get(last, "exception"))
         args = get(exception, "args")
         wrapped = [cause_of(exception), orig, last, get(exception, "reason")]
         wrapped += tuple.__getitem__(args, slice(2)) if is_a(args, tuple) else ()  # of a subclass, too
-        return [Answer(one) for one in wrapped if is_a(one, BaseException)]
+        return [Reading(one) for one in wrapped if is_a(one, BaseException)]
 
     @kept
-    def members(self) -> list[Answer]:
+    def members(self) -> list[Reading]:
         """What the exception is a group of; nothing if it is no group."""
         members = get(self.exception, "exceptions")
         if not isinstance(members, tuple) or not all(is_a(one, BaseException) for one in members):
             return []
-        return [Answer(one) for one in members]
+        return [Reading(one) for one in members]
 
     @kept
     def answers(self) -> list[object]:
-        """What may be the answer: clients keep it under several names."""
+        """The objects that may be the answer of the service: clients keep it under several names."""
         names = [name for name in _ANSWERS if name in self.names]
         return [answer for name in names if (answer := self.get(name)) is not None]
 
     @kept
     def headers(self) -> dict[str, str]:
-        """The headers of the HTTP answer that a rule asks for, by lower-case name."""
+        """The headers of the HTTP answer that a rule reads, by lower-case name."""
         found: dict[str, str] = {}
         for headers in _mappings_of_headers(self):
             pairs: Any = None if headers is None else called(get(headers, "items"))
             if pairs:
-                found = _asked_of(pairs)
+                found = _headers_for_rules(pairs)
                 break
-        for body in self.bodies:  # OpenRouter: those of the provider behind it
+        for body in self.bodies:  # OpenRouter passes on the headers of the provider behind it
             passed_on = item(item(item(body, "error"), "metadata"), "headers")
             if passed_on is not None:
                 pairs = called(get(passed_on, "items"))
-                found = {**_asked_of(pairs or ()), **found}
+                found = {**_headers_for_rules(pairs or ()), **found}
         return found
 
     @kept
     def bodies(self) -> list[object]:
-        """What the answer says in JSON: as the client has parsed it, or as it has read it."""
+        """The JSON of the answer: what the client has parsed, or what it has only read."""
         names = self.names
         found = [_parsed(self.get(name)) for name in _BODIES if name in names]
         for answer in self.answers if not any(found) else ():
@@ -251,7 +253,7 @@ class Answer:
                 found.append(answer)
             elif get(answer, "_content_consumed") is True or get(answer, "is_stream_consumed") is True:
                 found.append(_parsed(get(answer, "content")))  # requests, httpx: it has been read
-            # slack_sdk. A property might wait for the network, as that of urllib3.
+            # slack_sdk. Only the object's own: a property, as that of urllib3, might wait for the network.
             elif isinstance(data := item(get(answer, "__dict__"), "data"), dict):
                 found.append(data)
         return [body for body in found if body]
@@ -264,36 +266,36 @@ class Answer:
     @kept
     def words(self) -> frozenset[str]:
         """The codes for what went wrong that the exception and its answer have, as `squashed`."""
-        # Not by the class: to read a property may warn that it is deprecated, as ``code`` of aiohttp.
+        # Only the exception's own: to read a property may warn that it is deprecated, as ``code`` of aiohttp.
         values = [self.own[name] for name in self.own.keys() & _OWN_WORDS]
         listed = self.get("items")  # praw
         if isinstance(listed, list):
             values += [get(one, "error_type") for one in listed[:_MOST_ERRORS]]
         for part in self.parts:
             values += [part[name] for name in part.keys() & _WORDS]
-            message = part.get("message")  # which may be a code, too: Groq
+            message = part.get("message")  # it may be a code: Groq
             if isinstance(message, str) and " " not in message:
                 values.append(message)
         words = [value for value in values if isinstance(value, str) and 0 < len(value) <= _LONGEST_WORD]
         return frozenset([squashed(word) for word in words])
 
 
-def once(read: Callable[[Answer], T]) -> Callable[[Answer], T]:
-    """Let an answer keep what a function of another module reads off it; that is never ``...``."""
+def once(read: Callable[[Reading], T]) -> Callable[[Reading], T]:
+    """Have a `Reading` keep what *read* returns for it, as `kept` does for its own properties."""
     name = f"_{read.__name__}"
 
     @wraps(read)
-    def read_once(answer: Answer) -> T:
-        value: Any = getattr(answer, name, ...)
+    def read_once(reading: Reading) -> T:
+        value: Any = getattr(reading, name, ...)  # no *read* returns that
         if value is ...:
-            value = read(answer)
-            setattr(answer, name, value)
+            value = read(reading)
+            setattr(reading, name, value)
         return value  # type: ignore[no-any-return]  # it is what *read* has returned
 
     return read_once
 
 
-def _mappings_of_headers(of: Answer) -> Iterator[object]:
+def _mappings_of_headers(of: Reading) -> Iterator[object]:
     """Yield what may be the headers, in the order of precedence."""
     yield item(item(of.get("response"), "ResponseMetadata"), "HTTPHeaders")  # botocore
     for answer in of.answers:
@@ -302,22 +304,22 @@ def _mappings_of_headers(of: Answer) -> Iterator[object]:
         yield of.get(name)
 
 
-def _asked_of(pairs: Iterable[tuple[object, object]]) -> dict[str, str]:
-    """Return those headers that a rule asks for, by lower-case name."""
+def _headers_for_rules(pairs: Iterable[tuple[object, object]]) -> dict[str, str]:
+    """Return the headers that a rule reads, by lower-case name."""
     found = {}
     for given, value in pairs:
-        name = _asked_header(given if type(given) is str else text(given))
+        name = _header_for_rules(given if type(given) is str else text(given))
         if name is not None:
             found[name] = text(value)
     return found
 
 
 @lru_cache(maxsize=256)
-def _asked_header(name: str) -> str | None:
-    """Return the name of a header in lower case; ``None`` if no rule asks for it: few are asked for."""
+def _header_for_rules(name: str) -> str | None:
+    """Return the name of a header in lower case; ``None`` if no rule reads that header, as with most."""
     name = name.lower()
-    is_asked = "retry" in name or "ratelimit" in name.replace("-", "") or name == "date"
-    return name if is_asked else None
+    is_read = "retry" in name or "ratelimit" in name.replace("-", "") or name == "date"
+    return name if is_read else None
 
 
 def text(value: object) -> str:
@@ -326,11 +328,11 @@ def text(value: object) -> str:
 
 
 def _parsed(value: object) -> object:
-    """Return *value* if it is JSON that was parsed, or what it is when parsed; ``None`` if it is neither."""
+    """Return the JSON that *value* is, parsed or as text, as a dictionary; ``None`` if it is none."""
     if isinstance(value, (bytes, str)):
         if not 2 <= len(value) <= _LONGEST_BODY or text(value[:100]).lstrip()[:1] not in ("{", "["):
             return None
-        import json  # few answers get here
+        import json  # few programs get here
 
         try:
             value = json.loads(value)
@@ -343,9 +345,9 @@ def _parsed(value: object) -> object:
 
 
 def _errors_in(body: object) -> list[object]:
-    """Return a body and what is in it that may say what went wrong, each before what is in it in turn."""
+    """Return a body and the parts of it that may say what went wrong, each before its own parts."""
     found, most = [body], 2 * _MOST_ERRORS
-    for part in found:  # which grows meanwhile
+    for part in found:  # it grows meanwhile
         if isinstance(part, dict) and len(found) < most:
             found += (part.get("error"), part.get("parameters"))
             for name in ("errors", "details"):
@@ -355,44 +357,14 @@ def _errors_in(body: object) -> list[object]:
 
 
 def squashed(word: str) -> str:
-    """Return a code as the tables have it: in small letters, without separators."""
+    """Return a code as the tables in `codes` have it: in small letters, without separators."""
     return word.replace("_", "").replace("-", "").replace(" ", "").lower()
 
 
 def messages_of(exception: BaseException) -> str:
-    """Return what an exception was made with, as text of which a rule reads the beginning."""
+    """Return the texts that an exception was made with, joined and cut off."""
     words = [text(argument) for argument in exception.args[:3] if isinstance(argument, (str, bytes))]
     return " ".join(words)[:_LONGEST_MESSAGE]
-
-
-# -- closing it -----------------------------------------------------------------------------------
-
-
-def close_answers(exception: BaseException) -> None:
-    """Close the HTTP answers of an exception and of those that led to it. Never raises.
-
-    With urllib, the exception is the answer; others have a ``response``. Each may hold an open connection.
-    """
-    seen: set[int] = set()
-    found = [exception]
-    while found and len(seen) < _MOST_EXCEPTIONS:
-        one = found.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        found += led_to(one)
-        for answer in (one, get(one, "response")):
-            try:
-                if _is_answer(answer):
-                    answer.close()  # type: ignore[attr-defined]  # it has that
-            except BaseException:  # a hostile attribute, or a broken connection
-                continue
-
-
-def _is_answer(obj: object) -> bool:
-    """Return whether an object looks like an HTTP answer that can be closed."""
-    has_status = any(isinstance(get(obj, name), int) for name in ("status_code", "status", "code"))
-    return has_status and get(obj, "headers") is not None and callable(get(obj, "close"))
 
 
 # -- forks -----------------------------------------------------------------------------------------

@@ -1,12 +1,12 @@
 """Which failures are worth another attempt, and how long they ask to wait.
 
-The rules, with their tables, are imported with the first failure: they take time, and many programs see none.
+The rules and their tables are imported at the first failure: that takes time, and many programs see none.
 """
 
 from __future__ import annotations
 
 from retrying_executor._common.public import public
-from retrying_executor._policy.reading import Answer
+from retrying_executor._policy.reading import Reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ def transient(exception: BaseException) -> bool | NotNow:
 
     Every `Exception` may, except where it says that another attempt cannot help: by the status of an answer
     (HTTP, gRPC), by a code (AWS, SQLSTATE, SMTP, what the JSON of an answer has as its ``type`` or ``code``),
-    by a header such as ``x-should-retry``, or by what kind of error it is, such as a URL that is none or a
-    certificate that does not verify. `explain` tells for an exception which of these decided.
+    by a header such as ``x-should-retry``, or by what kind of error it is, such as an invalid URL or a
+    certificate that does not verify. For any exception, `explain` tells which of these decided.
 
     An exception that says nothing itself passes the question on to those that it was raised from or wraps.
 
@@ -37,7 +37,7 @@ def transient(exception: BaseException) -> bool | NotNow:
         TypeError: If *exception* is no exception.
     """
     check_exception(exception)
-    return verdict_on(Answer(exception))
+    return verdict_on(Reading(exception))
 
 
 @public
@@ -55,7 +55,7 @@ def retry_after(exception: BaseException) -> float | None:
     - gRPC's ``grpc-retry-pushback-ms``, then the detail ``google.rpc.RetryInfo``. Reading the detail takes
       googleapis-common-protos, which google-api-core and grpcio-status bring along;
     - what the JSON of the answer has: ``retry_after``, or ``retryDelay`` in Google's error details;
-    - in an answer that turns the call away, the headers that say when a limit is over, such as
+    - in an answer that turns the call away, the headers that say when a limit is reset, such as
       ``X-RateLimit-Reset``.
 
     Where the exception says nothing itself, those that it was raised from or wraps are asked.
@@ -69,7 +69,7 @@ def retry_after(exception: BaseException) -> float | None:
         TypeError: If *exception* is no exception.
     """
     check_exception(exception)
-    return hint_of(Answer(exception))
+    return hint_of(Reading(exception))
 
 
 @public
@@ -86,23 +86,23 @@ def explain(exception: BaseException) -> str:
         TypeError: If *exception* is no exception.
     """
     check_exception(exception)
-    from retrying_executor._policy.rules import in_words
+    from retrying_executor._policy.rules import explanation
 
-    return in_words(Answer(exception))
+    return explanation(Reading(exception))
 
 
-def verdict_on(answer: Answer) -> bool | NotNow:
-    """Return what `transient` says of an exception that has been read, or will be for this."""
+def verdict_on(reading: Reading) -> bool | NotNow:
+    """Return what `transient` says of an exception, given what has been read of it."""
     from retrying_executor._policy.rules import decide
 
-    return decide(answer)[0]
+    return decide(reading)[0]
 
 
-def hint_of(answer: Answer) -> float | None:
-    """Return what `retry_after` says of an exception that has been read, or will be for this."""
+def hint_of(reading: Reading) -> float | None:
+    """Return what `retry_after` says of an exception, given what has been read of it."""
     from retrying_executor._policy.rules import hint_in
 
-    return hint_in(answer)
+    return hint_in(reading)
 
 
 def check_exception(exception: object) -> None:

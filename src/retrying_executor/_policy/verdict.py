@@ -7,7 +7,7 @@ from retrying_executor._common.values import Value, as_float, checked_int, in_wo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from retrying_executor._policy.reading import Answer
+    from retrying_executor._policy.reading import Reading
 
 
 @public
@@ -19,7 +19,7 @@ class Attempt(Value):
         exception: What it raised; ``None`` if it returned a result that ``retry_result`` rejected.
         result: What it returned; ``None`` if it raised.
         elapsed: Seconds since the first attempt of the call began.
-        postponed: How many attempts before it were answered "not now", and so are not counted.
+        postponed: How many attempts before it ended with "not now", and so are not counted.
 
     Raises:
         TypeError: If a field has the wrong type, is missing or unknown.
@@ -72,8 +72,8 @@ class Verdict:
         asked: How many seconds the answer asked to wait, if it did.
         reason: Why the delay is what it is, or why the call gives up, fit for a log line; often empty with a
             delay.
-        concerns_call: Whether "not now" was said of this call only, not of its upstream.
-        read: What the exception of the attempt says, as far as it has been read; ``None`` if it has not.
+        concerns_call: Whether "not now" is about this call only, not about its upstream.
+        read: What the exception of the attempt says; ``None`` if it has not been read.
     """
 
     __slots__ = ("asked", "concerns_call", "counts", "delay", "read", "reason")
@@ -86,7 +86,7 @@ class Verdict:
         asked: Asked | None = None,
         reason: str = "",
         concerns_call: bool = False,
-        read: Answer | None = None,
+        read: Reading | None = None,
     ) -> None:
         self.delay = delay
         self.counts = counts
@@ -107,3 +107,6 @@ TOO_OLD = Verdict(None, reason="max_age has passed since submit()")
 
 CUT_SHORT = Verdict(None, reason="cancelled or shut down while it ran")
 """The attempt had to be the last one, whatever the policy says."""
+
+IN_FLIGHT = Verdict(None)
+"""The attempt is not over: it has returned a coroutine, which is to be run."""

@@ -1,1 +1,1 @@
-"""The threads that make the attempts."""
+"""The threads that make the attempts: their roster, the life of each, and how a core calls and stops them."""

@@ -1,28 +1,29 @@
 """The worker threads: which rest, which leads, which is on its way, and how each is woken.
 
-What there is to do is none of their business: that is decided under the core's lock, and this carries it out.
-That lock guards all of it; methods that need no lock say so. What must stay true:
+The core decides what there is to do; the roster only wakes, starts and lists workers. The core's lock guards
+all of it; a method that needs no lock says so. What must stay true:
 
 - At most ``size`` workers are members.
-- A resting worker waits at its gate. To wake it, open the gate first, then take it out of ``_resting``;
-  an interruption in between costs nothing, since a worker that wakes takes itself out.
-- A gate may be opened by anybody at any time; `wake_all` does so without the lock. At worst the worker
-  looks for work once in vain.
-- At most one worker is on its way, woken or started but not arrived: it looks for what there is
-  to do, and calls the next before it gets busy.
-- A newborn is a member whose thread is still to be started, or is just being started: without the lock, see
-  `start`. That may fail, so a newborn is not on its way, and nobody relies on it.
-- At most one resting worker leads: it rests until the first retry is due, apart from the others, and is
-  the last to be given other work.
-- At most one worker ails: its initializer has failed, and it will try again. It takes no call, and while
-  there is one, none is started.
-- ``can_summon`` is looked at without the lock, by a thread that has just queued a call. While the lock is
-  free it is right; before that it may be wrongly true, and wrongly false only while the thread that has the
-  lock will look for calls again.
+- A resting worker waits at its *gate*. To wake it, open the gate first, then take it out of ``_resting``. An
+  interruption in between does no harm, since a worker that wakes takes itself out.
+- Any thread may open a gate at any time; `wake_all` does so without the lock. At worst the worker looks for
+  work once in vain.
+- At most one worker is *on its way*: woken or started, but not arrived. It looks for work, and summons the
+  next worker before it gets busy.
+- A *newborn* is a member whose thread is still to be started, or is just being started. Starting happens
+  without the lock, see `start`, and may fail. So a newborn is not on its way, and `Threads` keeps a list of
+  the calls that depend on it.
+- At most one resting worker *leads*: it rests until the first retry is due. It is not in ``_resting``, and is
+  woken for other work only when no other worker rests.
+- At most one worker *recovers*: its initializer has failed, and it will try again. Meanwhile it takes no
+  call, and no other thread is started.
+- ``can_summon`` is read without the lock, by a thread that has just queued a call. It is right while the lock
+  is free. While a thread holds the lock, it may be wrongly true. It may be wrongly false only if that thread
+  will look for calls once more.
 
-A worker has a lock of its own, for taking a call and for making it done: with one lock for all, workers
-that make short calls would spend their time waiting for each other. Taking calls under a worker's own lock,
-while others append without one, is safe only with the GIL. Without it, all share the core's lock.
+Each worker has its own lock, for taking a call and for making it done. With one lock for all, workers that
+make short calls would spend their time waiting for each other. Taking calls under a worker's own lock, while
+others append without one, is safe only with the GIL. Without it, all share the core's lock.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ if TYPE_CHECKING:
 
 
 class Worker(Hand):
-    """A thread, with a call in its hand, and the gate to rest at.
+    """A thread that makes attempts, and the gate at which it rests.
 
     Args:
-        index: Its number among the members of its crew.
+        index: Its number among the members of the roster.
         lock: The core's.
     """
 
@@ -68,17 +69,17 @@ class Worker(Hand):
         self.index = index
         self.acquire, self.release = self.lock.acquire, self.lock.release  # three times as fast as ``with``
         self.rests = False
-        self.is_starting = False  # some thread is about to start this one's, or has done so
+        self.is_starting = False  # whether a thread has begun to start this worker's thread, or has done so
         self.gate = threading.Lock()  # held until it is opened
         self.gate.acquire()
         self.arrival: threading.Lock | None = threading.Lock()  # held until it first arrives, or is withdrawn
         self.arrival.acquire()
 
     def await_arrival(self, timeout: float) -> None:
-        """Wait until it first arrives or is withdrawn, for *timeout* seconds at most. Needs no lock."""
+        """Wait until the worker first arrives or is withdrawn, at most *timeout* seconds. Needs no lock."""
         arrival = self.arrival
         if arrival is not None and arrival.acquire(timeout=timeout):
-            arrival.release()  # others may wait too
+            arrival.release()  # for the next thread that waits here
 
     def wake(self) -> None:
         """Open the gate: the worker wakes, or does not fall asleep. Needs no lock."""
@@ -101,56 +102,56 @@ class Roster:
     def __init__(self, *, size: int, name: str, daemon: bool, lock: threading.RLock) -> None:
         self.size = size
         self.can_summon = True
-        """Whether somebody rests or may be started or is being started, and nobody is on the way."""
+        """Whether no worker is on its way, and one rests, may be started, or is being started."""
         self._lock = lock
         self.members: dict[Worker, None] = {}  # a set in the order of their start
         self.newborns: list[Worker] = []
-        self.is_starved = False  # the last start has failed
+        self.is_starved = False  # whether the last start of a thread failed
         self.on_the_way: Worker | None = None
         self._name = name
         self._daemon = daemon and HAS_DAEMONS
         self._resting: list[Worker] = []
         self._leading: Worker | None = None
-        self._ailing: Worker | None = None
+        self._recovering: Worker | None = None
         self.leads_until = math.inf
-        """When the leader looks again by itself."""
+        """Until when the leader rests, unless it is woken."""
         self._departed: list[threading.Thread] = []
 
     @property
     def has_resting(self) -> bool:
-        """Whether somebody rests."""
+        """Whether a worker rests, leading or not."""
         return bool(self._resting) or self._leading is not None
 
     @property
     def has_leader(self) -> bool:
-        """Whether somebody rests until the first retry is due."""
+        """Whether a worker rests until the first retry is due."""
         return self._leading is not None
 
     def _count(self) -> None:
-        """Somebody came, went, or was called."""
-        has_room = len(self.members) < self.size and self._ailing is None
+        """Update ``can_summon``: a worker came, went, or was summoned."""
+        has_room = len(self.members) < self.size and self._recovering is None
         self.can_summon = self.on_the_way is None and (
             has_room or bool(self._resting) or self._leading is not None or bool(self.newborns)
         )
 
     def summon(self, work: Callable[..., None], *args: object) -> None:
-        """Wake a resting worker, or have a newborn if none rests: then its thread is to be started.
+        """Wake a resting worker; if none rests, add a newborn, whose thread the caller is to start.
 
         Args:
-            work: What the thread of a new worker runs, which is given as its last argument.
+            work: What the thread of a new worker runs. The worker is its last argument.
             args: The arguments before that.
         """
         worker = self._resting[-1] if self._resting else self._leading
         if worker is None:
             if not self.newborns:
-                self._beget(work, args)
+                self._add_newborn(work, args)
             return
         worker.wake()
         self._take_out(worker)
-        self.on_the_way = worker  # not before: were it wrongly set, nobody else would be called
+        self.on_the_way = worker  # last: if it were set and the worker not woken, no other would be summoned
         self.can_summon = False
 
-    def _beget(self, work: Callable[..., None], args: tuple[object, ...]) -> None:
+    def _add_newborn(self, work: Callable[..., None], args: tuple[object, ...]) -> None:
         taken = {worker.index for worker in list(self.members)}
         index = next(index for index in count() if index not in taken)
         worker = Worker(index, self._lock)
@@ -159,7 +160,7 @@ class Roster:
         )
         try:
             self.members[worker] = None
-            if len(self.members) <= self.size:  # else a destructor that submits got in between
+            if len(self.members) <= self.size:  # else a destructor has submitted meanwhile, and added one
                 self.newborns.append(worker)
         finally:
             if worker not in self.newborns:
@@ -169,14 +170,14 @@ class Roster:
     def start(self, worker: Worker) -> None:
         """Start the thread of a newborn, unless another thread does. Called without the lock.
 
-        Any thread may do that which finds a newborn, so that none is forgotten where an interruption keeps
-        the one that had it from coming here.
+        Any thread that finds a newborn may do this. So no newborn is forgotten if an interruption keeps the
+        thread that added it from coming here.
 
         Raises:
             Exception: What `threading.Thread.start` raises. Then the worker is no member any more.
         """
         is_mine = False
-        self.threads()  # forgets those that have ended
+        self.threads()  # forgets the threads that have ended
         try:
             with self._lock:
                 if worker.is_starting:
@@ -197,86 +198,88 @@ class Roster:
                 self._end_birth(worker, is_alive=False)
 
     def _end_birth(self, worker: Worker, *, is_alive: bool) -> None:
-        """A newborn runs, and is on its way if it has not arrived yet; or it does not, and is withdrawn."""
+        """A newborn was started, and is on its way unless it has arrived; or it was not, and is withdrawn."""
         if worker.arrival is None:
             return
         self.is_starved = not is_alive
         if not is_alive:
             self.members.pop(worker, None)
             worker.arrival.release()
-            self._departed.append(worker.thread)  # where the start was interrupted it may come to life yet
+            self._departed.append(worker.thread)  # an interrupted start may still bring it to life
         else:
             self.on_the_way = worker
         self.newborns.remove(worker)
         self._count()
 
     def arrive(self, worker: Worker) -> None:
-        """Take note that a worker is awake and looks for something to do."""
+        """A worker is awake and looks for work."""
         if self.on_the_way is worker or worker.rests:
             if self.on_the_way is worker:
                 self.on_the_way = None
-            if worker in self._resting or worker is self._leading:  # most often it has been taken out
+            if worker in self._resting or worker is self._leading:  # most often `summon` has taken it out
                 self._take_out(worker)
             worker.rests = False
             self._count()
-        if worker.arrival is not None and worker in self.members:  # else its start was interrupted
+        # If it is no member, its start was interrupted, and it was withdrawn.
+        if worker.arrival is not None and worker in self.members:
             worker.arrival.release()
             worker.arrival = None
             self.is_starved = False
-            if worker in self.newborns:  # the thread that has started it had no time to say so
+            if worker in self.newborns:  # it was faster than `_end_birth` in the thread that started it
                 self.newborns.remove(worker)
                 self._count()
 
-    def ail(self, worker: Worker) -> bool:
-        """A worker's initializer has failed: it will try again, or leaves at once if another will.
+    def start_recovery(self, worker: Worker) -> bool:
+        """A worker's initializer has failed: it recovers, or leaves at once if another worker recovers.
 
         Returns:
             Whether it stays.
         """
-        if worker not in self.members or self._ailing not in (None, worker):  # or that is a forked child
+        if worker not in self.members or self._recovering not in (None, worker):  # or this is a forked child
             self.depart(worker)
             return False
-        self._ailing = worker
+        self._recovering = worker
         self._count()
         return True
 
-    def recover(self, worker: Worker) -> None:
-        """A worker is through its initializer: others may be started again, if none could because of it."""
-        if self._ailing is worker:
-            self._ailing = None
+    def end_recovery(self, worker: Worker) -> None:
+        """A worker's initializer has worked. If the worker was recovering, others may be started again."""
+        if self._recovering is worker:
+            self._recovering = None
             self._count()
 
     def depart(self, worker: Worker) -> None:
-        """A worker that does not rest is no member any more."""
+        """A worker that does not rest leaves."""
         self.members.pop(worker, None)
-        if self._ailing is worker:
-            self._ailing = None
+        if self._recovering is worker:
+            self._recovering = None
         self._count()
         self._departed.append(worker.thread)
 
     def rest(self, worker: Worker) -> None:
-        """Publish that a worker rests from now on."""
+        """A worker rests from now on; publish that it can be summoned."""
         worker.rests = True
         self._resting.append(worker)
         self.can_summon = self.on_the_way is None
 
     def lead(self, worker: Worker) -> None:
-        """Let a worker that rests do so until the first retry is due; see `leads_until`."""
-        self.leads_until = math.inf  # whatever is due sooner wakes it
-        self._leading = worker  # before it is taken out there, so that at any time it can be found
+        """Let a resting worker lead. The caller sets `leads_until` afterwards."""
+        self.leads_until = math.inf  # until then any retry that is added wakes it
+        self._leading = worker  # before it leaves ``_resting``: `wake_all`, without the lock, must find it
         with suppress(ValueError):  # it has just been woken
             self._resting.remove(worker)
 
     def follow(self, worker: Worker) -> None:
-        """Let the leader rest like the others: there is no retry."""
-        self._resting.append(worker)  # first, so that at any time it can be found
+        """Let the leader rest like the others, since there is no retry."""
+        self._resting.append(worker)  # first, as in `lead`
         self._leading = None
 
     def leave(self, worker: Worker) -> bool:
-        """Let a resting worker go; return ``False`` if it was woken instead.
+        """Let a resting worker leave; return ``False`` if it was woken before that, and stays.
 
-        First it is no member any more, and cannot be woken: from then on a new one can be started.
-        Only then it looks whether it was woken before.
+        First it is no member any more, so that from then on a submitter has another one started instead of
+        waking it. Only then look whether it was woken before. The other way round, a call could rely on a
+        worker that leaves.
         """
         self.members.pop(worker, None)
         self._take_out(worker)
@@ -289,7 +292,7 @@ class Roster:
         return True
 
     def due_at_changed(self, schedule: Schedule) -> None:
-        """Make the leader look again if the first retry may be due sooner, or there is none."""
+        """Wake the leader if the first retry is due sooner than it thinks, or if there is none any more."""
         leader = self._leading
         if leader is None:
             return
@@ -300,10 +303,10 @@ class Roster:
             self._count()
 
     def wake_all(self) -> None:
-        """Make every worker that rests look again whether to stay. Needs no lock."""
+        """Wake every worker that rests or recovers, so that it looks whether to stay. Needs no lock."""
         for worker in self._resting.copy():
             worker.wake()
-        for other in (self._leading, self._ailing):
+        for other in (self._leading, self._recovering):
             if other is not None:
                 other.wake()
 
@@ -313,24 +316,24 @@ class Roster:
         try:
             self._resting.remove(worker)
         except ValueError:
-            return  # it is out already
+            return  # it was not there
 
     def threads(self) -> list[threading.Thread]:
         """Return the threads that have been started and have not ended. Called without the lock.
 
-        Before Python 3.13 `Thread.is_alive` may take a lock of `threading`, which another thread may hold
-        while a destructor that has interrupted it waits for the core's.
+        Before Python 3.13 `Thread.is_alive` may take a lock of `threading`. Another thread may hold that
+        lock, be interrupted by a destructor, and wait for the core's lock in there.
         """
         with self._lock:
             members, departed = list(self.members), self._departed.copy()
         threads = [*(worker.thread for worker in members), *departed]
         ended = {thread for thread in threads if not thread.is_alive()}
         for thread in ended:
-            with suppress(ValueError):  # it has not departed, or another thread was faster
+            with suppress(ValueError):  # it has not departed, or another thread has removed it
                 self._departed.remove(thread)
         return [thread for thread in threads if thread not in ended]
 
     def includes_current_thread(self) -> bool:
         """Return whether this is called by a worker."""
-        current = threading.get_ident()  # current_thread() takes a lock where it does not know the thread
+        current = threading.get_ident()  # current_thread() takes a lock if it does not know the thread
         return any(worker.thread.ident == current for worker in list(self.members))

@@ -1,4 +1,4 @@
-"""Threads as the crew of a core: how they are called and started, and how others wait for them."""
+"""Threads as the crew of a core: how they are woken and started, waited for, and brought to a standstill."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from retrying_executor._calls.current import amid
-from retrying_executor._common.stdlib import can_wait_for_a_start, is_held, start_thread
+from retrying_executor._calls.current import interrupted_hand
+from retrying_executor._common.stdlib import HAS_DAEMONS, can_wait_for_a_start, is_held, start_thread
 from retrying_executor._core.core import Crew
+from retrying_executor._threads.flights import Flights
 from retrying_executor._threads.roster import Roster
 from retrying_executor._threads.workers import work
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable, Coroutine
     from typing import Any, TypeVar
 
-    from retrying_executor._calls.call import Call, Hand, Outcome
+    from retrying_executor._calls.call import Call, Hand, Outcome, Work
     from retrying_executor._calls.schedule import Schedule
     from retrying_executor._common.unseen import UnseenFailure
     from retrying_executor._common.values import Clock
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _ARRIVAL_TIMEOUT = 0.05  # seconds
+_LANDING_TIMEOUT = 1.0  # seconds, in which a coroutine that was cancelled is to end
 _STANDSTILL_TIMEOUT = 10.0  # seconds; many threads may have their turn before one goes on
 
 
@@ -43,9 +46,12 @@ class Threads(Crew):
         initargs: The arguments of *initializer*.
         idle_timeout: How long a thread with nothing to do stays, in seconds; ``None``: for ever.
         are_daemons: Whether the interpreter may end while they work, where it allows that.
+        max_coroutines: How many coroutines may run at a time; 1 or more.
+        new_loop: Makes the event loop for these; ``None``: that is asyncio's own.
     """
 
     roster: Roster
+    flights: Flights
 
     @property
     def clock(self) -> Clock:
@@ -61,43 +67,62 @@ class Threads(Crew):
         initargs: tuple[Any, ...] = (),
         idle_timeout: float | None,
         are_daemons: bool,
+        max_coroutines: int = 1,
+        new_loop: Callable[[], AbstractEventLoop] | None = None,
     ) -> None:
+        self._max_coroutines = max_coroutines
+        self._new_loop = new_loop
         self._max_workers = max_workers
         self._name = name
         self._are_daemons = are_daemons
         self.initializer = initializer
         self.initargs = initargs
-        self.is_initialized = False  # the initializer has worked once
+        self.is_initialized = False  # whether the initializer has ever worked
+        # As `Lock.acquire` takes it: -1 is for ever.
         self.idle_timeout = -1.0 if idle_timeout is None else min(idle_timeout, threading.TIMEOUT_MAX)
 
     def restart(self, lock: threading.RLock) -> None:
-        """Start with nobody, as at the beginning and in a forked child."""
+        """Start without threads: at first, and again in a forked child."""
+        if hasattr(self, "flights"):
+            self.flights.disown()
+        self.flights = Flights(
+            lock=lock,
+            most=self._max_coroutines,
+            name=self._name,
+            is_daemon=self._are_daemons and HAS_DAEMONS,
+            new_loop=self._new_loop,
+        )
         self.roster = Roster(size=self._max_workers, name=self._name, daemon=self._are_daemons, lock=lock)
         self.initializing = 0  # how many threads are in their initializer
-        self._on_credit: list[Call] = []  # accepted although only a newborn was there to make them
-        self._stopped: list[threading.RLock] = []  # for a fork: the workers' locks
+        # Calls that were accepted while the only workers were newborns, whose threads may yet fail to start.
+        self._on_credit: list[Call] = []
+        self._stopped: list[threading.RLock] = []  # the workers' locks, taken for a fork
 
     # -- calling them ----------------------------------------------------------------------------
 
     @property
     def is_coming(self) -> bool:
-        """Whether somebody will look what there is to do: one rests, or is on its way."""
+        """Whether a worker rests or is on its way, so that one will look for work."""
         return self.roster.on_the_way is not None or self.roster.has_resting
 
     def summon(self, core: Core, now: float) -> Exception | None:
-        """Wake one more worker or have a newborn, if one can be had, and would find something to do.
+        """Wake one more worker or add a newborn, if possible, and if it would find something to do.
 
-        The caller holds the core's lock. Having given it back, it calls `start_newborns`.
+        Called under the core's lock. Afterwards, without it, the caller calls `start_newborns`.
 
         Returns:
-            Why there can be no newborn. That is no harm where others are at work.
+            Why a newborn could not be made; or ``None``. It does no harm if other workers are there.
         """
-        roster, schedule = self.roster, core.ledger.schedule
+        roster, schedule, landed = self.roster, core.ledger.schedule, self.flights.landed
         if self.initializing and not roster.has_resting:
-            # Those in their initializer will see to one call each, and to the retries.
-            needed = schedule.count_ready(now) > self.initializing
+            # Each worker in its initializer will take one call, and one of them will see to the retries.
+            needed = schedule.count_ready(now) + len(landed) > self.initializing
         else:
-            needed = schedule.is_ready(now) or (not roster.has_leader and schedule.first_due_at() is not None)
+            needed = (
+                bool(landed)
+                or schedule.is_ready(now)
+                or (not roster.has_leader and schedule.first_due_at() is not None)
+            )
         if needed and roster.can_summon:
             try:
                 roster.summon(work, core, self)
@@ -106,23 +131,23 @@ class Threads(Crew):
         return None
 
     def come(self, core: Core) -> bool:
-        """See that somebody comes for a call that may start now; return whether that is so."""
+        """See that a worker comes for a call that may start now; return whether one is on its way."""
         with core.lock:
-            if self.roster.can_summon:
-                self.summon(core, time.monotonic())
+            self.summon(core, time.monotonic())
         self.start_newborns(core)
         return self.roster.on_the_way is not None
 
     def see_to(self, core: Core, call: Call) -> Exception | None:
         """See that a call which was queued a moment ago is taken, or return why it is to be refused.
 
-        If that starts a thread, wait for a moment until it took its first call, or began its initializer. So
-        it is with the standard executor, and programs cancel or fork right after ``submit()``. It is bounded,
-        since a destructor or a signal handler may get here in a critical section.
+        If that starts a thread, wait for a moment until the thread takes its first call, or begins its
+        initializer. With the standard executor it is so, too, and programs rely on it that cancel or fork
+        right after ``submit()``. The wait is bounded, since a destructor or a signal handler may get here
+        while its thread holds a lock that the new thread needs.
         """
         error, roster = None, self.roster
-        if self.amid() is not None and not is_held(core.lock):
-            return None  # the worker that this has interrupted looks for calls right afterwards
+        if self.interrupted_hand() is not None and not is_held(core.lock):
+            return None  # this has interrupted a worker, which looks for calls right afterwards
         try:
             while True:
                 with core.lock:
@@ -131,11 +156,11 @@ class Threads(Crew):
                     if roster.can_summon and error is None:
                         error = self.summon(core, time.monotonic())
                     if not roster.members:
-                        return error  # nobody would run it; all accepted before have had somebody
+                        return error  # no worker would take it; earlier calls had one when they were accepted
                     helper = roster.on_the_way or next(iter(roster.newborns), None)
                     if helper is not None and helper.is_starting and not roster.is_starved:
-                        # Another thread starts it. Were all to wait for that, each with one call, it would
-                        # have left by the time that they go on.
+                        # Another submitter starts it. If every submitter waited for that, with one call each,
+                        # the worker would make these calls and leave before they submit their next.
                         if helper in roster.newborns:
                             self._on_credit.append(call)
                         break
@@ -151,11 +176,11 @@ class Threads(Crew):
         """Wait for a moment until a worker arrives that *call* may need.
 
         Returns:
-            ``False`` if it was withdrawn: its thread could not be started.
+            ``False`` if the worker was withdrawn, since its thread could not be started.
         """
         helper.await_arrival(_ARRIVAL_TIMEOUT)
         with core.lock:
-            if helper in self.roster.newborns:  # this may be what keeps it from being started
+            if helper in self.roster.newborns:  # perhaps this thread holds what its start waits for
                 self._on_credit.append(call)
                 return True
             return helper.arrival is None or helper in self.roster.members
@@ -165,25 +190,25 @@ class Threads(Crew):
     def start_newborns(
         self, core: Core, *, is_repeated: bool = False, may_wait: bool = False
     ) -> Exception | None:
-        """Start the threads of newborns, but those that another thread is starting. Called without the lock.
+        """Start the threads of newborns, except those that another thread is starting.
 
-        `Thread.start` takes locks of its own and waits for the new thread, and the collector may run any
-        destructor meanwhile, there or here, which may want a lock of ours. So a thread that holds one, as it
-        can only in a destructor or a signal handler, leaves this to a thread that holds none.
+        `Thread.start` takes locks of its own and waits for the new thread. Meanwhile the collector may run a
+        destructor in either thread, which may want a lock of this core. So a thread that holds one, as it
+        can only in a destructor or a signal handler, leaves the start to a helper that holds none.
 
         Args:
-            core: What they work for.
-            is_repeated: Whether this is for calls that have relied on a newborn which was withdrawn.
-            may_wait: Whether this thread is there for nothing else: it holds no lock, and may wait for any.
+            core: The core that they work for.
+            is_repeated: Whether this is the second try, for calls whose newborn was withdrawn.
+            may_wait: Whether this thread is that helper: it holds no lock, and may wait for any.
 
         Returns:
-            Why one could not be started. It has been withdrawn.
+            Why a thread could not be started; its newborn has been withdrawn. ``None`` if all were.
         """
         roster, error = self.roster, None
         newborns = [worker for worker in roster.newborns.copy() if not worker.is_starting]
         if not newborns:
             return None
-        holds = is_held(core.lock) or amid() is not None
+        holds = is_held(core.lock) or interrupted_hand() is not None
         leaves_it = not may_wait and (holds or not can_wait_for_a_start())
         try:
             if leaves_it:
@@ -204,7 +229,7 @@ class Threads(Crew):
             del error  # its traceback keeps this frame
 
     def _look_after_births(self, core: Core, *, is_repeated: bool) -> None:
-        """See to the calls that relied on a newborn, if it was withdrawn: try again, once; then they fail."""
+        """See to the calls of a newborn that was withdrawn: try once more, then let them fail."""
         roster = self.roster
         with core.lock:
             if roster.has_resting:  # a worker came to rest while the newborn was being started
@@ -220,21 +245,21 @@ class Threads(Crew):
             self.start_newborns(core, is_repeated=True)  # unless another thread does
 
         def strand(call: Call, outcome: Outcome, unseen: UnseenFailure | None) -> bool:
-            """Make a call fail for want of a thread, if it still waits, and nobody is there to run it."""
+            """Make a call fail for want of a thread, if it still waits and there is no worker for it."""
             if not roster.members and hasattr(call, "_waits"):
                 return core.ledger.settle(call, outcome, unseen)
-            if unseen is not None:  # pragma: no cover  # there is a newborn again: tests/schedules
+            if unseen is not None:  # pragma: no cover  # another thread added a worker: tests/schedules
                 unseen.seen()
             return False
 
         interrupt = None
-        for call in stranded:  # forgotten afterwards, since shutdown() waits for them
+        for call in stranded:  # still on credit meanwhile, since shutdown() waits for these
             try:
                 core.settling.settle(call, (None, RuntimeError("can't start new thread")), strand)
             except BaseException as error:  # of a done callback: the others fail first
                 interrupt = error
         if stranded:
-            with core.lock:  # those stay that did not fail, since there is a newborn again: it may fail too
+            with core.lock:  # calls that did not fail stay on credit: the new worker's start may fail, too
                 self._on_credit = [call for call in self._on_credit if not call.done()]
         if interrupt is not None:
             raise interrupt
@@ -245,30 +270,32 @@ class Threads(Crew):
         """Wait until all threads have ended, until *deadline*; return whether they have."""
         while True:
             self.start_newborns(core)
-            newborns, threads = self.roster.newborns.copy(), self.roster.threads()
-            # Last: after a start that failed they get one more try.
+            newborns = self.roster.newborns.copy()
+            threads = self.roster.threads() + self.flights.threads()
+            # Read last: a newborn that is withdrawn meanwhile leaves its calls here, for one more try.
             on_credit = [call for call in self._on_credit.copy() if not call.done()]
             if not newborns and not threads and not on_credit:
+                self.flights.close(deadline)
                 return True
-            patience = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
-            if patience <= 0:
+            left = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+            if left <= 0:
                 return False
             if threads:
-                threads[0].join(None if deadline == math.inf else patience)
+                threads[0].join(None if deadline == math.inf else left)
             elif newborns:
-                newborns[0].await_arrival(-1.0 if deadline == math.inf else patience)
+                newborns[0].await_arrival(-1.0 if deadline == math.inf else left)
             else:  # pragma: no cover  # a race: tests/schedules
-                on_credit[0]._wait(None if deadline == math.inf else patience)
+                on_credit[0]._wait(None if deadline == math.inf else left)
 
     def retire(self, core: Core, deadline: float) -> bool:
-        """The same; from now on no thread stays for longer than there is something to do."""
+        """As `join`; and from now on no thread stays when it has nothing to do."""
         with core.lock:
             self.idle_timeout = 0.0
             self.wake_all()
         return self.join(core, deadline)
 
     def make_latch(self, core: Core, call: Call) -> Any:
-        """Return a lock that is closed."""
+        """Return a closed lock."""
         latch = threading.Lock()
         latch.acquire()
         return latch
@@ -276,53 +303,93 @@ class Threads(Crew):
     # -- their hands -----------------------------------------------------------------------------
 
     def hands(self) -> list[Hand]:
-        """Return the workers: each may have a call."""
-        return list(self.roster.members)
+        """Return the workers and the flights: each may have a call."""
+        return [*self.roster.members, *self.flights.aloft]
 
     def due_at_changed(self, schedule: Schedule) -> None:
-        """What is due first may be something else now."""
+        """`Schedule.first_due_at` may have changed. Called under the core's lock."""
         self.roster.due_at_changed(schedule)
 
     def wake_all(self) -> None:
-        """Have everybody look whether to stay. Needs no lock."""
+        """Have every thread look whether to stay. Needs no lock."""
         self.roster.wake_all()
+        self.flights.look()
 
-    def amid(self) -> Hand | None:
-        """Return this thread's worker, if it is one of these and in the middle of something."""
-        hand = amid()
+    def abandon(self) -> None:
+        """The executor is gone. Takes no lock."""
+        self.wake_all()
+        self.flights.abandon(has_workers=bool(self.roster.members))
+
+    def interrupted_hand(self) -> Hand | None:
+        """Return this thread's worker, if it is of this crew and in the middle of a change."""
+        hand = interrupted_hand()
         return hand if hand in self.roster.members else None
 
     def includes_current_thread(self) -> bool:
-        """Return whether this is called by a worker."""
-        return self.roster.includes_current_thread()
+        """Return whether this is called by a worker, or in the event loop."""
+        return self.roster.includes_current_thread() or threading.get_ident() in [
+            thread.ident for thread in self.flights.threads()
+        ]
 
     def see_to_put_off(self, core: Core) -> None:
-        """See that `Core.catch_up` is called when this thread has no lock any more.
+        """See that `Core.catch_up` is called as soon as this thread holds no lock any more.
 
-        A worker in the middle of taking a call, or of making one done, does so itself right afterwards. For
-        others a thread does, which waits for the lock. If none can be had, the next worker that looks for
-        calls does.
+        A worker in the middle of a change calls it itself right afterwards. For any other thread a helper is
+        started, which waits for the lock. If none can be, the next worker that looks for calls does it.
         """
-        if self.amid() is None:
+        if self.interrupted_hand() is None:
             catcher = threading.Thread(target=core.catch_up, name=f"{self._name}-catch-up", daemon=False)
             with suppress(Exception):
-                start_thread(catcher.start)  # not here: that takes locks which this thread may hold, too
+                start_thread(catcher.start)  # not here: `Thread.start` takes locks that this thread may hold
 
     def attach(self, core: Core, places: Places) -> None:
         """Calls may go to this upstream from now on.
 
         Raises:
-            ValueError: If it is in use in virtual time.
+            ValueError: If the upstream is in use in virtual time.
         """
         places.attach(core.monitor)
+
+    # -- coroutines ------------------------------------------------------------------------------
+
+    def expect_coroutine(self, core: Core) -> None:  # pragma: no cover  # 3.12.0 to 3.12.2
+        """Start the thread of the event loop: at the end of the interpreter it would be too late."""
+        self.flights.prepare(core)
+
+    def launch(self, hand: Hand, work: Work, coroutine: Coroutine[Any, Any, Any]) -> bool:
+        """Run a coroutine in the event loop; see `turns.Crew`."""
+        return self.flights.launch(hand, work, coroutine)
+
+    def call_off(self, call: Call) -> None:
+        """Cancel the coroutine of a call that is done, if there is one."""
+        self.flights.call_off(call)
+
+    def run_aside(self, core: Core, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine of the library in the event loop; see `turns.Crew`."""
+        self.flights.run_aside(core, coroutine)
+
+    def await_landings(self, core: Core) -> None:
+        """Wait a moment for coroutines that were called off, and for the threads that they keep busy."""
+        deadline = time.monotonic() + _LANDING_TIMEOUT
+        for thread in self.flights.threads():
+            thread.join(max(0.0, deadline - time.monotonic()))
+        with core.lock:
+            is_busy = bool(core.entrance.running_calls())
+        if not is_busy:
+            self.join(core, deadline)
+
+    @property
+    def has_landed(self) -> bool:
+        """Whether a coroutine has ended, and no worker has taken it up yet."""
+        return bool(self.flights.landed)
 
     # -- all of them at a standstill -------------------------------------------------------------
 
     def at_standstill(self, look: Callable[[bool], T]) -> T:
         """Return what *look* returns while no worker takes a call or makes one done.
 
-        It gets whether they all stand still. One does not if a destructor has interrupted it at that very
-        moment, and waits for the core's lock, which the caller holds.
+        *look* gets whether all of them stand still. A worker does not if a destructor has interrupted it at
+        that very moment, and waits for the core's lock, which the caller holds.
         """
         taken: list[threading.RLock] = []
         try:
@@ -335,9 +402,9 @@ class Threads(Crew):
                 raise
 
     def _stop(self, taken: list[threading.RLock], timeout: float) -> bool:
-        """Take the locks of all workers, but for those that this thread has; return whether it has all then.
+        """Take the locks of all workers that this thread does not hold; return whether it holds all then.
 
-        They are in *taken* before, since a signal handler may raise right after any of them is taken.
+        They are added to *taken* before, since a signal handler may raise right after one is acquired.
         """
         taken += [worker.lock for worker in list(self.roster.members) if not is_held(worker.lock)]
         for lock in taken:
@@ -345,18 +412,18 @@ class Threads(Crew):
         return all(is_held(worker.lock) for worker in list(self.roster.members))
 
     def stop_for_fork(self, timeout: float) -> bool:
-        """Before a fork: no worker takes a call or makes one done; return whether that is so in time."""
+        """Before a fork: take the workers' locks; return whether that worked, within *timeout* for each."""
         self._stopped = []
         return self._stop(self._stopped, timeout)
 
     def go_on_after_fork(self) -> None:
-        """After, in the parent and in the child; may be done again."""
+        """Undo `stop_for_fork`, in the parent and in the child; may be done again."""
         _let_go_on(self._stopped)
 
 
 def _let_go_on(taken: list[threading.RLock]) -> None:
-    """Give back those locks that this thread has; after an interruption, the rest of them."""
+    """Release the locks that this thread holds; called again after an interruption, the rest of them."""
     while taken:
-        with suppress(RuntimeError):  # it did not get that one, or has given it back already
+        with suppress(RuntimeError):  # this thread did not get that one, or has released it already
             taken[-1].release()
         taken.pop()

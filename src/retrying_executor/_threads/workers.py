@@ -1,8 +1,7 @@
-"""The life of a worker, from its first call to its leave.
+"""The life of a worker, from its start until it leaves.
 
-It goes round in `shortcut.next_fresh`, without the core's lock, as long as there is nothing to see to but
-fresh calls. Whatever else there may be, it finds in `Shift._next`, under the lock: retries, lanes, the end, a
-rest.
+As long as there are only fresh calls to take, the worker gets them from `shortcut.next_fresh`, without the
+core's lock. All else happens in `Shift._next`, under the lock: retries, calls in lanes, resting, leaving.
 """
 
 from __future__ import annotations
@@ -24,12 +23,14 @@ if TYPE_CHECKING:
 
     from retrying_executor._calls.call import Call
     from retrying_executor._core.core import Core
+    from retrying_executor._threads.flights import Flights
     from retrying_executor._threads.roster import Roster, Worker
 
     class Crew(Protocol):
-        """The threads of a core, as far as one of them needs to know."""
+        """What a worker uses of `Threads`."""
 
         roster: Roster
+        flights: Flights
         initializer: Callable[..., object] | None
         initargs: tuple[Any, ...]
         is_initialized: bool
@@ -40,24 +41,24 @@ if TYPE_CHECKING:
         def start_newborns(self, core: Core, /) -> Exception | None: ...
 
 
-_FIRST_PAUSE = 1.0  # seconds before an initializer that has worked before is tried again; then twice as long,
-_LONGEST_PAUSE = 60.0  # and so on, up to this
+_FIRST_PAUSE = 1.0  # seconds until a failed initializer that worked before is tried again; doubles each time
+_LONGEST_PAUSE = 60.0  # seconds
 
 
 def work(core: Core, crew: Crew, worker: Worker) -> None:
-    """Be the thread of a worker.
+    """Run as the thread of a worker.
 
     Args:
-        core: Whose calls it makes.
-        crew: The threads that it is one of.
-        worker: Which it is.
+        core: The core whose calls it makes.
+        crew: The threads of that core.
+        worker: The worker.
     """
-    current.holder = worker
+    current.hand = worker
     Shift(core, crew, worker).work()
 
 
 class Shift:
-    """What a worker does; see `work`."""
+    """What the thread of a worker does; see `work`."""
 
     def __init__(self, core: Core, crew: Crew, worker: Worker) -> None:
         self._core = core
@@ -65,11 +66,12 @@ class Shift:
         self._worker = worker
 
     def work(self) -> None:
-        """Make calls until there is nothing to do."""
+        """Make attempts until the worker leaves."""
         core, crew, worker = self._core, self._crew, self._worker
         is_initialized = has_arrived = False
         while True:
             try:
+                # After an error the worker arrives once more: what it left half done, `_next` completes.
                 call = next_fresh(core, crew, worker) if has_arrived else None
                 if call is None:
                     is_initialized = is_initialized or self._initialize()
@@ -80,6 +82,7 @@ class Shift:
                 if core.put_off or crew.roster.newborns or unseen.overdue:
                     self._see_to_others()
                 if call is None:
+                    crew.flights.close_if_over(core)
                     return
                 worker.settlement = core.settling.attempt(worker, call)
             except BaseException as error:  # of a done callback, or asynchronous
@@ -87,10 +90,10 @@ class Shift:
                 core.settling.rescue(worker, error)
                 with suppress(BaseException):
                     log.worker_interrupted(error)
-            call = None
+            call = None  # or this frame would keep a call that is done
 
     def _see_to_others(self) -> None:
-        """Do what has come up meanwhile; what that raises is no outcome of the call in the hand."""
+        """Do what other threads left to this one. What that raises is no outcome of the call in the hand."""
         try:
             self._core.catch_up()
             self._crew.start_newborns(self._core)
@@ -101,7 +104,7 @@ class Shift:
     # -- the initializer -------------------------------------------------------------------------
 
     def _initialize(self) -> bool:
-        """Run the initializer, if there is one, until it works, or the core is broken.
+        """Run the initializer, if there is one, until it works or no attempt starts any more.
 
         Returns:
             Whether the worker goes on. If not, it has left.
@@ -112,28 +115,28 @@ class Shift:
         with core.lock:
             if worker not in crew.roster.members:  # its start was interrupted
                 return False
-            # It arrives now, although it takes no call yet: others must be called for the calls that come
-            # meanwhile. How many are in their initializer tells `summon` how many of these have a worker.
+            # The worker arrives now, although it takes no call yet: otherwise no other worker would be
+            # summoned for the calls that come meanwhile. ``initializing`` tells `summon` how many calls have
+            # a worker in its initializer already.
             crew.roster.arrive(worker)
             crew.initializing += 1
-            if crew.roster.can_summon:
-                crew.summon(core, time.monotonic())
+            crew.summon(core, time.monotonic())
         crew.start_newborns(core)
         core.turns.decline_unused(core, are_all=True)  # the initializer may take long
         works, pause = self._run_initializer(), _FIRST_PAUSE
         with core.lock:
-            crew.initializing -= worker in crew.roster.members  # else it has forked, and this is the child
+            crew.initializing -= worker in crew.roster.members  # else it forked, and this is the child
         while not works:
             if not self._await_recovery(pause):
-                return core.turns.is_halted  # for that, `_next` sees to
+                return core.turns.is_halted  # then `_next` clears the core and leaves
             works = self._run_initializer()
             pause = min(2 * pause, _LONGEST_PAUSE)
         with core.lock:
-            crew.roster.recover(worker)
+            crew.roster.end_recovery(worker)
         return True
 
     def _run_initializer(self) -> bool:
-        """Run the initializer; return whether it worked. If it never has so far, break the core."""
+        """Run the initializer; return whether it worked. If it never has before, break the core."""
         crew = self._crew
         assert crew.initializer is not None
         try:
@@ -148,28 +151,29 @@ class Shift:
         return True
 
     def _await_recovery(self, pause: float) -> bool:
-        """Wait until the initializer is to be tried again, as long as calls wait and no other worker does.
+        """Wait until the initializer is to be tried again, unless another worker recovers or no call waits.
 
-        Meanwhile this worker takes no call, and no other is started: its initializer would fail too.
+        Meanwhile this worker takes no call, and no thread is started: its initializer would fail, too.
 
         Returns:
-            Whether to try; if not, the worker has left, or no attempt starts any more.
+            Whether to try. If not, the worker has left, or no attempt starts any more.
         """
         core, roster, worker = self._core, self._crew.roster, self._worker
         due_at = time.monotonic() + pause
         while not core.turns.is_halted:
             with core.lock:
                 now = time.monotonic()
-                if not roster.ail(worker):  # publish first, so that it can be woken; then look
+                if not roster.start_recovery(worker):  # publish first, so that `wake_all` finds it; then look
                     return False
                 if now >= due_at or core.is_ending():
-                    # Publish that others may be started, then look once more. A submitter that has queued a
-                    # call without the lock either sees that, and starts one; or its call is seen here.
+                    # Publish that other threads may be started, then look once more. A submitter that queues
+                    # a call without the lock looks afterwards: either it sees this and starts a thread, or
+                    # the call is seen here. Without this the call might have no worker.
                     roster.depart(worker)
                     if roster.on_the_way is not None or not len(core.ledger.schedule):
                         return False
                     roster.members[worker] = None
-                    roster.ail(worker)
+                    roster.start_recovery(worker)
                 if now >= due_at:
                     return True
             worker.gate.acquire(True, due_at - now)
@@ -178,10 +182,10 @@ class Shift:
     # -- the next call ---------------------------------------------------------------------------
 
     def _next(self) -> Call | None:
-        """Finish the worker's call, if it has its outcome, and return the next one, when there is one.
+        """Finish the worker's call, if it has its outcome, then wait for the next one.
 
         Returns:
-            A call whose attempt is to run; ``None`` if the worker is to leave.
+            A call whose attempt is to run; ``None`` if the worker has left.
         """
         core, worker = self._core, self._worker
         timed_out = is_crowded = False
@@ -197,31 +201,34 @@ class Shift:
                 core.ending.clear(core)
             if core.put_off:
                 core.catch_up()
-            roster, turns = self._crew.roster, core.turns  # others after a fork
+            if core.keeper is not None:
+                core.keeper.load_more()
+            roster, turns = self._crew.roster, core.turns  # new ones in a forked child
             schedule = core.ledger.schedule
             with core.lock:
                 if worker not in roster.members:  # of a forked child; or its start was interrupted
                     return None
                 if turns.is_halted and len(schedule):  # it was halted after the look above: clear once more
                     continue
-                core.entrance.made_done()  # this worker may have made a call done
+                core.entrance.wake_submitters()  # this worker may have made a call done
                 roster.arrive(worker)
                 now = time.monotonic()
                 if (core.fresh or now >= turns.only_fresh_until) and self._take(now):
                     return worker.call
                 is_crowded = schedule.count_fresh() > 0 or schedule.held.has_open_lanes
-                if is_crowded and not turns.is_halted:  # there are more than `Schedule.take` asks for at once
+                if is_crowded and not turns.is_halted:  # `Schedule.take` has stopped after many refusals
                     continue
-                # Submitters queue a call without this lock, then look whether somebody rests. So it is the
-                # other way round here: publish that this worker rests, then look once more. Whatever the
-                # order in which the two meet, the submitter wakes the worker, or the worker finds the call.
+                # A submitter queues a call without this lock, then looks whether a worker rests. So here it
+                # is the other way round: publish that this worker rests, then look for calls once more. Then
+                # either the submitter wakes the worker, or the worker finds the call. Without the second look
+                # a call queued between the first look and the publishing would wait for ever.
                 roster.rest(worker)
                 if (core.fresh or now >= turns.only_fresh_until) and self._take(now):
                     return worker.call
                 due_at = None
                 if turns.only_fresh_until < math.inf and not (turns.is_halted or roster.has_leader):
-                    # Publish first here too: a retry that is added from now on, and due sooner than what is
-                    # found below, wakes the leader.
+                    # Publish that this worker leads, then look when the first retry is due: one that is due
+                    # sooner, and is added later, finds a leader to wake.
                     roster.lead(worker)
                     due_at = schedule.first_due_at()
                     if due_at is None:
@@ -229,28 +236,32 @@ class Shift:
                     else:
                         roster.leads_until = due_at
                 if due_at is not None:
-                    patience = max(0.0, min(due_at - now, threading.TIMEOUT_MAX))
+                    timeout = max(0.0, min(due_at - now, threading.TIMEOUT_MAX))
                     if due_at == math.inf:
-                        patience = -1.0  # for ever
+                        timeout = -1.0  # until it is woken
                 elif not (timed_out or self._crew.idle_timeout == 0 or core.is_ending()):
-                    patience = self._crew.idle_timeout
+                    timeout = self._crew.idle_timeout
+                elif self._crew.flights.needs(worker, roster.members):
+                    timeout = -1.0
                 elif roster.leave(worker):
                     core.ledger.take_over(worker)
                     return None
-                else:  # a submitter has woken it before it could go, and relies on it
+                else:  # a submitter has woken it before it could leave, and relies on it
                     continue
             if turns.has_unused:
                 turns.decline_unused(core)
-            timed_out = not worker.gate.acquire(True, patience)
+            timed_out = not worker.gate.acquire(True, timeout)
+            if timed_out and core.keeper is not None:
+                core.keeper.flush()
 
     def _take(self, now: float) -> bool:
-        """Put the next call, if one is ready, in the worker's hands, and call for help with the rest."""
+        """Give the worker the next call, if one is ready, and summon another worker for the rest."""
         core, roster, worker = self._core, self._crew.roster, self._worker
-        call = core.turns.take(worker, now, core)
-        roster.due_at_changed(core.ledger.schedule)  # also: an upstream may open sooner than it was thought
+        call = self._crew.flights.take_up(worker) or core.turns.take(worker, now, core)
+        roster.due_at_changed(core.ledger.schedule)  # also without a call: an upstream may open sooner
         if call is None:
             return False
-        if worker.rests:  # it had published that
+        if worker.rests:  # `_next` has published that
             roster.arrive(worker)
         if roster.can_summon:
             self._crew.summon(core, now)

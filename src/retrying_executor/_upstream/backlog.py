@@ -2,7 +2,8 @@
 
 Calls become done under the locks of cores and workers, so what a call does then takes no lock. Only
 submitters take ``_door``, and each waits for it only briefly: the thread that holds it may be in a destructor
-that submits, and wait for a lock that the submitter holds.
+that submits, and so wait for a lock that this submitter holds. A submitter that did not get it goes on
+without it: the limit holds in any case, but two submitters may refuse each other the last room.
 """
 
 from __future__ import annotations
@@ -55,11 +56,12 @@ class Backlog:
         return f"{calls} are pending, as many as its max_pending allows"
 
     def admit(self, call: Member) -> bool:
-        """Count a call that is about to be accepted, until it is done or gone, if there is room for it."""
+        """If there is room, count a call that is about to be accepted, until it is done; return whether."""
         reference = weakref.ref(call, self._leave)
         try:
             self._door.acquire(timeout=_LOCK_TIMEOUT)  # in here: a signal handler may raise right after it
-            self._pending.add(reference)  # before the check: a signal handler may submit in between
+            # Before the check: a signal handler that submits in between must find this call counted.
+            self._pending.add(reference)
             if len(self._pending) > self._max_pending:
                 self._pending.discard(reference)
                 return False
@@ -69,7 +71,7 @@ class Backlog:
             try:  # noqa: SIM105  # suppress() could be interrupted before it has begun
                 self._door.release()
             except RuntimeError:
-                pass  # it was not taken: another thread has had it for long
+                pass  # it was not taken: another thread has held it for too long
 
     def _leave(self, reference: weakref.ref[Member]) -> None:
         """A call is done: there is room for another. Needs no lock."""
@@ -78,7 +80,7 @@ class Backlog:
 
     def call_next(self) -> None:
         """There may be room: wake the submitter that has waited longest for it. Needs no lock."""
-        with suppress(IndexError, RuntimeError):  # nobody waits, or that one has been woken already
+        with suppress(IndexError, RuntimeError):  # no submitter waits, or its latch is open already
             self._line.pop(0).release()
 
     def line_up(self, latch: threading.Lock) -> None:
@@ -86,7 +88,7 @@ class Backlog:
         self._line.append(latch)
 
     def step_out(self, latch: threading.Lock) -> bool:
-        """Do not open *latch* any more; return whether that was done already, for room that there is."""
+        """Do not open *latch* any more; return whether it was opened already: then there is room to take."""
         try:
             self._line.remove(latch)
         except ValueError:

@@ -1,13 +1,14 @@
 """Upstreams that are made on demand, one for each key.
 
-A member's `Upstream` lives as long as anybody has it: a user, an executor, a view, a call. What is known of
-the service, its `Places`, is kept beyond that, until it remembers nothing. Then it makes no difference
-whether the next one for that key is new. Calls get at the places by way of the `Upstream` only: once nobody
-has that, and nothing is in flight, nothing more comes that they would have to remember.
+A member's `Upstream` lives as long as anything refers to it: a user's variable, an executor, a view, a call.
+What is known of the service, its `Places`, is kept beyond that, until the places remember nothing. From then
+on it makes no difference whether the next upstream for that key is new. Calls reach the places only through
+the `Upstream`. So once that is gone, and no attempt is in flight, nothing can happen that the places would
+have to remember.
 
 ``_lock`` guards the members of all families: which there are, and which `Upstream` each has. What is done
 under it is brief and waits for nothing; upstreams are made without it, since that takes the lock of `forks`.
-Each step leaves everything in order, so a forked child needs no more than a new lock.
+Each step leaves everything in order, so a forked child needs only a new lock.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ if TYPE_CHECKING:
     from retrying_executor._upstream.places import Places
     from retrying_executor._upstream.upstream import RecordExceptions
 
-_LOOKS = 2  # at members, in each look-up: so those that may be forgotten are no more than the others, about
+_CHECKS = 2  # members, in each look-up: so those that may be forgotten never become many more than the others
 
 _lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
 
 
 class _Member(weakref.ref[Upstream]):
-    """A reference to the upstream, as long as somebody has it, and to what is known of it."""
+    """A weak reference to an upstream, with what is known of the service."""
 
     __slots__ = ("places",)
 
     places: Places
 
     def is_over(self) -> bool:
-        """Return whether nobody has the upstream, and nothing of it needs to be remembered."""
+        """Return whether the upstream is gone, and nothing of the service needs to be remembered."""
         return self() is None and self.places.is_as_new()
 
 
@@ -51,20 +52,21 @@ class _Member(weakref.ref[Upstream]):
 class UpstreamFamily:
     """Upstreams that are made on demand, one for each key: each host, customer or account.
 
-    ``family[key]`` is the `Upstream` of that key. It is made when it is asked for first, with the options of
-    the family and limits of its own. Its name has both: ``webhooks[example.org]``. One key has one upstream:
-    as long as anybody refers to it, such as a call that waits or runs, a future or a view that is kept; and
-    afterwards as long as there is something to remember of the service: attempts within the window of a
-    limit, failures, a hold, a probe, a ramp, or a pace that was learned. Only what would be the same as a new
-    one is forgotten. So a family takes no more room than the keys that were in use lately, and no limit is
-    exceeded.
+    ``family[key]`` is the `Upstream` of that key. It is made when it is first asked for, with the options of
+    the family and limits of its own. Its name has both names in it: ``webhooks[example.org]``.
+
+    One key has one upstream for as long as anything refers to it: a call that waits or runs, a future or a
+    view that is kept. After that it is kept while there is something to remember of the service: attempts
+    within the window of a limit, failures, a hold, a probe, a ramp, or a pace that was learned. It is
+    forgotten once a new one would do the same. So no limit is exceeded, and a family takes no more memory
+    than the keys that were in use lately need.
 
     ``len()``, ``in`` and iteration are over the keys that are known at that moment. A family has no thread:
-    each look-up sees to a few members that may be forgotten, and ``len()`` and iteration to all of them.
+    each look-up forgets a few members that need not be remembered, ``len()`` and iteration all of them.
 
     Args:
         name: What to call it in logs, before the key: text in one line.
-        max_concurrency: As for `Upstream`, and so are all others. Each limit holds for each key.
+        max_concurrency: See `Upstream`. Each limit is for each key by itself.
         rate: See `Upstream`.
         budget: See `Upstream`.
         paced: See `Upstream`.
@@ -79,7 +81,7 @@ class UpstreamFamily:
         ValueError: If an argument is out of its range.
     """
 
-    __slots__ = ("__weakref__", "_members", "_model", "_unseen")
+    __slots__ = ("__weakref__", "_members", "_model", "_unchecked")
     __reduce__ = refuse_to_copy
 
     @says_where()
@@ -110,11 +112,11 @@ class UpstreamFamily:
             max_pending=max_pending,
         )
         self._members: dict[str, _Member] = {}
-        self._unseen: list[str] = []  # the keys that are to be looked at in this round
+        self._unchecked: list[str] = []  # the keys that `_forget_some` has yet to check in this round
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The name that it was given."""
         return self._model.name
 
     def __repr__(self) -> str:
@@ -133,18 +135,15 @@ class UpstreamFamily:
         """
         if type(key) is not str or key not in self._members:
             key = str.__str__(checked_name(f"the key of UpstreamFamily {self.name!r}", key))
-        new: Upstream | None = None
+        new: Upstream | None = None  # made without the lock, then added unless another thread was faster
         while True:
             with _lock:
                 self._forget_some()
                 member = self._members.get(key)
-                if member is None and new is not None:
-                    return self._keep(key, new)
-                upstream = None if member is None else member()
-                if upstream is not None:
-                    return upstream
                 if member is not None:
-                    return self._keep(key, self._model._on(member.places))
+                    return member() or self._keep(key, self._model._on(member.places))
+                if new is not None:
+                    return self._keep(key, new)
             new = self._model._on(self._model._places.alike(f"{self.name}[{key}]"))
 
     def __contains__(self, key: object) -> bool:
@@ -163,6 +162,7 @@ class UpstreamFamily:
         return len(self._keys())
 
     def _keep(self, key: str, upstream: Upstream) -> Upstream:
+        """Have *upstream* be that of the key, and return it."""
         member = _Member(upstream)
         member.places = upstream._places
         self._members[key] = member
@@ -176,12 +176,12 @@ class UpstreamFamily:
             return list(self._members)
 
     def _forget_some(self) -> None:
-        """Look at a few members, all of them in turn."""
-        for _ in range(_LOOKS):
+        """Forget those of the next few members that need not be remembered; each gets its turn."""
+        for _ in range(_CHECKS):
             try:
-                key = self._unseen.pop()
+                key = self._unchecked.pop()
             except IndexError:  # the round is over
-                self._unseen = list(self._members)
+                self._unchecked = list(self._members)
                 return
             self._forget(key)
 
@@ -191,7 +191,7 @@ class UpstreamFamily:
         member = members.get(key)
         if member is None or not member.is_over():
             return
-        if key in members and members[key] is member:  # a signal handler may have asked for it just now
+        if key in members and members[key] is member:  # else a signal handler has asked for it just now
             del members[key]
 
 

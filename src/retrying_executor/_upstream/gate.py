@@ -2,7 +2,7 @@
 
 Pure: no threads, no clock, no randomness of its own. Its user says what happened together with
 *now*, and holds the lock that guards it. Times are seconds on one clock, whichever it is. Only
-`Gate.take_slots` gets the clock itself, since it reads it once they are taken.
+`Gate.take_slots` gets the clock itself, since it has to read it after the slots are taken.
 
     OPEN ──failures in a row, or asked to wait──> HELD ──time is up──> PROBING
       ^                                            ^                   │    │
@@ -10,14 +10,14 @@ Pure: no threads, no clock, no randomness of its own. Its user says what happene
                                                    └──── it did not ────────┘
 
 - While *held* nothing starts. Then one attempt does, the *probe*; nothing else until it ends.
-- While *ramping*, so many may be in flight: one, and one more for each that gets through. So the
+- While *ramping*, few may be in flight: one, and one more for each attempt that got through. So the
   number doubles with every round, as in the slow start of TCP (RFC 5681, section 3.1).
-- What started before the latest hold tells nothing about the time after it, and does not count
-  against the ramp; it does count against ``max_concurrency``.
+- An *era* begins with each hold. An attempt that started in an earlier one tells nothing about the service
+  now, and does not count against the ramp; it does count against ``max_concurrency``.
 - Where the service is held since it said "not now" without a time, its *pace* is learned, see `learning`.
 - What may start in a window of time, in attempts and in weight, is in `limits`. An attempt starts when all
   of these let it through.
-- Where starts are *paced*, at least so much time lies between them that they fill the shortest window.
+- Where starts are *paced*, they are spread evenly over the shortest window.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ if TYPE_CHECKING:
 
     State: TypeAlias = Literal["open", "held", "probing", "ramping"]
 
-_SPREAD = 0.1  # of what is asked for, at least: one probe at a time needs no more
+_SPREAD = 0.1  # the least jitter, as a share of the time asked for: one probe at a time needs no more
 _RAMP_END = 128
-"""With so many in flight the ramp is over, where no ``max_concurrency`` ends it."""
+"""The ramp is over when more than this may be in flight, or more than ``max_concurrency`` if that is less."""
 _PACE_MARGIN = 1.02
-"""By so much are steps longer than the window asks for: attempts get closer on their way to the service."""
+"""How many times longer than the window asks for each step is: requests get closer on their way."""
 
 
 class Permit:
@@ -87,15 +87,15 @@ class Permit:
         self.places.end(self, evidence, asked, exception)
 
     def take_back(self) -> None:
-        """The attempt will not be made; may be done again."""
+        """The attempt will not be made. Doing so again changes nothing."""
         self.places.take_back(self)
 
     def weigh(self, weight: float) -> None:
-        """Count another weight than it was let through with."""
+        """Count *weight* from now on, not what the attempt was let through with."""
         self.places.weigh(self, weight)
 
     def sits_out_until(self) -> float:
-        """Return until when a call that failed as the probe lets others be it: the end of the hold."""
+        """Return until when a call whose probe failed leaves the next one to others: the end of the hold."""
         until = self.places.held_until if self.is_probe else None
         return -math.inf if until in (None, math.inf) else until
 
@@ -144,9 +144,9 @@ class Gate:
         self._max_hold = max_hold
         self._random = random
         self.in_flight = 0  # attempts that were let through and have not ended
-        self._since = 0  # how many of these started after the latest hold
+        self._in_flight_of_era = 0  # how many of these started after the latest hold
         self.era = 0  # how many holds there were
-        self._first_era = 0  # of this process
+        self._first_era = 0  # permits of earlier ones are the parent process's
         self.failures = 0  # and refusals, in a row
         self._holds = 0  # in a row
         self.held_until = -math.inf
@@ -195,18 +195,18 @@ class Gate:
         )
 
     def room(self) -> float:
-        """Return how many attempts could start, as far as the number in flight says; holds and rate aside."""
+        """Return how many more attempts may be in flight, holds and rates aside."""
         free = self._max_concurrency - self.in_flight
         if self._ramp == 0:
             return min(free, 0 if self._probe else 1)
-        return min(free, self._ramp - self._since)
+        return min(free, self._ramp - self._in_flight_of_era)
 
     def open_at(self, weight: float = 1, ahead: float = 0) -> float:
         """Return from when on one more attempt may start; infinity: not before another has ended.
 
         Args:
             weight: How much it takes of the budgets.
-            ahead: How much of these is for others that come first.
+            ahead: How much of the budgets others are to take first.
         """
         if self.room() <= 0:
             return math.inf
@@ -224,7 +224,7 @@ class Gate:
 
         Args:
             weight: How much it takes.
-            others: When each of them comes, and how much that takes.
+            others: When each of the others comes, and how much it takes.
         """
         for budget in self._budgets:
             taken = weight
@@ -245,14 +245,14 @@ class Gate:
         """Let an attempt through that may start, and for which slots have been taken.
 
         Args:
-            began_at: When these were taken.
+            began_at: When the slots were taken.
             weight: How much it takes of the budgets.
         """
         permit = Permit(began_at, self.era, is_probe=self._ramp == 0)
         if permit.is_probe:
             self._probe = permit
         self.in_flight += 1
-        self._since += 1
+        self._in_flight_of_era += 1
         if self._budgets:
             permit.spending = self._budgets[0].spend(began_at, weight)
             for budget in self._budgets[1:]:
@@ -266,14 +266,14 @@ class Gate:
         return permit
 
     def take_slots(self, now: float, clock: Callable[[], float]) -> float | None:
-        """Take a slot of each rate, if they are free; needs no lock.
+        """Take a slot of each rate, if all have a free one; needs no lock.
 
         Args:
             now: What time it is, or was a moment ago.
-            clock: Returns what time it is by then.
+            clock: Returns what time it is.
 
         Returns:
-            When they were taken, which is *now* where there is no rate; ``None`` if none were.
+            When they were taken, which is *now* if there is no rate; ``None`` if a rate had none.
         """
         rates = self._rates
         if not rates:
@@ -286,20 +286,20 @@ class Gate:
             for other in rates[: rates.index(rate)]:
                 other.free.append(None)
             return None
-        # The clock is read only now: a thread that is late may take a slot that became free after *now*.
-        # If that counted as taken at *now*, it would be free again too soon.
+        # The clock is read only now. A thread that was held up since it read *now* may have taken a slot that
+        # became free later. If that slot counted as taken at *now*, it would be free again too soon.
         now = clock()
         for rate in rates:
             rate.starts.append(now)
         return now
 
-    def return_slots(self, now: float) -> None:
-        """Give back the slots that were taken at *now*, for an attempt that will not be made."""
+    def return_slots(self, taken_at: float) -> None:
+        """Give back the slots that were taken at that time, for an attempt that will not be made."""
         for rate in self._rates:
-            rate.give_back(now)
+            rate.give_back(taken_at)
 
     def weigh(self, permit: Permit, weight: float) -> None:
-        """Count another weight for an attempt than it was let through with."""
+        """Count *weight* for an attempt from now on, not what it was let through with."""
         spending = permit.spending
         if spending is not None:
             for budget in self._budgets:
@@ -321,13 +321,13 @@ class Gate:
         self.in_flight -= 1
         era = self.era
         is_latest = permit.era == era
-        self._since -= is_latest
-        says_no_more = evidence == "busy" and asked is None  # than "not now"
+        self._in_flight_of_era -= is_latest
+        names_no_time = evidence == "busy" and asked is None  # then a pace is learned
         is_news = True
         if is_latest and self._pace is not None:
             if evidence == "worked":
                 self._pace.worked(permit.began_at, now)
-            elif says_no_more:
+            elif names_no_time:
                 is_news = self._pace.refused(permit.began_at, now)
         is_probe = permit is self._probe
         if is_probe:
@@ -351,7 +351,7 @@ class Gate:
             self.failures += is_news
             if self.failures >= self._hold_after:
                 self._hold_longer(now)
-        if says_no_more and self.era > era and self._pace is None:
+        if names_no_time and self.era > era and self._pace is None:  # it is held because of that
             from retrying_executor._upstream.learning import Pace  # few programs call such services
 
             self._pace = Pace(now)
@@ -369,7 +369,7 @@ class Gate:
         """Let nothing through until then; from then on a probe."""
         self.held_until = until
         self.era += 1
-        self._since = 0
+        self._in_flight_of_era = 0
         self.failures = 0
         self._probe = None
         self._ramp = 0
@@ -381,7 +381,7 @@ class Gate:
 
     def forget_flights(self) -> None:
         """In a forked child: what is in flight is the parent's."""
-        self.in_flight = self._since = 0
+        self.in_flight = self._in_flight_of_era = 0
         self.era += 1
         self._first_era = self.era
         self._probe = None

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retrying_executor._policy.reading import Answer
+    from retrying_executor._policy.reading import Reading
 
 _MOST_CAUSES = 10
 _BEFORE_THE_SERVICE = "|".join(codes.BEFORE_THE_SERVICE)  # compiled when an exception is judged
@@ -37,26 +37,26 @@ _NETWORK_ERRORS = {
 }
 
 
-def has_failed(answer: Answer) -> bool:
+def has_failed(reading: Reading) -> bool:
     """Return whether an exception tells that the service failed; see `service_failed`."""
-    chain = list(_chain(answer))
+    chain = list(_chain(reading))
     if any(_has_name(one.exception, _BEFORE_THE_SERVICE) for one in chain):
         return False
     for one in chain:
-        verdict = _verdict(one)
-        if verdict is not None:
-            return verdict
+        is_failure = _is_failure_itself(one)
+        if is_failure is not None:
+            return is_failure
     return False
 
 
-def _verdict(answer: Answer) -> bool | None:
-    """Return what one exception says by itself; ``None`` if nothing."""
-    exception = answer.exception
-    status = http_status_of(answer)
-    code = aws_code_of(answer)
+def _is_failure_itself(reading: Reading) -> bool | None:
+    """Return whether one exception by itself is a failure; ``None``: it says nothing of that."""
+    exception = reading.exception
+    status = http_status_of(reading)
+    code = aws_code_of(reading)
     if code is not None:
         return code in codes.AWS_TRANSIENT or (status is not None and status >= 500)
-    grpc_status = grpc_status_of(answer)
+    grpc_status = grpc_status_of(reading)
     if grpc_status is not None:
         return grpc_status in codes.GRPC_FAILED
     if status is not None:
@@ -70,9 +70,9 @@ def _verdict(answer: Answer) -> bool | None:
     return True if _has_name(exception, _NETWORK_FAILURES) else None
 
 
-def _chain(answer: Answer) -> Iterator[Answer]:
+def _chain(reading: Reading) -> Iterator[Reading]:
     """Yield an exception and, from the outside in, those that it was raised from or that it carries."""
-    unseen = [answer]
+    unseen = [reading]
     for _ in range(_MOST_CAUSES):
         if not unseen:
             return
@@ -90,6 +90,6 @@ def _has_name(exception: BaseException, words: str) -> bool:
     return is_named(type(exception), words)  # type: ignore[arg-type]  # a class can be hashed
 
 
-def was_answered(answer: Answer) -> bool:
-    """Return whether a failure that is final is what the service said."""
-    return any(read(answer) is not None for read in (http_status_of, aws_code_of, grpc_status_of))
+def was_answered(reading: Reading) -> bool:
+    """Return whether an exception stands for an answer of the service, which therefore works."""
+    return any(read(reading) is not None for read in (http_status_of, aws_code_of, grpc_status_of))

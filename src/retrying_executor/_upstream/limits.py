@@ -1,7 +1,7 @@
 """How much may start in any window of time. Pure, as `gate`, which uses it; see there.
 
-A window is ``[t, t + seconds)``, for every t: so never more than the limit starts in any of them, wherever it
-begins. What the service counts by may begin at any time, and nobody has to know when.
+A limit holds for every window ``[t, t + seconds)``, wherever it begins. So it also holds for the windows that
+the service counts by, and nobody has to know when those begin.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     Limit: TypeAlias = tuple[float, float]
     """How much in how many seconds."""
 
-_FIRST_SLOTS = 16
+_FIRST_SLOTS = 16  # how many slots are made at a time, at least
 
 
 class Rate:
     """How many attempts may start: a number of slots.
 
-    To start, an attempt takes a free slot; a window later it is free again. Slots are also taken without the
-    lock, by workers that go on under the permit that they have. So a slot is moved in two atomic steps: it is
-    taken out of where it was, then put where it belongs.
+    To start, an attempt takes a free slot; a window later the slot is free again. Workers that go on under
+    the permit that they have take slots without the lock. So a slot is moved in two atomic steps: it is taken
+    out of `free`, then its time is put into `starts`. In between it is in neither, so no other thread can
+    take it.
 
     Args:
         limit: How many, and the window in seconds.
@@ -35,11 +36,11 @@ class Rate:
     def __init__(self, limit: Limit) -> None:
         count, self.window = limit
         self.free: list[None] = []
-        self._unmade = int(count)  # slots that are free, too: made when they are needed, since few may be
-        self.starts: deque[float] = deque()  # when the others were taken, the longest ago first
+        self._unmade = int(count)  # more free slots: made when they are needed, since few of many may be
+        self.starts: deque[float] = deque()  # when the slots that are not free were taken, the oldest first
 
     def opens_at(self) -> float:
-        """Return when a slot is free; minus infinity: one is."""
+        """Return when a slot becomes free; minus infinity: one is free now."""
         if self.free or self._unmade or not self.starts:
             return -math.inf
         return self.starts[0] + self.window
@@ -60,13 +61,13 @@ class Rate:
         later = []
         while self.starts and self.starts[-1] >= at:
             later.append(self.starts.pop())
-        if later and later[-1] == at:  # or a window has passed, and it is free again
+        if later and later[-1] == at:  # else a window has passed, and `refill` has freed it
             later.pop()
             self.free.append(None)
         self.starts.extend(reversed(later))
 
     def is_as_new(self, now: float) -> bool:
-        """Return whether no window counts any start any more."""
+        """Return whether all starts are so long ago that no window counts them any more."""
         return not self.starts or self.starts[-1] + self.window <= now
 
 
@@ -100,9 +101,11 @@ class Budget:
         self._spent: float = 0  # the sum of these; integers stay integers, which add up exactly
 
     def opens_at(self, weight: float, ahead: float) -> float:
-        """Return when *weight* fits beside what others are to take first; minus infinity: now.
+        """Return when *weight* fits; minus infinity: now.
 
-        Infinity: not before they have taken it.
+        Args:
+            weight: How much is to be taken.
+            ahead: How much others are to take first. Infinity is returned if *weight* fits only later.
         """
         missing = self._spent + ahead + weight - self.most
         if missing <= 0:
@@ -111,16 +114,17 @@ class Budget:
             missing -= spending.weight
             if missing <= 0:
                 return spending.at + self._window
-        return math.inf if ahead else self._spendings[-1].at + self._window  # sums may be rounded
+        # Without *ahead*, only rounding leads here: no weight is more than the budget.
+        return math.inf if ahead else self._spendings[-1].at + self._window
 
     def leaves(self, at: float) -> float:
         """Return how much of it is free at that time, if nothing more is spent until then."""
-        left = self._spent
-        for spending in self._spendings:  # of a long window, few of which are over by then
+        spent = self._spent
+        for spending in self._spendings:  # the oldest first: few of a long window are over by then
             if spending.at + self._window > at:
                 break
-            left -= spending.weight
-        return self.most - left
+            spent -= spending.weight
+        return self.most - spent
 
     def refill(self, now: float) -> None:
         """Free what was spent a window ago."""
@@ -128,24 +132,24 @@ class Budget:
         while spendings and spendings[0].at + self._window <= now:
             self._spent -= spendings.popleft().weight
         if not spendings:
-            self._spent = 0  # whatever rounding has left
+            self._spent = 0  # rounding may have left a little
 
     def spend(self, at: float, weight: float) -> Spending:
-        """Take so much; return what is taken."""
+        """Take *weight*; return it as what the attempt takes."""
         spending = Spending(at, weight)
         self.share(spending)
         return spending
 
     def share(self, spending: Spending) -> None:
-        """Take what is taken of another budget, too."""
+        """Take of this budget, too, what an attempt has taken of another one."""
         self._spendings.append(spending)
         self._spent += spending.weight
 
     def correct(self, spending: Spending, weight: float) -> None:
-        """Count another weight than *spending* says, as long as that counts."""
+        """Count *weight* in place of that of *spending*, if the window still counts that."""
         if self._spendings and spending.at >= self._spendings[0].at:
             self._spent += weight - spending.weight
 
     def is_as_new(self, now: float) -> bool:
-        """Return whether no window counts any spending any more."""
+        """Return whether all spendings are so long ago that no window counts them any more."""
         return not self._spendings or self._spendings[-1].at + self._window <= now

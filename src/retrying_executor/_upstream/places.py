@@ -2,18 +2,20 @@
 
 ``_lock`` guards ``gate``, ``_waiting`` and ``_invited``. While it is free:
 
-- a core that was refused is in ``_waiting``, with the time at which it asks again, and no core waits in vain:
-  if there is room, as many cores are invited; if there will be room at a certain time, they know that time;
+- a core that was refused is in ``_waiting``, with the time at which it asks again. No core waits in vain:
+  while there is room, as many cores are invited; if there will be room at a known time, the cores know that
+  time;
 - a core in ``_invited`` will ask or decline, and until then a permit is kept for it.
 
 Where there are budgets, an attempt that weighs much may have to wait while lighter ones would fit. So that it
-gets its turn, a core leaves enough for those that have waited for longer; but not for one that has not come
-when its time was up, since it may have no call any more, or nobody who would make it.
+gets its turn, a core leaves enough of the budgets for cores that have waited for longer. It does not for a
+core that let its time pass without asking: that core may have no call any more, or no worker that would make
+it.
 
-So permits go round among the cores that wait. A worker whose attempt worked keeps its permit for its next
-call, without the lock, for as long as that takes nothing from anybody: see `Places.reusable_era`.
+Permits go round among the cores that wait. A worker whose attempt worked keeps its permit for its next call,
+without the lock, for as long as that takes nothing from any core: see `Places.reusable_era`.
 
-The cores are told when this lock is free. But while a thread holds it, a destructor or a signal handler may
+Cores are told only while this lock is free. But while a thread holds it, a destructor or a signal handler may
 submit in that thread, and wait for a core's lock. So a thread that holds a core's lock waits for this one
 only briefly. After that it goes on as if it had been refused, and asks again in a moment.
 """
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     Change: TypeAlias = Literal["upstream_held", "upstream_back"]
 
     class Listener(Protocol):
-        """What is told that a service is held, or works again."""
+        """Is told that a service is held, or works again."""
 
         def upstream_changed(self, name: str, kind: Change, delay: float | None, reason: str, /) -> None: ...
 
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
             """The service may be called again, now or at a certain time.
 
             Returns:
-                Whether the core will ask then; else the permit goes to another.
+                Whether the core will ask then; if not, the permit goes to another core.
             """
             ...
 
@@ -62,14 +64,14 @@ def _import_learning() -> None:
     import retrying_executor._upstream.learning  # noqa: F401
 
 
-forks.before_fork(_import_learning)  # or a child might wait for a thread that was importing it
+forks.before_fork(_import_learning)  # else a child might wait for a thread that was importing it
 
 _LOCK_TIMEOUT = 0.05  # seconds
 _A_MOMENT = 0.001  # seconds
-_PATIENCE = 0.1  # seconds, for which others leave enough of a budget for a core whose time is up
+_KEPT_FOR = 0.1  # seconds past the time of a core, for which others still leave enough of a budget for it
 
-# There may be very many upstreams, and few at which a core waits, or of which anybody wants to hear. The
-# others share these two, which stay empty.
+# There may be very many upstreams. Few have a core that waits, or a listener: all others share these two,
+# which stay empty.
 _NOBODY_WAITS: weakref.WeakKeyDictionary[Asker, tuple[float, float]] = weakref.WeakKeyDictionary()
 _NOBODY_LISTENS: weakref.WeakSet[Listener] = weakref.WeakSet()
 
@@ -94,22 +96,22 @@ class Places:
         self.name = name
         self.backlog = backlog
         self.clock: Clock = time
-        self._is_over: Callable[[], bool] = bool
+        self._is_over: Callable[[], bool] = bool  # whether the time of `clock` has ended; ``bool()`` is false
         self._limits = limits
         self._new_gate = new_gate
         self.gate = new_gate(random=_random)
-        # When each asks again, and with which weight, in the order in which they asked first. Weak: a core
-        # that waits for something is kept alive by a thread.
+        # When each asks again, and with which weight, in the order in which they asked first. The references
+        # are weak: a core that has a call to make is kept alive by a thread.
         self._waiting = _NOBODY_WAITS
-        self._invited: dict[Asker, float] = {}  # with which weight
+        self._invited: dict[Asker, float] = {}  # and with which weight each was
         self._is_known_to_fail = False  # a warning has said that it is held
         self._listeners = _NOBODY_LISTENS
         self.reusable_era: int | None = None
         """The era of the permits under which attempts may follow each other without the lock.
 
-        An attempt that worked leaves its permit to the next of the same worker while no core waits for one,
-        and while it would tell nothing new. A worker reads this without the lock: so one more attempt may
-        start after a core was refused, or after the first failure.
+        An attempt that worked leaves its permit to the next attempt of the same worker, while no core waits
+        for one and the end of the attempt would tell nothing new. ``None``: none does. A worker reads this
+        without the lock: so one more attempt may start after a core was refused, or after the first failure.
         """
         self._lock = threading.RLock()  # reentrant for the sake of destructors and signal handlers
         self._is_stopped = False  # for a fork
@@ -156,10 +158,10 @@ class Places:
     def is_as_new(self) -> bool:
         """Return whether it remembers nothing: another one with the same limits could take its place.
 
-        Only for one that no call can start to use meanwhile. Waits for nothing: it is not as new if a thread
-        is in the middle of something here.
+        Only for one that no call can start to use meanwhile. It never waits: while any thread is in the
+        middle of something here, the answer is no.
         """
-        if self.is_held():
+        if self.is_locked_here():
             return False
         try:
             if not self._lock.acquire(blocking=False):  # in here: a signal handler may raise right after it
@@ -176,7 +178,7 @@ class Places:
         try:
             with self._lock:
                 self.gate.hold(self.clock.monotonic() + length)
-                self._note_era()  # or a worker that reads it without the lock would go on after pause()
+                self._note_era()  # else a worker that reads it without the lock would go on after pause()
             log.upstream_paused(self.name, length)
             self._inform("upstream_held", length, "paused")
             self._tell()
@@ -201,12 +203,16 @@ class Places:
         """From now on tell *listener* too when the service is held, and when it works again."""
         with self._lock:
             if self._listeners is _NOBODY_LISTENS:
-                own: weakref.WeakSet[Listener] = weakref.WeakSet()  # a destructor may interrupt this
+                own: weakref.WeakSet[Listener] = weakref.WeakSet()
+                # A destructor that interrupted the line above may have made one, and added its listener.
                 self._listeners = own if self._listeners is _NOBODY_LISTENS else self._listeners
             self._listeners.add(listener)
 
     def attach(self, listener: Listener | None) -> None:
-        """A core of threads uses it from now on.
+        """A core with threads uses it from now on.
+
+        Args:
+            listener: What is to be told of its holds, if anything is.
 
         Raises:
             ValueError: If it is in use in virtual time: times on that clock mean nothing to threads.
@@ -223,9 +229,11 @@ class Places:
     # -- for the cores ---------------------------------------------------------------------------
 
     def ask(self, core: Asker, weight: float = 1) -> Permit | float | None:
-        """Let an attempt through, or say when to ask again: infinity means that the core will be told.
+        """Let an attempt through, or say when to ask again. Called under the core's lock.
 
-        Called under the core's lock. ``None``: there is no answer yet, and an invitation stays open.
+        Returns:
+            A permit; or the time to ask again, where infinity means that the core will be told; or ``None``
+            if the lock was not to be had: then an invitation stays open, and the core asks again in a moment.
         """
         if not self.lock_to_ask():
             return None
@@ -238,7 +246,7 @@ class Places:
     # These are the steps of `ask`: where an attempt needs several upstreams, each is done for all of them.
 
     def lock_to_ask(self) -> bool:
-        """Take the lock; return ``False`` if the thread that holds it may wait for the core's: see above."""
+        """Take the lock; ``False``: its holder may be waiting for the core's lock, see above."""
         return self._lock.acquire(timeout=_LOCK_TIMEOUT)
 
     def unlock(self) -> None:
@@ -247,16 +255,16 @@ class Places:
         self._lock.release()
 
     def take_slots(self, core: Asker, weight: float) -> float | None:
-        """Take slots for an attempt, if it may start now; return when that was."""
+        """Take slots for an attempt, if it may start now; return when that was, or ``None``."""
         now = self.clock.monotonic()
         may_start = self._opens_at(core, weight, now) <= now
         if not may_start or (core not in self._invited and self.gate.room() <= len(self._invited)):
-            return None
+            return None  # the second: what room there is, is kept for invited cores
         self.gate.refill(now)
         return self.gate.take_slots(now, self.clock.monotonic)
 
     def start(self, core: Asker, weight: float, began_at: float) -> Permit:
-        """Let an attempt through for which slots were taken then."""
+        """Let an attempt through for which slots were taken at *began_at*."""
         permit = self.gate.start(began_at, weight)
         permit.places = self
         self._waiting.pop(core, None)
@@ -268,7 +276,9 @@ class Places:
         self._invited.pop(core, None)
         now = self.clock.monotonic()
         opens = self._opens_at(core, weight, now)
-        if opens <= now:  # all that is free is kept for others, or the last slot was taken without the lock
+        if opens <= now:
+            # Either all room is kept for invited cores: then this one is told when one of them declines. Or a
+            # worker took the last slot just now, without the lock: then a look in a moment says until when.
             opens = math.inf if self.gate.room() <= len(self._invited) else now + _A_MOMENT
         self._line()[core] = opens, weight
         return opens
@@ -280,25 +290,25 @@ class Places:
             return opens
         others = [(now, other) for one, other in self._invited.items() if one is not core]
         for one, (asks_at, other) in list(self._waiting.items()):
-            if one is core or core in self._invited:  # whoever comes next was later
+            if one is core or core in self._invited:  # this core comes before those that are left
                 break
             if asks_at == math.inf:
                 others.append((now, other))
-            elif now < asks_at + _PATIENCE:
+            elif now < asks_at + _KEPT_FOR:
                 others.append((asks_at, other))
         if self.gate.leaves_enough(weight, others):
             return opens
-        ahead = self.gate.open_at(weight, sum(other for _, other in others))
-        return min(ahead, max(asks_at for asks_at, _ in others) + _PATIENCE)
+        after_others = self.gate.open_at(weight, sum(other for _, other in others))
+        return min(after_others, max(asks_at for asks_at, _ in others) + _KEPT_FOR)
 
-    def return_slots(self, now: float) -> None:
-        """An attempt will not be made for which slots were taken *now*."""
+    def return_slots(self, taken_at: float) -> None:
+        """An attempt will not be made for which slots were taken at that time."""
         with self._lock:
-            self.gate.return_slots(now)
+            self.gate.return_slots(taken_at)
         self._tell()
 
     def take_back(self, permit: Permit) -> None:
-        """An attempt that was let through will not be made; may be done again."""
+        """An attempt that was let through will not be made. Doing so again changes nothing."""
         if not permit.is_over:
             with self._lock:
                 self.gate.weigh(permit, 0)
@@ -306,7 +316,7 @@ class Places:
             self.end(permit)
 
     def weigh(self, permit: Permit, weight: float) -> None:
-        """An attempt that was let through takes another weight of the budgets than it was thought."""
+        """An attempt that was let through takes *weight* of the budgets, not what was thought."""
         with self._lock:
             self.gate.weigh(permit, weight)
         self._tell()
@@ -320,12 +330,12 @@ class Places:
         """Return where cores wait, to put one in."""
         if self._waiting is _NOBODY_WAITS:
             own: weakref.WeakKeyDictionary[Asker, tuple[float, float]] = weakref.WeakKeyDictionary()
-            # A destructor may have put one in just now.
+            # A destructor that interrupted the line above may have made one, and put a core in.
             self._waiting = own if self._waiting is _NOBODY_WAITS else self._waiting
         return self._waiting
 
     def _note_era(self) -> None:
-        """Note which permits are reusable: called whenever that may have changed, before the lock is free."""
+        """Note which permits are reusable: called when that may have changed, before the lock is released."""
         is_calm = self.gate.is_calm and not self._waiting and not self._invited
         self.reusable_era = self.gate.era if is_calm else None
 
@@ -354,7 +364,7 @@ class Places:
                 was_news, self._is_known_to_fail = self._is_known_to_fail, False
                 log.upstream_back(self.name, is_news=was_news)
                 self._inform("upstream_back", None, "")
-        finally:  # whatever a signal handler raises, others wait for that
+        finally:  # whatever a signal handler raises: cores may wait for what has ended
             self._tell()
 
     def _inform(self, kind: Change, delay: float | None, reason: str) -> None:
@@ -372,15 +382,16 @@ class Places:
         self._tell()
 
     def place_of(self, core: Asker) -> object:
-        """Return the place of a core in the line, another one each time that it asks. Needs no lock."""
+        """Return the place of a core in the line: a new object each time that it asks. Needs no lock."""
         return self._waiting.get(core)
 
     def step_out(self, core: Asker, place: object) -> None:
-        """A call of a core waits no more: what is kept for it is for others.
+        """A call of a core waits no more: what is kept for it is for other cores.
 
         Args:
-            core: Whose call it was.
-            place: The place in the line that the core leaves, unless it has asked again since; or ``None``.
+            core: The core of the call.
+            place: What `place_of` returned: the place that the core leaves, unless it has asked again since.
+                ``None``: it leaves none.
         """
         with self._lock:
             if place is not None and self._waiting.get(core) is place:
@@ -389,7 +400,10 @@ class Places:
         self._tell()
 
     def _tell(self) -> None:
-        """Tell the cores that wait what has changed: that there is room, or when to ask again."""
+        """Tell the cores that wait what has changed: that there is room, or when to ask again.
+
+        In each round the first core to which this is news is told, until it is news to none.
+        """
         while True:
             core, weight = None, 0.0
             try:
@@ -404,8 +418,8 @@ class Places:
                         self._waiting.pop(core, None)
                         self._invited[core] = weight
                         self._note_era()
-                # Without the lock, since this takes the core's. Meanwhile the core may ask, and be refused
-                # again: then its entry is another, and stays.
+                # Without the lock, since this takes the core's. Meanwhile another thread of the core may ask,
+                # and be refused: then the entry is another object, of a call that waits, and has to stay.
                 is_told = core.look_again(self, max(opens, now))
                 if not is_told:
                     with self._lock:
@@ -413,7 +427,7 @@ class Places:
                         if self._waiting.get(core) is entry:
                             self._waiting.pop(core, None)
                         self._note_era()
-            except BaseException:  # of a signal handler: the core may not know, and the others wait
+            except BaseException:  # of a signal handler: the core may not know, and other cores wait
                 if core is not None:
                     with self._lock:
                         self._invited.pop(core, None)
@@ -426,7 +440,7 @@ class Places:
         """Return which core to tell something, from when on it may start an attempt, and of which weight."""
         for core, (asks_at, weight) in list(self._waiting.items()):
             opens = self._opens_at(core, weight, now)
-            if opens <= now or opens < asks_at:  # it is open, or this one would ask too late
+            if opens <= now or opens < asks_at:  # it may start now, or sooner than it would ask
                 return core, opens, weight
         return None, math.inf, 0
 
@@ -436,12 +450,12 @@ class Places:
         random: Callable[[], float] | None = None,
         is_over: Callable[[], bool] = bool,
     ) -> None:
-        """Forget what is known, and go by this clock and source of jitter from now on.
+        """Forget what is known, and go by another clock and source of jitter from now on.
 
         Args:
             clock: Tells the time.
-            random: Where jitter is drawn from; ``None``: from that of the standard library.
-            is_over: Whether the time of that clock has come to its end.
+            random: The source of jitter; ``None``: that of the standard library.
+            is_over: Returns whether the time of that clock has ended.
         """
         with self._lock:
             self.clock = clock
@@ -456,16 +470,16 @@ class Places:
     # -- around a fork ---------------------------------------------------------------------------
 
     def synchronize(self) -> None:
-        """Wait until the thread that holds the lock, if one does, has released it."""
+        """Wait until the lock is free."""
         with self._lock:
             pass
 
-    def is_held(self) -> bool:
-        """Return whether this thread is in the middle of something here."""
+    def is_locked_here(self) -> bool:
+        """Return whether this thread is in the middle of something here: it holds the lock."""
         return is_held(self._lock)
 
     def lock_for_fork(self, timeout: float) -> bool:
-        """Before: no other thread is in the middle of anything here, unless that takes too long."""
+        """Before: take the lock, so that no other thread is in the middle of anything; return whether."""
         self._is_stopped = True  # first: an interruption may come right after the lock is taken
         if not self._lock.acquire(timeout=timeout):
             self._is_stopped = False

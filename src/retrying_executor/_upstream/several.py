@@ -15,12 +15,12 @@ class JointPermit:
     """The permits of several upstreams for one attempt, which let it through together.
 
     Args:
-        parts: One of each, that of the narrowest last.
+        parts: One permit of each upstream, that of the narrowest last.
     """
 
     __slots__ = ("_parts", "places")
 
-    era = -1  # of no gate: no other attempt goes on under it
+    era = -1  # no gate has that: a worker keeps no joint permit for its next call
 
     def __init__(self, parts: tuple[Permit, ...]) -> None:
         self._parts = parts
@@ -39,9 +39,9 @@ class JointPermit:
     ) -> None:
         """Take note that the attempt has ended; see `Gate.end`.
 
-        Which of the upstreams a time that was asked for is meant for, nobody knows. It holds the narrowest:
-        so the others' calls go on, and of those upstreams it tells nothing; and if it was meant for all of
-        them, each narrow one is soon told so.
+        A service that asks to wait does not say which of the upstreams it means. So only the narrowest is
+        held, calls of the others go on, and the attempt tells nothing of those. If the service meant all of
+        them, it soon says so to each narrow one.
         """
         *others, narrowest = self._parts
         for part in others:
@@ -49,30 +49,30 @@ class JointPermit:
         narrowest.end(evidence, asked, exception)
 
     def take_back(self) -> None:
-        """The attempt will not be made; may be done again."""
+        """The attempt will not be made. Doing so again changes nothing."""
         for part in self._parts:
             part.take_back()
 
     def weigh(self, weight: float) -> None:
-        """Count another weight than it was let through with."""
+        """Count *weight* from now on, not what the attempt was let through with."""
         for part in self._parts:
             part.weigh(weight)
 
     def sits_out_until(self) -> float:
-        """Return until when a call that failed as the probe lets others be it: the end of the last hold."""
+        """Return until when a call whose probe failed leaves the next to others: until all holds are over."""
         return max(part.sits_out_until() for part in self._parts)
 
 
 def ask_all(
     upstreams: tuple[Places, ...], core: Asker, weight: float
 ) -> Permit | JointPermit | tuple[Places, float | None]:
-    """Let an attempt through that all of these have to let through: all of them, or none.
+    """Let an attempt through if all of the *upstreams* do. Otherwise it takes a permit of none.
 
-    So nobody keeps the permit of one while it waits for another. Called under the core's lock.
+    So no call keeps the permit of one upstream while it waits for another. Called under the core's lock.
 
     Returns:
-        A permit; or which of them refuses, and what its `Places.ask` says. The others were not asked then,
-        and an invitation of theirs stays open.
+        A permit; or the upstream that refuses, and what its `Places.ask` says. Those after it were not asked:
+        if one of them has invited the core, that invitation stays open.
     """
     if len(upstreams) == 1:
         answer = upstreams[0].ask(core, weight)
@@ -80,7 +80,7 @@ def ask_all(
     locked: list[Places] = []
     taken: list[tuple[Places, float]] = []
     try:
-        for places in sorted(upstreams, key=id):  # in one order, whichever core asks
+        for places in sorted(upstreams, key=id):  # in one order: else two cores could wait for each other
             if not places.lock_to_ask():
                 return places, None
             locked.append(places)

@@ -37,53 +37,58 @@ if TYPE_CHECKING:
     )
 
 
-_MOST_STARTS = 1_000_000  # of which the times are kept
+_MOST_STARTS = 1_000_000  # in a window: the time of each is kept
 
 
 @public
 class Upstream:
     """A service, and what is known of it: its limits, and whether it works.
 
-    Make one for each service, and give it to all executors and views that call the service, as ``upstream=``:
-    two with the same name are two, and know nothing of each other. A call that may not start waits without a
-    thread, and uses up no attempt. Calls of other upstreams go on.
+    Make one `Upstream` for each service, and give it to all executors and views that call the service, as
+    ``upstream=``. Two objects with the same name know nothing of each other. A call that may not start waits
+    without a thread, and uses up no attempt. Calls to other upstreams go on.
 
-    The service is *held* when it asks to wait (``Retry-After`` and its like), and when it fails, or says "not
-    now" without a time, *hold_after* times in a row: nothing starts any more. Only failures of its own count,
-    see *record_exceptions*. When the time is over, one attempt starts, the probe: of a call that did not fail
-    last, an untried one first. It is not counted if the service fails. If it gets through, the others follow
-    in a ramp: 2 in flight, then 4, and so on; if not, the next hold is twice as long. A hold because of "not
-    now" without a time also teaches how fast the service lets calls through. From then on they start in even
-    steps, which become shorter while nothing is refused; after some minutes without a refusal there are none.
+    While the service is *held*, no attempt starts. It is held when it asks to wait (``Retry-After`` and the
+    like), and when *hold_after* attempts in a row fail, or get a "not now" without a time. Only failures of
+    the service count, see *record_exceptions*. After the hold one attempt starts, the *probe*: of a call that
+    was not tried yet, if there is one, or else of one whose last attempt did not fail. It uses up no attempt
+    if the service fails. If it gets through, other attempts follow in a *ramp*: 2 in flight, then 4, and so
+    on. If not, the next hold is twice as long.
+
+    After a hold because of "not now" without a time, the upstream also learns how fast the service lets calls
+    through. Attempts then start in even steps, which become shorter while nothing is refused. After some
+    minutes without a refusal, they start freely again.
 
     Args:
         name: What to call it in logs: text in one line.
         max_concurrency: How many attempts may run at once, over all executors: 1 or more, or ``None`` for
             no limit.
-        rate: How many attempts may be let through in how many seconds, as ``(10, 1.05)``: never more than 10
-            in any window of 1.05 seconds; or several such limits, as ``[(10, 1.05), (1_000, 86_400.0)]``;
-            ``None`` for no limit. Up to 1,000,000 attempts each. An attempt begins when the machine gets to
-            it, usually within a millisecond, and its request arrives later still. So make the window a little
-            longer than that of the service.
-        budget: How much the attempts that are let through in so many seconds may weigh in all, as
-            ``(200_000, 61.0)``, or several such limits: in tokens, rows, or whatever else the service counts.
-            ``with_options(weight=)`` says what an attempt weighs; without that, 1. ``None`` for no limit.
-        paced: Whether attempts are let through one after another, in even steps: a window of *rate* divided
-            by its number, and 2 % more, since requests get closer on their way. If there are several rates,
-            that with the shortest window counts. ``False``: as many at once as the limits allow. For services
-            that allow no bursts, or count in ways that nobody knows.
-        hold_after: After how many failures in a row, with no success between, it is held; 1 or more, or
-            ``None``: only when it asks to wait.
+        rate: How many attempts may be let through in how many seconds. ``(10, 1.05)`` means never more than
+            10 in any window of 1.05 seconds. There may be several such limits, as in
+            ``[(10, 1.05), (1_000, 86_400.0)]``, of up to 1,000,000 attempts each. ``None`` for no limit. Make
+            the window a little longer than that of the service: an attempt begins when the machine gets to
+            it, usually within a millisecond, and its request arrives later still.
+        budget: How much the attempts that are let through in so many seconds may weigh in all, such as
+            ``(200_000, 61.0)``; or several such limits. Weights are in tokens, rows, or whatever else the
+            service counts: ``with_options(weight=)`` says what an attempt weighs; without that, 1. ``None``
+            for no limit.
+        paced: Whether attempts are let through one after another, in even steps. A step is the window of
+            *rate* divided by its number, and 2 % more, since requests get closer on their way. If there are
+            several rates, that with the shortest window counts. ``False``: as many start at once as the
+            limits allow. Steps are for services that allow no bursts, or count in ways that nobody knows.
+        hold_after: After how many failures in a row, with no success between, the service is held; 1 or more,
+            or ``None``: only when it asks to wait.
         record_exceptions: Which exceptions count as failures of the service: a class, a tuple of classes, or
-            a callable from the exception to a ``bool``. The default is `service_failed`. Others tell nothing
-            bad of it, and neither does a result that the policy rejects. "Not now" without a time counts as
-            a failure whatever this is, since the service said so.
+            a callable from the exception to a ``bool``. The default is `service_failed`. Other exceptions
+            tell nothing bad of the service, and neither does a result that the policy rejects. "Not now"
+            without a time counts as a failure in any case, since the service said so.
         initial_hold: How long the first hold is, in seconds, less jitter of up to a half; more than 0.
         max_hold: How long a hold may become, in seconds; *initial_hold* or more. What the service asks for
             may be longer.
-        max_pending: How many calls to it may be accepted and not done, over all executors: 1 or more, or
-            ``None`` for no limit. At that, ``submit()`` does what the executor's ``when_full`` says. So a
-            service that is down does not use up the ``max_pending`` of an executor that serves others too.
+        max_pending: How many calls to the service may be accepted and not done, over all executors: 1 or
+            more, or ``None`` for no limit. When there are so many, ``submit()`` does what the executor's
+            ``when_full`` says. So a service that is down does not use up the ``max_pending`` of an executor
+            that serves others too.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -130,7 +135,7 @@ class Upstream:
             "paced": paced,
             "max_pending": max_pending,
         }
-        in_words = "".join(f", {limit}={value!r}" for limit, value in limits.items() if value)
+        in_text = "".join(f", {limit}={value!r}" for limit, value in limits.items() if value)
         backlog = None
         if max_pending is not None:
             from retrying_executor._upstream.backlog import Backlog  # few upstreams have one
@@ -146,10 +151,10 @@ class Upstream:
             initial_hold=first,
             max_hold=longest,
         )
-        self._places = Places(name, in_words, new_gate, backlog)  # for the cores: see `Terms`
+        self._places = Places(name, in_text, new_gate, backlog)  # for the cores: see `Terms`
 
     def _on(self, places: Places) -> Upstream:
-        """Return another one that goes by what these places know, with the same options."""
+        """Return another one with these places and the same options."""
         other = object.__new__(Upstream)
         other._is_recorded, other._places = self._is_recorded, places
         return other
@@ -159,16 +164,16 @@ class Upstream:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The name that it was given."""
         return self._places.name
 
     @property
     def state(self) -> State:
-        """What it is doing.
+        """What the service is doing.
 
-        ``"open"``: attempts start, within the limits; ``"held"``: none does; ``"probing"``: the hold is over,
-        and one attempt starts as soon as there is a call, or is running; ``"ramping"``: it got through, and
-        the others follow.
+        ``"open"``: attempts start, within the limits; ``"held"``: none starts; ``"probing"``: the hold is
+        over, and the probe is running, or starts as soon as there is a call; ``"ramping"``: the probe got
+        through, and other attempts follow.
         """
         return self._places.state
 
@@ -179,13 +184,13 @@ class Upstream:
 
     @property
     def in_flight(self) -> int:
-        """How many attempts are running."""
+        """How many attempts are running, over all executors."""
         return self._places.in_flight
 
     def pause(self, duration: Duration | None = None) -> None:
-        """Hold it, from now on: nothing starts, what is running goes on.
+        """Hold the service from now on: no attempt starts; those that are running go on.
 
-        That replaces the hold that there is, if there is one, even by a shorter one.
+        If there is a hold already, this replaces it, even by a shorter one.
 
         Args:
             duration: For how long, in seconds; ``None``: until `resume`.
@@ -198,7 +203,7 @@ class Upstream:
         self._places.pause(math.inf if length is None else length)
 
     def resume(self) -> None:
-        """End the hold, whatever made it: a probe goes out, and the others follow in a ramp."""
+        """End the hold, whatever its cause: a probe may start, and other attempts follow in a ramp."""
         self._places.resume()
 
 

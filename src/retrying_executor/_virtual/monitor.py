@@ -1,11 +1,11 @@
-"""The monitor in virtual time."""
+"""The monitor in virtual time: it tells events at once, in the thread that makes the attempts."""
 
 from __future__ import annotations
 
 from collections import deque
 from itertools import count
 
-from retrying_executor._calls.current import current
+from retrying_executor._calls.current import current, flight
 from retrying_executor._observe.monitor import Event, Monitor
 
 TYPE_CHECKING = False
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class VirtualMonitor(Monitor):
-    """Tells a listener at once, in this thread; if that makes more happen, it is told of that afterwards."""
+    """Tells a listener at once, in this thread; events that the listener causes are told afterwards."""
 
     def __init__(self, crew: VirtualCrew, on_event: Callable[[Event], object]) -> None:
-        self._crew = crew  # not the constructor of the base class: that would make threads
+        self._crew = crew  # not by the base class's constructor: that makes a thread
         self._on_event = on_event
         self._watchdog = None
         self._drop = count(1).__next__
@@ -43,7 +43,7 @@ class VirtualMonitor(Monitor):
         super().submitted(call)
 
     def followed_up(self, call: Call, news: FollowUp) -> None:
-        """The attempt failed, and another follows or not: told when the call waits again, or is done."""
+        """An attempt failed: queue the event, and tell it later, when the call waits again or is done."""
         self._is_telling, before = True, self._is_telling
         try:
             super().followed_up(call, news)
@@ -51,13 +51,14 @@ class VirtualMonitor(Monitor):
             self._is_telling = before
 
     def finish(self, timeout: float) -> None:
-        """No call is left: everything has been told."""
+        """Do nothing: no call is left, so every event has been told."""
 
     def _start_telling(self) -> None:
-        self._is_telling, holder = True, current.holder
-        current.holder = None  # what a listener does is done in no call
+        self._is_telling, hand = True, current.hand
+        current.hand, token = None, flight.set(None)  # to the listener, no call is running here
         try:
             while self._untold:
                 self._untold.popleft()()
         finally:
-            self._is_telling, current.holder = False, holder
+            self._is_telling, current.hand = False, hand
+            flight.reset(token)

@@ -1,6 +1,6 @@
-"""Waiting in virtual time: what stands in for the locks and events at which threads would wait.
+"""Waiting in virtual time: what stands in for the locks and events at which threads wait.
 
-A thread that gets there makes attempts instead, by `VirtualCrew.wait`, until what it waits for has happened.
+Instead of waiting, a thread makes attempts, by `VirtualCrew.wait`, until what it waits for has happened.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from retrying_executor._core.core import Core
 
     class Crew(Protocol):
-        """Makes attempts while somebody waits."""
+        """What this uses of `VirtualCrew`."""
 
         def monotonic(self) -> float: ...
         def wait(
@@ -34,23 +34,23 @@ if TYPE_CHECKING:
 
 
 class Latch:
-    """Stands in for a lock that is closed: a thread that waits at it makes attempts."""
+    """Stands in for a closed lock: a thread that waits at it makes attempts."""
 
     def __init__(self, crew: Crew, core: Core, call: Call) -> None:
         self._crew = crew
         self._core = core
-        self._call = weakref.ref(call)  # which has this, while somebody waits
+        self._call = weakref.ref(call)  # weak, since the call refers to this latch
         self._is_open = False
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Return when it is opened: for the result of a call, when that is done.
+        """Make attempts until the latch is opened, or the call is done.
 
         Raises:
-            TooLate: If that is later. An attempt is not interrupted, so the call may be done then.
+            TooLate: If that took too long. The call may be done by now, since no attempt is interrupted.
         """
         limit = None if blocking and timeout < 0 else max(timeout, 0.0)
         call = self._call()
-        assert call is not None  # it is asked for its outcome, or being submitted
+        assert call is not None  # the thread that waits has a reference to it
         if not self._crew.wait(self._core, self._was_opened, limit, (call,)):
             raise TooLate
         self._is_open = False
@@ -58,7 +58,7 @@ class Latch:
 
     def _was_opened(self) -> bool:
         call = self._call()
-        # Another thread may have cancelled the call, and be about to open this: nothing is left to wait for.
+        # Another thread may have cancelled the call, and is about to open this: do not wait for that.
         return self._is_open or (call is not None and call._state in DONE_STATES)
 
     def release(self) -> None:
@@ -67,13 +67,13 @@ class Latch:
 
 
 class Waiters(list["Any"]):
-    """The waiters of a call: the event of each becomes one at which attempts run."""
+    """The waiters of a call. The event of each is replaced by a `VirtualEvent`."""
 
     def __init__(self, crew: Crew, core: Core, call: Call) -> None:
         super().__init__()
         self._crew = crew
         self._core = core
-        self._call = weakref.ref(call)  # which has this
+        self._call = weakref.ref(call)  # weak, since the call refers to this list
 
     def append(self, waiter: Any) -> None:
         """`wait` or `as_completed` is about to wait at the event of *waiter*."""
@@ -81,7 +81,7 @@ class Waiters(list["Any"]):
         if not isinstance(waiter.event, VirtualEvent):
             waiter.event = VirtualEvent(raises=isinstance(waiter, AsCompletedWaiter))
         call = self._call()
-        assert call is not None  # somebody waits for it
+        assert call is not None  # the thread that waits has a reference to it
         waiter.event.calls[self._crew, self._core].add(call)
 
 
@@ -95,8 +95,8 @@ class VirtualEvent(threading.Event):
         self._deadlines: dict[tuple[Crew, Core], float] = {}
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Return when it is set; in virtual time for the calls of executors that have one."""
-        if self._raises:  # as_completed() asks the real clock how much is left of what it was given
+        """Make attempts until the event is set; then wait in real time for calls of other executors."""
+        if self._raises:  # as_completed() computes what is left by the real clock: take what it was given
             timeout = sys._getframe(1).f_locals["timeout"]
         in_time, stuck = True, None
         for place in self.calls:
@@ -114,7 +114,7 @@ class VirtualEvent(threading.Event):
         return self.is_set()
 
     def _wait_for(self, place: tuple[Crew, Core], timeout: float | None) -> bool:
-        """Make attempts of one executor, until it is set or its calls are done; return whether in time."""
+        """Make attempts of one executor until the event is set or its calls are done; ``False``: too late."""
         crew, core = place
         left = None
         if timeout is not None:

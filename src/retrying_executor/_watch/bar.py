@@ -42,7 +42,7 @@ class _Display(Progress):
 
 
 class Bar:
-    """Shows the progress as a bar with figures that move in place; `Display`.
+    """Shows the progress as a bar with figures that change in place; a `Display`.
 
     Text that is printed or logged to standard output or error meanwhile appears above it.
     """
@@ -60,7 +60,7 @@ class Bar:
             TextColumn("{task.fields[time]}", style="progress.remaining"),
             console=console,
             auto_refresh=False,
-            redirect_stdout=_is_terminal(sys.stdout),  # if it is a file, it must stay one
+            redirect_stdout=_is_terminal(sys.stdout),  # what goes to a file must still go there
             redirect_stderr=_is_terminal(sys.stderr),
         )
 
@@ -72,7 +72,7 @@ class Bar:
         self._redirect_logging()
 
     def show(self, progress: Seen) -> None:
-        if not self._display.console.is_terminal:  # rich itself would not notice, and go on redirecting
+        if not self._display.console.is_terminal:  # rich would not notice that, and go on redirecting
             raise OSError("the terminal is closed")
         self._update(progress, eta(progress), _below(progress))
         self._display.refresh()

@@ -31,7 +31,7 @@ class Progress(Value):
         done: Calls that succeeded, failed or were cancelled.
         total: Calls that are done or pending.
         held_for: How long it takes until an upstream opens; ``None`` if that is not known.
-        down: In words, which upstreams are held or have yet to show that they work again.
+        down: In words, which upstreams are held, or have yet to show that they work again.
         rate: Calls that recently succeeded or failed, per second; ``None`` if no time has passed.
         eta: How long the rest will take at this rate; ``None`` if that is not known.
     """
@@ -58,8 +58,8 @@ class Progress(Value):
         return any(getattr(self, name) != getattr(before, name) for name in counts)
 
 
-class Pace:
-    """Calls carried out per second, over half a minute or, if they took longer, the last ten calls.
+class Throughput:
+    """Calls carried out per second: in the last half minute, or the last ten calls if they took longer.
 
     Args:
         now: When it begins, in seconds.
@@ -99,7 +99,7 @@ def progress(
         last: What it is doing now.
         elapsed: How long ago the block began, in seconds.
         now: The time on the clock of `time.monotonic`.
-        rate: Calls per second, see `Pace`.
+        rate: Calls per second, see `Throughput`.
         down: The names of the upstreams that are held or have yet to show that they work again.
     """
     succeeded, failed = last.succeeded - first.succeeded, last.failed - first.failed
@@ -109,7 +109,7 @@ def progress(
     rest_takes = None
     if done and not waiting:
         rest_takes = 0.0
-    elif rate and (last.ready or last.running):  # how long others wait is unknown
+    elif rate and (last.ready or last.running):  # else all calls wait, nobody knows for how long
         rest_takes = waiting / rate
     return Progress(
         elapsed=elapsed,

@@ -1,7 +1,7 @@
 """A live view of an executor, for scripts: a bar on a terminal, lines anywhere else.
 
-One thread for each block takes the snapshots and writes. It ends when the block has been left and no call is
-pending, or with the interpreter, once that has waited for the calls.
+For each block, a thread takes snapshots and shows them. It ends when the block has been left and no call is
+pending, or else when the interpreter ends, once the calls were waited for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from retrying_executor._common.public import public
 from retrying_executor._common.stdlib import HAS_DAEMONS
 from retrying_executor._common.values import checked_bool, positive_seconds
 from retrying_executor._executor import RetryingExecutor, View
-from retrying_executor._watch.progress import Pace, Progress, last_line, line, progress
+from retrying_executor._watch.progress import Progress, Throughput, last_line, line, progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from retrying_executor._common.values import Duration
 
     class Display(Protocol):
-        """What shows the progress. Its methods, but for ``close()``, may raise what is in `BROKEN`."""
+        """Shows the progress. Its methods may raise what is in `BROKEN`, except ``close()``."""
 
         interval: float
         """Seconds from one ``show()`` to the next."""
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
         def show(self, progress: Progress) -> None: ...
         def end(self, progress: Progress) -> None: ...
         def close(self) -> None:
-            """Restore everything; may be called at any time, and more than once."""
+            """Restore everything. May be called at any time, and more than once."""
 
 
 BROKEN = (OSError, ValueError)
 """What writing raises when the reader is gone, or the file is closed."""
 
-_LONGEST_WAIT = 0.5  # seconds between two looks whether the last call is done
-_MOMENT = 0.1  # seconds that the last line may take in any case; a thousandth of that is usual
+_LONGEST_WAIT = 0.5  # seconds after which the thread looks again whether the last call is done
+_MOMENT = 0.1  # seconds that the last line may take in any case; usually it takes a thousandth of that
 
 
 class Lines:
@@ -84,7 +84,7 @@ class Watcher:
         self._core = executor._core  # not the executor, which may be dropped
         self.exit_timeout = self._core.exit_timeout
         self._display = display
-        self._is_left = False
+        self._block_has_ended = False
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -98,28 +98,28 @@ class Watcher:
         daemon = self.exit_timeout.duration is not None and HAS_DAEMONS
         self._thread = threading.Thread(target=self._run, name="retrying_executor.watch", daemon=daemon)
         self._began_at = time.monotonic()
-        self._pace = Pace(self._began_at)
+        self._throughput = Throughput(self._began_at)
         self._first = self._core.stats()
         try:
             with suppress(*BROKEN):
-                self._display.begin(self._look())
+                self._display.begin(self._progress())
                 self._thread.start()
-                if not exits.register_view(self):
+                if not exits.register_watcher(self):
                     self.end(self.exit_timeout.left())
         except BaseException:
-            self._over.set()  # if the thread was started
+            self._over.set()  # ends the thread, if it was started
             self._display.close()
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if os.getpid() == self._pid:  # in a forked child, the thread is gone, and may have held any lock
-            self._is_left = True
-            self.settle(self._core, None)
+        if os.getpid() == self._pid:  # else it is a forked child: the thread is gone, and may have held locks
+            self._block_has_ended = True
+            self.end_if_done(self._core, None)
 
-    def settle(self, core: object, timeout: float | None) -> None:
-        """End, if the block has been left, and no call of *core* is pending."""
+    def end_if_done(self, core: object, timeout: float | None) -> None:
+        """End if it watches *core*, the block has been left, and no call is pending."""
         if core is self._core and self._is_finished():
             self.end(timeout)
 
@@ -132,19 +132,19 @@ class Watcher:
         self._over.set()
         thread = self._thread
         assert thread is not None
-        if thread is threading.current_thread():  # called by what it writes to
+        if thread is threading.current_thread():  # the file that it writes to has called this
             return
         if thread.is_alive():  # else it was not started, or has ended
             thread.join(None if timeout is None else min(max(timeout, _MOMENT), threading.TIMEOUT_MAX))
-        if not thread.is_alive():  # otherwise it closes it itself; it may hold a lock that closing needs
+        if not thread.is_alive():  # else the thread closes the display itself, and may hold a lock for that
             self._display.close()
 
     def _run(self) -> None:
         display = self._display
         try:
             while self._goes_on(display.interval):
-                display.show(self._look())
-            display.end(self._look())
+                display.show(self._progress())
+            display.end(self._progress())
         except BROKEN:
             pass  # there is nothing to show it on
         finally:
@@ -161,16 +161,16 @@ class Watcher:
                 return True
 
     def _is_finished(self) -> bool:
-        if not self._is_left:
+        if not self._block_has_ended:
             return False
         now = self._core.stats()
         return not now.ready + now.running + now.in_backoff + now.held
 
-    def _look(self) -> Progress:
+    def _progress(self) -> Progress:
         first, last, now = self._first, self._core.stats(), time.monotonic()
-        rate = self._pace.rate(now, last.succeeded + last.failed - first.succeeded - first.failed)
+        rate = self._throughput.rate(now, last.succeeded + last.failed - first.succeeded - first.failed)
         its_now = self._core.clock.monotonic()  # which may be virtual
-        # Only if calls wait for an upstream: there may be very many to look at.
+        # Upstreams are asked only if calls wait for one: there may be very many.
         down = {places.name for places in self._core.served() if places.is_down} if last.held else ()
         return progress(first, last, elapsed=now - self._began_at, now=its_now, rate=rate, down=down)
 
