@@ -67,7 +67,8 @@ def _calls(trace: Path) -> list[_Call]:
         flags = _TEXT.sub("", arguments)
         numbers = [int(part) for part in flags.split(", ") if part.isdigit()]
         calls.append(_Call(first, number, match[2], texts, numbers, flags, int(match[4])))
-    return sorted(calls, key=lambda call: call.ended)
+    # A number is free as soon as a call of close() has begun: another thread may get it before that returns.
+    return sorted(calls, key=lambda call: call.begun if call.name == "close" else call.ended)
 
 
 class Recording:
