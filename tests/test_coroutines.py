@@ -516,8 +516,9 @@ def test_a_service_that_fails_is_held_and_probed_by_coroutines() -> None:
 
     async def call(number: int) -> int:
         calls.append(number)
+        fails = len(calls) <= 2  # before others begin meanwhile
         await asyncio.sleep(0)
-        if len(calls) <= 2:
+        if fails:
             raise ConnectionError
         return number
 
