@@ -24,7 +24,7 @@ needs_locks_of_workers = pytest.mark.skipif(
 
 needs_late_starts = pytest.mark.skipif(
     not STARTS_TO_THE_END,
-    reason="this Python starts no thread at its end: that of a loop comes early and stays",
+    reason="this Python starts no thread at its end, so that of a loop comes early; nor does it fork then",
 )
 
 _never = threading.Event()

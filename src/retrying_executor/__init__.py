@@ -3,7 +3,13 @@
 from retrying_executor._calls.call import RetryingFuture
 from retrying_executor._calls.current import CurrentCall, current_call, report_weight
 from retrying_executor._calls.stats import Stats
-from retrying_executor._common.errors import ForkedFutureError, JournalError, NotNow, PendingLimitError
+from retrying_executor._common.errors import (
+    AttemptLostError,
+    ForkedFutureError,
+    JournalError,
+    NotNow,
+    PendingLimitError,
+)
 from retrying_executor._executor import RetryingExecutor, View
 from retrying_executor._policy.policy import RetryPolicy
 from retrying_executor._policy.transient import explain, retry_after, transient
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attempt",
+    "AttemptLostError",
     "CurrentCall",
     "Event",
     "ForkedFutureError",

@@ -20,7 +20,7 @@ from retrying_executor._options import (
     Options,
     changed_terms,
     checked_max_workers,
-    journalled_future,
+    maker_of_futures,
     new_core,
 )
 from retrying_executor._policy.policy import RetryPolicy
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from retrying_executor._observe.monitor import Event
     from retrying_executor._policy.policy import Policy, PolicyOptions
     from retrying_executor._upstream.upstream import Upstream
+    from retrying_executor.engines import Processes, Shared
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -60,7 +61,7 @@ class Submitter(Executor):
     _core: Core
     _terms: Terms
     _new_context: Callable[[], contextvars.Context]  # makes the one that the attempts of a call run in
-    _new_future: type[RetryingFuture[Any]] = RetryingFuture
+    _new_future: Callable[[Any, Any, Terms], RetryingFuture[Any]] = RetryingFuture
 
     __reduce__ = refuse_to_copy
 
@@ -84,7 +85,8 @@ class Submitter(Executor):
 
         Raises:
             TypeError: If *fn* is not callable, or makes an asynchronous generator. With a
-                journal also if *fn* or an argument cannot be written to it.
+                journal also if *fn* or an argument cannot be written to it; with an engine, if one of these
+                cannot be pickled, or for a coroutine function.
             JournalError: If the call cannot be written to the journal: the disk may be full. It never runs.
             RuntimeError: After ``shutdown()``, at the end of the interpreter, or if no thread can
                 be started and there is none. The call never runs.
@@ -355,7 +357,8 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
             behind by 10,000 events, further ones are dropped, which is logged. If the end of the executor has
             run out of time, it does not wait for the listener.
         warn_after: After how many seconds of running an attempt is logged as a warning, with the stack of
-            its thread, or of its coroutine; more than 0, or ``None`` for never.
+            its thread, or of its coroutine, or with the number of its process; more than 0, or ``None`` for
+            never.
         inherit_context: Whether attempts see the `contextvars` of the submitter. ``False``: each runs in
             an empty context, as with the standard executor.
         journal: The directory in which calls are kept until they are done, so that they survive the process:
@@ -365,6 +368,10 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
         loop_factory: Makes the event loop for them, such as ``uvloop.new_event_loop``: a function without
             arguments that returns a new loop. It is called when the first coroutine is to run, once in each
             process, and what it raises is how the attempt ends. ``None``: `asyncio.new_event_loop`.
+        engine: Where attempts run, and may die: ``engines.Processes(...)``, in a process for each thread, or
+            ``engines.Shared(...)``, on an executor of somebody else's, such as that of a cluster. A call, its
+            result and its exception have to be pickled then, and coroutine functions are refused. ``None``:
+            in the threads.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -391,6 +398,7 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
         journal: str | PathLike[str] | Journal | None = None,
         max_coroutines: int = 1000,
         loop_factory: Callable[[], AbstractEventLoop] | None = None,
+        engine: Processes | Shared | None = None,
     ) -> None:
         # The standard executor is a base class for clients that ask for its type. Its constructor checks the
         # arguments and knows their defaults; nothing else of it is used.
@@ -411,15 +419,16 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
             journal=journal,
             max_coroutines=max_coroutines,
             loop_factory=loop_factory,
+            engine=engine,
         )
         self._new_context = contextvars.copy_context if options.inherits_context else contextvars.Context
         self._core = self._new_core(options)
         self._terms = self._core.adopt(options.terms)
         self._work_queue = WorkQueue(self._core)  # type: ignore[assignment]  # some clients look into it
-        if options.journal is not None:
-            self._new_future = journalled_future()
-            if options.journal.adopts:
-                self._go_on(is_first=True)
+        if options.journal is not None or options.engine is not None:
+            self._new_future = maker_of_futures(self._core)
+        if options.journal is not None and options.journal.adopts:
+            self._go_on(is_first=True)
 
     @property
     def adopted(self) -> list[RetryingFuture[Any]]:
@@ -468,7 +477,8 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
                 included. A running attempt finishes, and no other follows.
             timeout: How long to wait, in seconds; ``None``: as long as it takes. Past it, every
                 call that is not running is cancelled, and so are coroutines. Attempts that run in threads
-                are left alone, since these cannot be killed. All that is logged as a warning.
+                or on a shared engine are left alone, since these cannot be killed; in processes, they
+                are killed. All that is logged as a warning.
 
         With a journal, calls that are cancelled here stay in it: the next process goes on with them.
 

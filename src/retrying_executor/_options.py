@@ -6,11 +6,14 @@ Also makes what an executor in real time consists of: a core with threads, and a
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import Executor
+from functools import partial
 from weakref import finalize, ref
 
+from retrying_executor._calls.call import RetryingFuture
 from retrying_executor._calls.terms import Terms
 from retrying_executor._common.callables import checked_callable, is_async
-from retrying_executor._common.exits import LISTENER_TIMEOUT, ExitTimeout, register
+from retrying_executor._common.exits import LISTENER_TIMEOUT, ExitTimeout, come_first, register
 from retrying_executor._common.values import (
     checked_bool,
     checked_int,
@@ -30,8 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from retrying_executor._calls.call import RetryingFuture
+    from retrying_executor._calls.call import Work
     from retrying_executor._core.core import Crew
+    from retrying_executor._engines.engine import Choice
     from retrying_executor._journal.journal import Journal
     from retrying_executor._observe.monitor import Event, Monitor
     from retrying_executor._policy.policy import PolicyOptions
@@ -78,6 +82,7 @@ class Options:
         journal: object,
         max_coroutines: object,
         loop_factory: object,
+        engine: object,
     ) -> None:
         if not isinstance(thread_name_prefix, (str, type(None))):  # the standard executor takes None
             raise TypeError(f"thread_name_prefix must be a string, not {thread_name_prefix!r}")
@@ -97,6 +102,7 @@ class Options:
         self.loop_factory = checked_callable(
             "loop_factory", loop_factory, takes=0, what="a function that returns a new event loop"
         )
+        self.engine = None if engine is None else _checked_engine(engine)
         self.journal = None if journal is None else _checked_journal(journal)
         self.name = thread_name_prefix or f"RetryingExecutor-{_executor_number()}"
 
@@ -146,6 +152,22 @@ def _checked_weight(weight: Any) -> float | Callable[..., float]:
     return weight  # type: ignore[no-any-return]  # it is callable
 
 
+def _checked_engine(engine: object) -> Choice:
+    """Return what was given as *engine*.
+
+    Raises:
+        TypeError: If it is none of the engines.
+    """
+    from retrying_executor._engines.engine import Choice  # few programs have one
+
+    if isinstance(engine, Choice):
+        return engine
+    hint = ""
+    if isinstance(engine, Executor):
+        hint = f"; for an executor of its own: Shared(lambda: {type(engine).__name__}(...))"
+    raise TypeError(f"engine must be Processes(...) or Shared(...), or None, not {engine!r}{hint}")
+
+
 def _checked_journal(journal: object) -> Journal:
     from retrying_executor._journal.journal import checked_journal  # few programs have one
 
@@ -171,19 +193,34 @@ def assemble(crew: Crew, journal: Journal | None, **options: Any) -> Core:
     return core
 
 
-def journalled_future() -> type[RetryingFuture[Any]]:
-    """Return the class of futures whose calls are kept in a journal."""
-    from retrying_executor._calls.journalled import JournalledFuture
+def maker_of_futures(core: Core) -> Callable[[Any, Work, Terms], RetryingFuture[Any]]:
+    """Return what makes the futures of a core."""
+    cls, errand_for = RetryingFuture, core.errand_for
+    if core.keeper is not None:
+        from retrying_executor._calls.journalled import JournalledFuture
 
-    return JournalledFuture
+        cls = JournalledFuture
+    if errand_for is None:
+        return cls
+    keeps_args = core.keeper is not None  # else only the errand does
+
+    def make(core: Any, work: Work, terms: Terms) -> RetryingFuture[Any]:
+        fn, args, kwargs, context = work
+        fn = errand_for(fn, args, kwargs)
+        come_first()  # the engine may be a library that was imported only now
+        return cls(core, (fn, args, kwargs, context) if keeps_args else (fn, (), {}, context), terms)
+
+    return make
 
 
 def new_core(executor: object, max_workers: int, options: Options) -> Core:
     """Return the core of an executor: with threads, none of which has been started."""
     limit = ExitTimeout(options.exit_timeout)
+    engine = None if options.engine is None else options.engine._new_engine()
     threads = Threads(
         max_workers,
         options.name,
+        engine=engine,
         initializer=options.initializer,
         initargs=options.initargs,
         idle_timeout=options.idle_timeout,
@@ -201,6 +238,10 @@ def new_core(executor: object, max_workers: int, options: Options) -> Core:
         places=options.terms.places,
         monitor=_new_monitor(options, limit),
     )
+    if engine is not None:
+        from retrying_executor._engines.errand import errand_for
+
+        core.errand_for = partial(errand_for, dumps=engine.dumps)
     register(core)
     end_with(executor, core)
     return core

@@ -24,11 +24,12 @@ from retrying_executor._common import exits
 from retrying_executor._common.callables import Enclosing
 from retrying_executor._common.errors import NotNow
 from retrying_executor._common.log import describe
+from retrying_executor._engines.errand import luggage
 from retrying_executor._executor import Submitter
 from retrying_executor._policy.transient import transient
 
 try:
-    from opentelemetry import context, metrics, trace
+    from opentelemetry import context, metrics, propagate, trace
     from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined]  # untyped
         BaseInstrumentor,
     )
@@ -68,7 +69,8 @@ class RetryingExecutorInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # u
     is the global ones. There is one instrumentor: the class always returns the same.
 
     A span is a child of the one that was current at ``submit()``, and current while the attempt runs, in a
-    coroutine, too. A call that is submitted while instrumentation is suppressed has none.
+    coroutine, too. Where an engine makes the attempt in another process, the trace goes on there. A call that
+    is submitted while instrumentation is suppressed has none.
     """
 
     _metrics: _Metrics | None = None
@@ -93,15 +95,29 @@ class RetryingExecutorInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # u
         if self._submission is None:
             self._submission = _Submission()
         self._submission.telemetry = tracer, self._metrics.duration
+        luggage.append(_trace_to_send)
 
     def _uninstrument(self, **_: object) -> None:
         assert self._metrics is not None  # it was instrumented
         assert self._submission is not None
         self._metrics.is_on = False
+        luggage.remove(_trace_to_send)
         self._submission.telemetry = None
         if self._submission.is_outermost:
             unwrap(Submitter, "submit")
             self._submission = None
+
+
+def _trace_to_send() -> tuple[Callable[[Any], object], Any] | None:
+    """Return what carries the current context to where an engine makes the attempt."""
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return (_continue_trace, carrier) if carrier else None
+
+
+def _continue_trace(carrier: dict[str, str]) -> None:
+    """Continue, there, the trace of the attempt here."""
+    context.attach(propagate.extract(carrier))  # never detached: the context is that of one attempt
 
 
 class _Metrics:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from retrying_executor._options import Options
     from retrying_executor._policy.policy import Policy
     from retrying_executor._upstream.upstream import Upstream
+    from retrying_executor.engines import Processes, Shared
 
 _MOST_WORKERS = 32  # as many as the standard executor has by default at most
 
@@ -86,6 +87,7 @@ class VirtualTimeExecutor(RetryingExecutor):
         journal: As for the real one. No virtual time passes between one process and the next.
         max_coroutines: As for the real one.
         loop_factory: Its value is checked but has no effect: the event loop is one in virtual time.
+        engine: Its value is checked but has no effect: attempts run in the thread that waits.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -114,6 +116,7 @@ class VirtualTimeExecutor(RetryingExecutor):
         journal: str | PathLike[str] | Journal | None = None,
         max_coroutines: int = 1000,
         loop_factory: Callable[[], AbstractEventLoop] | None = None,
+        engine: Processes | Shared | None = None,
     ) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise TypeError(f"seed must be an integer, not {seed!r}")
@@ -136,6 +139,7 @@ class VirtualTimeExecutor(RetryingExecutor):
             journal=journal,
             max_coroutines=max_coroutines,
             loop_factory=loop_factory,
+            engine=engine,
         )
 
     def _new_core(self, options: Options) -> Core:

@@ -19,6 +19,7 @@ from pathlib import Path
 from tests.benchmarks import (
     backlog,
     coroutines,
+    engines,
     in_backoff,
     journal,
     latency,
@@ -85,6 +86,7 @@ MEASURES = (
     ),
     Measure("coroutines, cancel", coroutines.cancelling, [Target(must=5e-3, aim=1e-3, better="less")]),
     Measure("coroutines, threads", coroutines.threads, [Target(must=1, aim=1, better="less")]),
+    Measure("engine, processes", engines.no_ops, [Target(must=0.4, aim=0.6)]),
     Measure(
         "idle",
         resting.idle,

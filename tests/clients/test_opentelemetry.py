@@ -10,6 +10,7 @@ import sys
 import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import entry_points
 from threading import Event
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+import errands
 from answering import Server, answering
 from calls import Flaky, Meeting
 from conftest import TIMEOUT
@@ -37,6 +39,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from retrying_executor.engines import Processes, Shared
 from retrying_executor.opentelemetry import RetryingExecutorInstrumentor
 
 OUTCOME = "retrying_executor.outcome"
@@ -610,6 +613,17 @@ def test_uninstrument_ends_it_and_instrument_begins_anew(
     assert 1 == len(telemetry.spans())
     name = executor._core.name
     assert {None: 2} == telemetry.numbers("retrying_executor.call.submitted", of=name)
+
+
+@pytest.mark.parametrize("engine", [Processes(), Shared(partial(ThreadPoolExecutor, 1))])
+def test_an_attempt_on_an_engine_continues_the_trace(
+    engine: Processes | Shared, telemetry: Telemetry
+) -> None:
+    """There, the span of the attempt is the current one, so that what the call does becomes its child."""
+    with RetryingExecutor(1, engine=engine) as executor:
+        trace_id, span_id = executor.submit(errands.current_span).result(TIMEOUT)
+    (span,) = telemetry.spans()
+    assert (span.context.trace_id, span.context.span_id) == (trace_id, span_id)
 
 
 def test_auto_instrumentation_finds_it() -> None:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import sys
 from asyncio import new_event_loop
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import (
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    as_completed,
+    wait,
+)
 from datetime import timedelta
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +23,7 @@ from typing_extensions import assert_type
 
 from retrying_executor import (
     Attempt,
+    AttemptLostError,
     ForkedFutureError,
     Journal,
     JournalError,
@@ -33,6 +42,7 @@ from retrying_executor import (
     transient,
     watch,
 )
+from retrying_executor.engines import Processes, Shared
 from retrying_executor.prometheus import ExecutorCollector
 from retrying_executor.testing import VirtualTimeExecutor
 
@@ -409,6 +419,30 @@ def journal(executor: RetryingExecutor) -> None:
     Journal("calls", durability="some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Journal("calls", functions=area)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Journal("calls", "full")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def engines() -> None:
+    """Where attempts run; the engine changes nothing of what a future has (L1, L2)."""
+    RetryingExecutor(engine=None)
+    own = Processes(
+        mp_context="spawn",
+        attempt_timeout=timedelta(minutes=1),
+        initializer=print,
+        initargs=("ready",),
+        max_tasks_per_child=100,
+    )
+    executor = RetryingExecutor(4, engine=own)
+    assert_type(executor.submit(area, 1), RetryingFuture[float])
+    Processes(mp_context=get_context("fork"), attempt_timeout=0.5)
+    shared = Shared(lambda: ProcessPoolExecutor(2), lost=(KeyError, OSError))
+    VirtualTimeExecutor(engine=shared)
+    Shared(ThreadPoolExecutor, lost=ValueError)
+    lost: RuntimeError = AttemptLostError("it died")
+    assert isinstance(lost, AttemptLostError)
+    Processes("spawn")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Shared(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Shared(ThreadPoolExecutor, lost=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RetryingExecutor(engine=ThreadPoolExecutor())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def testing() -> None:

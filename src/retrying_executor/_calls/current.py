@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from contextvars import ContextVar
 
 from retrying_executor._calls.attempt import ends_at
@@ -26,6 +27,40 @@ current = _Current()
 
 flight: ContextVar[Hand | None] = ContextVar("retrying_executor.flight", default=None)
 """The hand of this coroutine, and of those that it has started: they share a thread with others."""
+
+
+class RemoteCall:
+    """The call whose attempt runs here, for a worker of another process; see `_engines`.
+
+    Args:
+        name: As in `CurrentCall`.
+        attempt: As in `CurrentCall`.
+        key: As in `CurrentCall`.
+        label: As in `CurrentCall`.
+        ends_at: Until when further attempts may start, by the clock here; ``None``: no limit.
+    """
+
+    __slots__ = ("_attempt", "_ends_at", "_key", "_label", "_name", "weight")
+
+    def __init__(self, name: str, attempt: int, key: str, label: str | None, ends_at: float | None) -> None:
+        self._name = name
+        self._attempt = attempt
+        self._key = key
+        self._label = label
+        self._ends_at = ends_at
+        self.weight: float | None = None
+        """What `report_weight` was told."""
+
+    def as_current(self) -> CurrentCall:
+        """Return what is known of it now."""
+        left = None if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
+        return CurrentCall(
+            name=self._name, attempt=self._attempt, key=self._key, time_left=left, label=self._label
+        )
+
+
+remote: ContextVar[RemoteCall | None] = ContextVar("retrying_executor.remote", default=None)
+"""The call of which this process makes an attempt, for a worker elsewhere."""
 
 
 def interrupted_hand() -> Hand | None:
@@ -73,6 +108,8 @@ def current_call() -> CurrentCall | None:
     coroutine function, also in tasks that it has started, and in `asyncio.to_thread`.
     """
     hand = _hand()
+    if hand is None and (far := remote.get()) is not None:
+        return far.as_current()
     call = None if hand is None else hand.call
     work = None if call is None else call._work
     if call is None or work is None or not call._attempts:
@@ -105,6 +142,8 @@ def report_weight(weight: float) -> None:
     """
     checked_weight("weight", weight)
     hand = _hand()
+    if hand is None and (far := remote.get()) is not None:
+        far.weight = weight
     permit = None if hand is None or hand.call is None else hand.permit
     if permit is not None:
         permit.weigh(weight)

@@ -51,6 +51,16 @@ class PendingLimitError(RuntimeError):
 
 
 @public
+class AttemptLostError(RuntimeError):
+    """How an attempt fails whose engine died, was killed or broke before it had answered.
+
+    What the attempt did before has been done, and on a cluster it may be running still. A policy takes it for
+    a failure like any other. If the attempt was killed because of its ``attempt_timeout``, the cause is a
+    `TimeoutError`.
+    """
+
+
+@public
 class JournalError(RuntimeError):
     """Raised by ``submit()`` when a call cannot be written to the journal: the disk may be full.
 

@@ -43,7 +43,7 @@ def cause_of(exception: BaseException) -> object:
 def led_to(exception: BaseException) -> list[BaseException]:
     """Return the exceptions that led to *exception*: its cause and its context."""
     exceptions = (_CAUSE.__get__(exception), _CONTEXT.__get__(exception))
-    return [one for one in exceptions if one is not None]
+    return [one for one in exceptions if one is not None and not is_a(one, RemoteTraceback)]
 
 
 def set_cause(exception: BaseException, cause: BaseException) -> None:
@@ -55,3 +55,18 @@ def class_name(obj: object) -> str:
     """Return the qualified name of the class of *obj*."""
     name: str = _QUALNAME.__get__(type(obj))
     return name
+
+
+class RemoteTraceback(Exception):  # noqa: N818  # it shows a traceback
+    """The cause of an exception that an attempt has raised elsewhere: shows its traceback there.
+
+    Args:
+        text: That traceback.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()  # not an argument: rules read these
+        self._text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self._text}\n"""'

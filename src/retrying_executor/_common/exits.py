@@ -1,7 +1,7 @@
 """The end of the interpreter: every accepted call gets its outcome, and every listener is told of it.
 
-`forks.guard` guards the sets, and ``_exiting``, which only `_finish_all` sets. So whatever registers is
-either in a set when the interpreter begins to end, or learns that it has begun.
+`forks.guard` guards the sets, ``_hook``, and ``_exiting``, which only `_finish_all` sets. So whatever
+registers is either in a set when the interpreter begins to end, or learns that it has begun.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import time
 import weakref
+from contextlib import suppress
 
 from retrying_executor._common import forks
-from retrying_executor._common.stdlib import register_atexit
+from retrying_executor._common.stdlib import latest_hook, register_atexit
 from retrying_executor._common.unseen import forget_unseen, report_in_time
 
 TYPE_CHECKING = False
@@ -131,10 +132,30 @@ def end_watchers(core: Core, timeout: float | None) -> None:
         watcher.end_if_done(core, None if timeout is None else began_at + timeout - time.monotonic())
 
 
+def come_first() -> None:
+    """Register our hook once more if a library has registered one after it: hooks run last in, first out.
+
+    So the calls have their outcomes before that library ends what they run on.
+    """
+    global _hook
+    if latest_hook() is _hook or _exiting:
+        return
+    with forks.guard, suppress(RuntimeError):  # the end has just begun
+        register_atexit(_finish_all)
+        _hook = latest_hook()
+
+
+def is_exiting() -> bool:
+    """Return whether the interpreter has begun to end."""
+    return _exiting
+
+
 def _finish_all() -> None:
     """Give every accepted call its outcome before the interpreter ends."""
     global _exiting
     with forks.guard:
+        if _exiting:  # it is registered several times
+            return
         _exiting = True
         cores, monitors = list(_cores), list(_monitors)
     for limit in [*(core.exit_timeout for core in cores), *(monitor.exit_timeout for monitor in monitors)]:
@@ -165,4 +186,5 @@ def _restart_in_child() -> None:
 
 
 register_atexit(_finish_all)
+_hook = latest_hook()
 forks.after_fork_in_child(_restart_in_child)

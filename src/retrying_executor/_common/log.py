@@ -30,7 +30,7 @@ from retrying_executor._common.values import in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from contextvars import Context
     from types import TracebackType
 
@@ -235,12 +235,13 @@ def runs_for_long(
         number: Which attempt it is.
         duration: For how many seconds.
         where: What to say before the stack.
-        stack: Of its thread, or of its coroutine.
+        stack: Of its thread, or of its coroutine; nothing if it cannot be seen.
         kind: That of the record: ``"blocks_loop"`` if it is a coroutine that blocks all others.
     """
     extra = {"kind": kind, **subject.fields(), "attempt": number, "duration": duration}
-    message = "%s: attempt %d has been running for %s, %s:\n%s"
-    _log(logging.WARNING, message, subject, number, in_words(duration), where, stack.rstrip(), extra=extra)
+    stack = f":\n{stack.rstrip()}" if stack else ""
+    message = "%s: attempt %d has been running for %s, %s%s"
+    _log(logging.WARNING, message, subject, number, in_words(duration), where, stack, extra=extra)
 
 
 def listener_failed(kind: str, error: BaseException) -> None:
@@ -290,10 +291,36 @@ def worker_interrupted(error: BaseException) -> None:
     _log(level, message, times, exc_info=error, extra={"kind": "worker_interrupted"})
 
 
-def time_is_up(cancelled: int, running: list[str], timeout: float, fate: str) -> None:
-    """A shutdown has used up its *timeout*, in seconds, and has cancelled the waiting calls."""
+def time_is_up(
+    cancelled: int, running: list[str], timeout: float, fate: str, killed: Sequence[str] = ()
+) -> None:
+    """A shutdown has used up its *timeout*, in seconds: waiting calls were cancelled, and some killed."""
     reason = f"shutdown timed out after {in_words(max(0.0, timeout))}"
-    _cut_short("time_is_up", reason, cancelled, running, fate)
+    _cut_short("time_is_up", reason, cancelled, running, fate, killed)
+
+
+def engine_restarts(restarts: int, pause: float, why: str) -> None:
+    """An engine dies again and again, and waits before it is started once more."""
+    level, times = _repeats.level("engine")
+    message = "%s; %d restart%s without an attempt that completes, the next follows in %s%s"
+    extra = {"kind": "engine_restarts", "restarts": restarts, "delay": pause}
+    plural = "" if restarts == 1 else "s"
+    level = min(level, logging.WARNING)
+    _log(level, message, why, restarts, plural, in_words(pause), times, extra=extra)
+
+
+def engine_does_not_end(engine: object, error: BaseException | None) -> None:
+    """The ``shutdown()`` of an engine has raised *error*, or has not returned in time."""
+    extra = {"kind": "engine_does_not_end"}
+    what = "does not return from" if error is None else "raised an exception in"
+    _log(
+        logging.WARNING,
+        "the engine, a %s, %s shutdown()",
+        class_name(engine),
+        what,
+        exc_info=error,
+        extra=extra,
+    )
 
 
 def coroutine_returned(fn: object) -> None:
@@ -386,16 +413,23 @@ def journal_left_alone(path: object, why: str) -> None:
     _log(logging.WARNING, "journal file %s is left alone: %s", path, why, extra=extra)
 
 
-def _cut_short(kind: str, reason: str, cancelled: int, running: list[str], fate: str) -> None:
-    if cancelled or running:
-        extra = {"kind": kind, "cancelled": cancelled, "running": len(running)}
+def _cut_short(
+    kind: str, reason: str, cancelled: int, running: list[str], fate: str, killed: Sequence[str] = ()
+) -> None:
+    if cancelled or running or killed:
+        extra = {"kind": kind, "cancelled": cancelled, "running": len(running), "killed": len(killed)}
         message = "%s: %d waiting call%s %s, %s"
-        names = running
-        if len(running) > _MOST_NAMES:  # coroutines may be thousands
-            names = [f"{times} x {name}" for name, times in Counter(running).items()]
-        still = f"still running: {', '.join(names)}" if running else "none still running"
+        still = f"still running: {_listed(running)}" if running else "none still running"
+        if killed:
+            still = f"killed: {_listed(killed)}, {still}"
         plural = "" if cancelled == 1 else "s"
         _log(logging.WARNING, message, reason, cancelled, plural, fate, still, extra=extra)
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) > _MOST_NAMES:  # coroutines may be thousands
+        names = [f"{times} x {name}" for name, times in Counter(names).items()]
+    return ", ".join(names)
 
 
 def unseen_failure(

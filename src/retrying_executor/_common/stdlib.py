@@ -6,6 +6,12 @@
 - ``LOGGER``: where the standard library logs exceptions of done callbacks and initializers.
 - ``_register_atexit``: the interpreter joins threads before it runs `atexit`, and from then on starts no new
   ones. This hook runs before that; the standard executor ends by it too.
+- ``_threading_atexits``: the hooks that were registered there. The last comes first, and must be ours: others
+  end the engines on which calls still run.
+- ``multiprocessing.process._children``: the processes that the end of the interpreter waits for. A worker
+  ends its own process, and a forked child must not wait for those of its parent.
+- ``_SHUTTING_DOWN``: whether such hooks are refused.
+- ``multiprocessing.forkserver._forkserver``: a forked child takes the server of its parent for its own child.
 - ``_is_main_interpreter``, and before 3.13 ``_xxsubinterpreters``: whether daemon threads may be used. The
   end of a subinterpreter waits for all other threads, and aborts the process if a daemon thread is left then.
 - ``start_joinable_thread``, and before 3.13 ``_set_sentinel`` and ``_shutdown_locks``: a thread that can be
@@ -26,6 +32,7 @@
 from __future__ import annotations
 
 import _thread
+import os
 import sys
 import threading
 from concurrent.futures import _base
@@ -89,6 +96,45 @@ def _run_joinably(run: Callable[[], object]) -> None:  # pragma: no cover  # in 
     with threading._shutdown_locks_lock:  # type: ignore[attr-defined]  # private
         threading._shutdown_locks.add(ended)  # type: ignore[attr-defined]  # private
     run()
+
+
+def disown_process(process: object) -> None:
+    """Have the end of the interpreter, and forked children, not wait for a process: its owner does."""
+    from multiprocessing import process as processes
+
+    processes._children.discard(process)  # type: ignore[attr-defined]  # private
+
+
+def disown_forkserver() -> None:  # pragma: no cover  # in a forked child: tests/untraced
+    """In a forked child: have `multiprocessing` start a fork server anew. It would wait for the parent's."""
+    module: Any = sys.modules.get("multiprocessing.forkserver")
+    if module is None:
+        return
+    server = module._forkserver
+    with suppress(OSError, TypeError):  # there is none
+        os.close(server._forkserver_alive_fd)
+    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
+    server._lock = threading.RLock()  # another thread may hold it
+
+
+def latest_hook() -> object:
+    """Return what stands for the hook that was registered last, so that it comes first."""
+    hooks: list[object] = threading._threading_atexits  # type: ignore[attr-defined]  # private
+    return hooks[-1] if hooks else None
+
+
+@contextmanager
+def hooks_accepted() -> Iterator[None]:
+    """While the interpreter ends, have `register_atexit` accept hooks; these are not called any more.
+
+    Some engines register one with each start, and would refuse to start.
+    """
+    module: Any = threading
+    was_refused, module._SHUTTING_DOWN = module._SHUTTING_DOWN, False
+    try:
+        yield
+    finally:
+        module._SHUTTING_DOWN = module._SHUTTING_DOWN or was_refused  # the end may have begun meanwhile
 
 
 def leave_loop(loop: Any) -> None:  # pragma: no cover  # in a forked child: tests/untraced

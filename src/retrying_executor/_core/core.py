@@ -133,6 +133,9 @@ class Core:
         monitor: Is told of calls and attempts; or ``None``.
     """
 
+    errand_for: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any] | None = None
+    """Returns what an attempt is to call instead of a function, if attempts run on an engine."""
+
     keeper: Any = None
     """A `Keeper`, which keeps the calls in a journal, if there is one."""
 

@@ -115,9 +115,10 @@ class Ending:
                 cancelled, interrupt = cancelled + 1, error
         if awaiting:
             self._crew.await_landings(asker)
+        killed = self._crew.cut_off(asker)
         left = [name for hand in self._crew.hands() if hand.call for name in awaiting.get(hand.call, [])]
         names = sorted(self._names_of_running() + left)
-        log.time_is_up(waiting + cancelled, names, granted, self._settling.fate)
+        log.time_is_up(waiting + cancelled, names, granted, self._settling.fate, killed)
         if interrupt is not None:
             raise interrupt
 

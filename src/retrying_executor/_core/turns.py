@@ -69,6 +69,10 @@ class Crew:
             """Wait a moment for coroutines that were called off, and for the threads that they keep busy."""
             ...
 
+    def cut_off(self, core: Any, /) -> list[str]:
+        """Kill the attempts that can be killed, and wait a moment; return the names of their calls."""
+        return []
+
     @property
     def has_landed(self) -> bool:
         """Whether there is a coroutine that has ended, and that no hand has taken up yet."""

@@ -24,7 +24,7 @@ from retrying_executor._journal.estate import Estate, Out
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from pathlib import Path
     from typing import Any, Protocol, TypeAlias
 
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
         @property
         def is_halted(self) -> bool: ...
+
+        errand_for: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any] | None
 
 
 LOOKS_EVERY = 5.0
@@ -412,7 +414,10 @@ class Keeper:
         store.reads(row.row)  # first: what that runs may end the process
         try:
             fn, args, kwargs = self._journal._format.load(row.payload)
-            work = (to_run(fn), args, kwargs, contextvars.Context())
+            fn = to_run(fn)
+            if core.errand_for is not None:
+                fn = core.errand_for(fn, args, kwargs)
+            work = (fn, args, kwargs, contextvars.Context())
             call: JournalledFuture[Any] = JournalledFuture(core, work, terms)
             call._store, call._row = store, row.row
             age = max(0.0, self._clock.monotonic() - row.submitted)

@@ -9,6 +9,7 @@ from reprlib import repr  # noqa: A004  # of what is hostile, or nested deeply, 
 
 from retrying_executor._common.errors import final
 from retrying_executor._common.log import call_name
+from retrying_executor._common.sending import pickled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,10 +56,9 @@ class Pickles:
 
     def dump(self, fn: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Return a call as bytes."""
-        try:
-            return PICKLE + pickle.dumps((fn, args, kwargs), pickle.HIGHEST_PROTOCOL)
-        except Exception as error:
-            raise final(_why_not(fn, args, kwargs, error)) from error
+        return PICKLE + pickled(
+            fn, args, kwargs, "a journal takes functions that can be imported by their name"
+        )
 
     def load(self, payload: bytes) -> Run:
         """Return the call again."""
@@ -77,20 +77,6 @@ class _Unpickler(pickle.Unpickler):
         """Return what has that name, or had it."""
         found = self._renamed.get(f"{module}.{name}")
         return super().find_class(module, name) if found is None else found
-
-
-def _why_not(fn: Function, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> TypeError:
-    """Return what to raise for a call that cannot be pickled: it names the part that is to blame."""
-    parts = {"fn": fn, **{f"argument {i}": arg for i, arg in enumerate(args, 1)}}
-    parts.update({f"argument {name!r}": arg for name, arg in kwargs.items()})
-    for name, part in parts.items():
-        try:
-            pickle.dumps(part, pickle.HIGHEST_PROTOCOL)
-        except Exception as cause:
-            shown = call_name(fn) if part is fn else f"a {type(part).__name__}"
-            hint = "; a journal takes functions that can be imported by their name" if part is fn else ""
-            return TypeError(f"{name} must be something that can be pickled, not {shown}: {cause}{hint}")
-    return TypeError(f"a call of {call_name(fn)} cannot be pickled: {error}")
 
 
 class Jsons:

@@ -124,8 +124,11 @@ class Watchdog:
             # destructors may do anything. Nor later: this frame is among them, which is a reference cycle.
             frames.clear()
         for call, run, duration, stack in due:
-            where = f"in thread {run.thread.name}"
-            _log(call, run, duration, where, "".join(stack.format()))
+            runner = getattr(call._worker, "runner", None)
+            if runner is None:
+                _log(call, run, duration, f"in thread {run.thread.name}", "".join(stack.format()))
+            else:  # its thread only waits, so its stack says nothing
+                _log(call, run, duration, f"{runner.place}, for thread {run.thread.name}", "")
         if aloft:
             self._warn_of_coroutines(aloft)
         with self._lock:

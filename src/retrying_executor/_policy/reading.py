@@ -11,7 +11,7 @@ import re
 import sys
 from functools import lru_cache, wraps
 
-from retrying_executor._common.exceptions import cause_of, is_a
+from retrying_executor._common.exceptions import RemoteTraceback, cause_of, is_a
 from retrying_executor._common.forks import before_fork
 
 TYPE_CHECKING = False
@@ -211,7 +211,9 @@ class Reading:
         args = get(exception, "args")
         wrapped = [cause_of(exception), orig, last, get(exception, "reason")]
         wrapped += tuple.__getitem__(args, slice(2)) if is_a(args, tuple) else ()  # of a subclass, too
-        return [Reading(one) for one in wrapped if is_a(one, BaseException)]
+        return [
+            Reading(one) for one in wrapped if is_a(one, BaseException) and not is_a(one, RemoteTraceback)
+        ]
 
     @kept
     def members(self) -> list[Reading]:

@@ -210,12 +210,12 @@ def _of_the_program(reading: Reading, *, is_raised: bool) -> Ruling | None:
         return False, "another attempt would only repeat it"
     if is_final(exception):
         return False, "it could only repeat"
-    if is_raised and is_a(exception, TypeError) and _was_not_entered(exception):
+    if is_raised and is_a(exception, TypeError) and was_not_entered(exception):
         return False, "the arguments of the call do not fit"
     return None
 
 
-def _was_not_entered(exception: TypeError) -> bool:
+def was_not_entered(exception: TypeError) -> bool:
     """Return whether the function of the call did not even begin: the traceback has no frame of it."""
     first = below = traceback_of(exception)
     if first is not None and not first.tb_frame.f_code.co_flags & ASYNC:

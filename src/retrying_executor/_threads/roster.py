@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from retrying_executor._calls.schedule import Schedule
+    from retrying_executor._engines.engine import Runner
 
 
 class Worker(Hand):
@@ -59,6 +60,7 @@ class Worker(Hand):
         "is_starting",
         "release",
         "rests",
+        "runner",
         "thread",
     )
 
@@ -69,6 +71,7 @@ class Worker(Hand):
         self.index = index
         self.acquire, self.release = self.lock.acquire, self.lock.release  # three times as fast as ``with``
         self.rests = False
+        self.runner: Runner | None = None  # what its attempts run on, if not in its thread
         self.is_starting = False  # whether a thread has begun to start this worker's thread, or has done so
         self.gate = threading.Lock()  # held until it is opened
         self.gate.acquire()

@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from functools import partial
 
+from retrying_executor._calls.call import names_of
 from retrying_executor._calls.current import interrupted_hand
 from retrying_executor._common.stdlib import HAS_DAEMONS, can_wait_for_a_start, is_held, start_thread
 from retrying_executor._core.core import Crew
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
     from retrying_executor._common.unseen import UnseenFailure
     from retrying_executor._common.values import Clock
     from retrying_executor._core.core import Core
+    from retrying_executor._engines.engine import Engine
     from retrying_executor._threads.roster import Worker
     from retrying_executor._upstream.places import Places
 
     T = TypeVar("T")
 
 _ARRIVAL_TIMEOUT = 0.05  # seconds
-_LANDING_TIMEOUT = 1.0  # seconds, in which a coroutine that was cancelled is to end
+_LANDING_TIMEOUT = 1.0  # seconds, in which what was cancelled or killed is to end
 _STANDSTILL_TIMEOUT = 10.0  # seconds; many threads may have their turn before one goes on
 
 
@@ -46,6 +48,7 @@ class Threads(Crew):
         initargs: The arguments of *initializer*.
         idle_timeout: How long a thread with nothing to do stays, in seconds; ``None``: for ever.
         are_daemons: Whether the interpreter may end while they work, where it allows that.
+        engine: Where the attempts run; ``None``: in the threads.
         max_coroutines: How many coroutines may run at a time; 1 or more.
         new_loop: Makes the event loop for these; ``None``: that is asyncio's own.
     """
@@ -67,9 +70,11 @@ class Threads(Crew):
         initargs: tuple[Any, ...] = (),
         idle_timeout: float | None,
         are_daemons: bool,
+        engine: Engine | None = None,
         max_coroutines: int = 1,
         new_loop: Callable[[], AbstractEventLoop] | None = None,
     ) -> None:
+        self.engine = engine
         self._max_coroutines = max_coroutines
         self._new_loop = new_loop
         self._max_workers = max_workers
@@ -85,6 +90,8 @@ class Threads(Crew):
         """Start without threads: at first, and again in a forked child."""
         if hasattr(self, "flights"):
             self.flights.disown()
+            if self.engine is not None:
+                self.engine.restart()
         self.flights = Flights(
             lock=lock,
             most=self._max_coroutines,
@@ -314,6 +321,8 @@ class Threads(Crew):
         """Have every thread look whether to stay. Needs no lock."""
         self.roster.wake_all()
         self.flights.look()
+        if self.engine is not None:
+            self.engine.look()
 
     def abandon(self) -> None:
         """The executor is gone. Takes no lock."""
@@ -377,6 +386,18 @@ class Threads(Crew):
             is_busy = bool(core.entrance.running_calls())
         if not is_busy:
             self.join(core, deadline)
+
+    def cut_off(self, core: Core) -> list[str]:
+        """Kill the attempts that can be killed, and wait a moment for their threads; see `turns.Crew`."""
+        killed = []
+        for worker in list(self.roster.members):
+            call, runner = worker.call, worker.runner
+            names = [] if call is None else names_of([call])
+            if runner is not None and runner.kill():
+                killed += names
+        if killed:
+            self.join(core, time.monotonic() + _LANDING_TIMEOUT)
+        return killed
 
     @property
     def has_landed(self) -> bool:

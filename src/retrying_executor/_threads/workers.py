@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from retrying_executor._calls.call import Call
     from retrying_executor._core.core import Core
+    from retrying_executor._engines.engine import Engine
     from retrying_executor._threads.flights import Flights
     from retrying_executor._threads.roster import Roster, Worker
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         is_initialized: bool
         initializing: int
         idle_timeout: float
+        engine: Engine | None
 
         def summon(self, core: Core, now: float, /) -> Exception | None: ...
         def start_newborns(self, core: Core, /) -> Exception | None: ...
@@ -54,7 +56,14 @@ def work(core: Core, crew: Crew, worker: Worker) -> None:
         worker: The worker.
     """
     current.hand = worker
-    Shift(core, crew, worker).work()
+    if crew.engine is None:
+        Shift(core, crew, worker).work()
+        return
+    worker.runner = crew.engine.new_runner(lambda: core.turns.is_halted)
+    try:
+        Shift(core, crew, worker).work()
+    finally:  # not left to the collector: an exception that is kept may refer to this frame
+        worker.runner.leave()
 
 
 class Shift:
