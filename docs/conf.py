@@ -33,7 +33,7 @@ napoleon_use_ivar = True
 
 # The standard library is named, not linked: a build needs no network.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(asyncio|concurrent|contextvars|random|time)(\..*)?"),
+    (r"py:.*", r"(asyncio|concurrent|contextvars|multiprocessing|random|time)(\..*)?"),
     (r"py:.*", r"ThreadPoolExecutor|[A-Za-z]*(Error|Exception)|BrokenThreadPool"),
 ]
 
