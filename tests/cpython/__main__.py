@@ -25,6 +25,8 @@ PRIVATE = {
     "ThreadPoolExecutorTest.test_idle_thread_reuse": "counts the private _threads",
     "ThreadPoolExecutorTest.test_saturation": "counts the private _threads",
     "ThreadPoolFailingInitializerTest.test_initializer": "waits for the private _broken",
+    "ThreadPoolShutdownTest.test_thread_names_assigned": "waits for nothing but the private _threads",
+    "ThreadPoolShutdownTest.test_thread_names_default": "waits for nothing but the private _threads",
     "ThreadPoolShutdownTest.test_threads_terminate": "counts the private _threads",
 }
 """What is never run, and why; tests/test_drop_in.py checks the same from outside."""
