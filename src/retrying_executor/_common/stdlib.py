@@ -105,7 +105,7 @@ def disown_process(process: object) -> None:
     processes._children.discard(process)  # type: ignore[attr-defined]  # private
 
 
-def disown_forkserver() -> None:  # pragma: no cover  # in a forked child: tests/untraced
+def disown_forkserver() -> None:  # pragma: no cover  # in a forked child: test_engine_processes.py
     """In a forked child: have `multiprocessing` start a fork server anew. It would wait for the parent's."""
     module: Any = sys.modules.get("multiprocessing.forkserver")
     if module is None:

@@ -290,7 +290,7 @@ def _restart_in_child() -> None:
     global _starting
     _starting = threading.Lock()
     disown_forkserver()
-    for runner in list(_runners):  # pragma: no cover  # in a forked child: tests run scripts
+    for runner in list(_runners):  # pragma: no cover  # in a forked child: test_engine_processes.py
         if runner._connection is not None:  # or its process would not learn that the parent has died
             runner._connection.close()
 
