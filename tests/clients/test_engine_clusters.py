@@ -69,14 +69,15 @@ def started_script(script: Path, text: str) -> Iterator[subprocess.Popen[str]]:
 
 def processes_of_session(session: int) -> list[int]:
     """Return the processes that a program has started, directly or not, and that are alive."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except (ProcessLookupError, psutil.NoSuchProcess):  # pragma: no cover  # it has ended just now
-            continue
-    return found
+    return [process.pid for process in psutil.process_iter() if is_alive_in(process, session)]
+
+
+def is_alive_in(process: psutil.Process, session: int) -> bool:
+    """Tell whether a process is of that session, and alive."""
+    try:
+        return os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):  # pragma: no cover  # it has ended just now
+        return False
 
 
 # -- loky --------------------------------------------------------------------------------------------
