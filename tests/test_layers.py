@@ -20,7 +20,7 @@ LAYERS = [
     {"_core", "_journal", "_observe", "_engines"},
     {"_threads", "_virtual", "engines"},
     {"_options"},
-    {"_mapping"},
+    {"_mapping", "_inline"},
     {"_executor"},
     {"_watch", "testing", "opentelemetry", "prometheus", "sentry"},
     {"retrying_executor"},

@@ -472,11 +472,6 @@ def test_a_policy_refuses(args: Any, options: Any, message: str) -> None:
     assert message in refused(lambda: Policy(*args, **options))
 
 
-def test_a_policy_is_no_decorator() -> None:
-    """It takes attempts, not functions (B1)."""
-    assert refused(lambda: Policy()(print)).startswith("TypeError: attempt must be an Attempt, not <built-in")
-
-
 @pytest.mark.parametrize("answer", [None, "yes", 0, 1, NotNow])
 def test_an_answer_that_is_none_ends_the_call_with_an_error_that_says_so(answer: Any) -> None:
     """It names retry_on and the answer, and what the call raised is its cause (B3, B8)."""

@@ -1,5 +1,7 @@
 """A drop-in `concurrent.futures.ThreadPoolExecutor` whose calls are retried until they get through."""
 
+from __future__ import annotations
+
 from retrying_executor._calls.call import RetryingFuture
 from retrying_executor._calls.current import CurrentCall, current_call, report_weight
 from retrying_executor._calls.stats import Stats
@@ -11,6 +13,7 @@ from retrying_executor._common.errors import (
     PendingLimitError,
 )
 from retrying_executor._executor import RetryingExecutor, View
+from retrying_executor._policy.inline import Inline
 from retrying_executor._policy.policy import RetryPolicy
 from retrying_executor._policy.transient import explain, retry_after, transient
 from retrying_executor._policy.verdict import Attempt
@@ -19,8 +22,11 @@ from retrying_executor._upstream.upstream import Upstream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from retrying_executor._journal.journal import Journal
     from retrying_executor._observe.monitor import Event
+    from retrying_executor._policy.inline import Maker
     from retrying_executor._upstream.family import UpstreamFamily
     from retrying_executor._watch.watch import watch
 
@@ -30,6 +36,7 @@ __all__ = [
     "CurrentCall",
     "Event",
     "ForkedFutureError",
+    "Inline",
     "Journal",
     "JournalError",
     "NotNow",
@@ -49,6 +56,16 @@ __all__ = [
     "transient",
     "watch",
 ]
+
+
+def _new_maker(policy: RetryPolicy, **options: Any) -> Maker:
+    """Return what makes calls inline, which few programs do; see `Inline`."""
+    from retrying_executor._inline import new_maker
+
+    return new_maker(policy, **options)
+
+
+Inline._new_maker = staticmethod(_new_maker)
 
 
 def __dir__() -> list[str]:

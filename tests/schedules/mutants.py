@@ -1223,4 +1223,28 @@ MUTANTS = [
             "                if self._crew.launch(hand, work, coroutine):\n                    pass\n",
         ),
     ),
+    mutant(
+        "a thread that makes a call inline is not told that an upstream has room",
+        "deadlock",
+        "an_inline_call_and_one_place",
+        (
+            "_inline.py",
+            '''        """See that the caller comes; return ``True``."""
+        self._wake()
+''',
+            "",
+        ),
+    ),
+    mutant(
+        "a thread that makes a call inline is not told that an upstream will have room sooner",
+        "deadlock",
+        "an_inline_call_against_resume",
+        (
+            "_inline.py",
+            '''        """See that the caller comes; return ``True``."""
+        self._wake()
+''',
+            "",
+        ),
+    ),
 ]

@@ -13,7 +13,7 @@ from unittest import mock
 from controlled import Run
 from trial import DELAY, Scenario, Service, Trial, start, starts_that_fail
 
-from retrying_executor import NotNow, report_weight
+from retrying_executor import NotNow, RetryPolicy, report_weight
 
 
 def submit_against_idle_exit() -> Trial:
@@ -486,6 +486,45 @@ def a_place_for_an_executor_that_is_busy() -> Trial:
     trial.submit(act=lambda: time.sleep(1), service=service)
     other.submit(service=service)
     other.submit(act=lambda: time.sleep(DELAY))
+    return trial
+
+
+def call_inline(service: Service) -> None:
+    """Make a call in this thread."""
+
+    def attempt() -> int:
+        broken = service.begin()
+        assert not broken, broken
+        time.sleep(1)
+        service.running -= 1
+        return 1
+
+    assert 1 == RetryPolicy(delays=(0,), max_elapsed=None).inline(upstream=service).call(attempt)
+
+
+def an_inline_call_and_one_place() -> Trial:
+    """A thread that makes a call inline is woken when an attempt of an executor has ended (U4)."""
+    trial, service = Trial(idle_timeout=0), Service(max_concurrency=1)
+    trial.submit(act=lambda: time.sleep(1), service=service)
+    call_inline(service)
+    return trial
+
+
+def two_inline_calls_and_one_place() -> Trial:
+    """The thread that has to wait is woken by the other one (U4)."""
+    trial, service = Trial(idle_timeout=0), Service(max_concurrency=1)
+    other = start(lambda: call_inline(service))
+    call_inline(service)
+    other.join()
+    return trial
+
+
+def an_inline_call_against_resume() -> Trial:
+    """A thread that waits for somebody to end the hold is told (U5)."""
+    trial, service = Trial(idle_timeout=0), Service()
+    service.pause()
+    start(service.resume)
+    call_inline(service)
     return trial
 
 

@@ -25,6 +25,7 @@ from retrying_executor import (
     Attempt,
     AttemptLostError,
     ForkedFutureError,
+    Inline,
     Journal,
     JournalError,
     NotNow,
@@ -294,6 +295,40 @@ def policy() -> None:
     RetryPolicy(retry_on="OSError")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     RetryPolicy(retry_on=lambda error: "yes")  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType]
     RetryPolicy(delays=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@RetryPolicy(max_attempts=8)
+def decorated(width: int, *, name: str = "") -> float:
+    """A function whose calls are made where they stand."""
+    return width * 1.0
+
+
+class Client:
+    """A class with a decorated method."""
+
+    @RetryPolicy().inline(upstream=Upstream("billing"), label="get")
+    async def get(self, number: int) -> bytes:
+        return bytes(number)
+
+
+async def inline() -> None:
+    """Decorated functions, and calls inline, keep the signature of the function."""
+    assert_type(decorated(2, name="a"), float)
+    assert_type(await Client().get(3), bytes)
+    policy = RetryPolicy()
+    assert_type(policy.call(area, 2, name="a"), float)
+    assert_type(await policy.call(wait_for, 2, name="a"), float)
+    inline = policy.inline(upstream=(Upstream("tenant"), Upstream("account")), weight=3, key="17")
+    assert_type(inline, Inline)
+    assert_type(inline.call(Caller(), 3), bytes)
+    assert_type(await inline(wait_for)(2), float)
+    decorated("2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    decorated()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    policy.call(area, "2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    policy.call(42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    policy(42)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    policy.inline(upstream="billing")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    policy.inline(upstreams=None)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def attempt() -> None:

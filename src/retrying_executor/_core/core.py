@@ -75,10 +75,6 @@ class Crew(PartsCrew):
         def attach(self, core: Core, places: Places, /) -> None:
             """Calls may go to this upstream from now on: see that it uses the clock of the crew."""
 
-        def make_latch(self, core: Core, call: Call, /) -> Any:
-            """Return a closed lock at which a thread waits: for *call*, or for room for it."""
-            ...
-
         def join(self, core: Core, deadline: float, /) -> bool:
             """Wait until all calls are done and all threads have left; ``False`` if *deadline* is first."""
             ...
@@ -97,6 +93,12 @@ class Crew(PartsCrew):
 
         def go_on_after_fork(self) -> None:
             """Undo `stop_for_fork`, in the parent and in the child; may be done again."""
+
+    def make_latch(self, core: Core, call: Call) -> Any:
+        """Return a closed lock at which a thread waits: for *call*, or for room for it."""
+        latch = threading.Lock()
+        latch.acquire()
+        return latch
 
     def restart(self, lock: threading.RLock) -> None:
         """Start without threads: at first, and again in a forked child."""

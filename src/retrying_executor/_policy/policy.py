@@ -20,6 +20,7 @@ from retrying_executor._common.values import (
     seconds,
     sequence,
 )
+from retrying_executor._policy.inline import Inline
 from retrying_executor._policy.reading import Reading, get
 from retrying_executor._policy.transient import hint_of, retry_after, transient, verdict_on
 from retrying_executor._policy.verdict import Asked, Attempt, Verdict
@@ -28,11 +29,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import EllipsisType
-    from typing import Any, TypeAlias
+    from typing import Any, TypeAlias, TypeVar, overload
 
-    from typing_extensions import TypedDict, Unpack
+    from typing_extensions import ParamSpec, TypedDict, Unpack
 
     from retrying_executor._common.values import Duration
+    from retrying_executor._policy.inline import Upstream
+
+    P = ParamSpec("P")
+    T = TypeVar("T")
 
     RetryOn: TypeAlias = (
         type[BaseException]
@@ -217,17 +222,61 @@ class RetryPolicy(Value):
         ]
         return f"{type(self).__name__}({', '.join(given)})"
 
-    def __call__(self, attempt: Attempt) -> float | None:
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, attempt: Attempt, /) -> float | None: ...
+        @overload
+        def __call__(self, fn: Callable[P, T], /) -> Callable[P, T]: ...
+
+    def __call__(self, attempt: Any, /) -> Any:
         """Return the seconds to wait before the next attempt, or ``None`` to give up.
 
+        Given a function instead of an attempt, a policy is a decorator: it returns a function that makes each
+        of its calls where it stands, as `call` does.
+
         Raises:
-            TypeError: If *attempt* is no `Attempt`. A policy is no decorator: it is given as ``retry=``.
+            TypeError: If *attempt* is neither an `Attempt` nor a function; see `Inline.__call__`.
         """
-        if not isinstance(attempt, Attempt):
-            raise TypeError(
-                f"attempt must be an Attempt, not {attempt!r}: a policy is no decorator, but given as retry="
-            )
-        return self.verdict(attempt).delay
+        if isinstance(attempt, Attempt):
+            return self.verdict(attempt).delay
+        if not callable(attempt) and not isinstance(attempt, classmethod):
+            raise TypeError(f"attempt must be an Attempt, or a function to decorate, not {attempt!r}")
+        function: Any = attempt
+        return self.inline()(function)
+
+    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make the call ``fn(*args, **kwargs)`` here, in this thread or task, and wait for it.
+
+        That is for places where no executor fits: nothing runs in the background, and while the call waits
+        for its next attempt, so does its caller. See `Inline.call`, also for what it raises.
+        """
+        return self.inline().call(fn, *args, **kwargs)
+
+    def inline(
+        self,
+        *,
+        upstream: Upstream | tuple[Upstream, ...] | None = None,
+        weight: float | Callable[..., float] = 1,
+        label: str | None = None,
+        key: str | None = None,
+    ) -> Inline:
+        """Return what makes calls where they stand, on the terms of this policy and of an upstream.
+
+        An executor with the same upstream shares its limits with them, and its holds.
+
+        Args:
+            upstream: The service that the calls go to: an `Upstream`, or several, or ``None``; as in
+                `RetryingExecutor.with_options`, and so are the others.
+            weight: How much each attempt takes of a budget.
+            label: What tells the calls apart in logs and in `current_call`.
+            key: Their idempotency key; ``None``: each has one of its own.
+
+        Raises:
+            TypeError: If an option has the wrong type.
+            ValueError: If an option is out of its range.
+        """
+        return Inline(self, upstream=upstream, weight=weight, label=label, key=key)
 
     def verdict(self, attempt: Attempt, read: Reading | None = None) -> Verdict:
         """Return what follows a failed attempt, and why.

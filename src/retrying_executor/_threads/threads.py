@@ -301,12 +301,6 @@ class Threads(Crew):
             self.wake_all()
         return self.join(core, deadline)
 
-    def make_latch(self, core: Core, call: Call) -> Any:
-        """Return a closed lock."""
-        latch = threading.Lock()
-        latch.acquire()
-        return latch
-
     # -- their hands -----------------------------------------------------------------------------
 
     def hands(self) -> list[Hand]:
