@@ -1247,4 +1247,36 @@ MUTANTS = [
             "",
         ),
     ),
+    mutant(
+        "who observes a call does not wait for the thread that is cancelling it unobserved",
+        "deadlock",
+        "observe_against_cancel",
+        (
+            "_calls/call.py",
+            "                with lock:\n                    pass\n",
+            "",
+        ),
+        fine=True,
+    ),
+    mutant(
+        "a canceller claims an unobserved call without claiming that it is unobserved",
+        "deadlock",
+        "observe_against_cancel",
+        (
+            "_calls/call.py",
+            "            del self._unobserved  # claim: a thread that observes it from here on waits for the core's lock\n",
+            "            self._unobserved\n",
+        ),
+        fine=True,
+    ),
+    mutant(
+        "who cancels an unobserved call opens no latch",
+        "deadlock",
+        "result_against_cancel",
+        (
+            "_core/settling.py",
+            "            if changed:\n                self._became_done(call)\n                call._open()\n",
+            "            if changed:\n                self._became_done(call)\n",
+        ),
+    ),
 ]

@@ -11,9 +11,9 @@ from inspect import iscoroutinefunction
 from unittest import mock
 
 from controlled import Run
-from trial import DELAY, Scenario, Service, Trial, start, starts_that_fail
+from trial import DELAY, Scenario, Service, Trial, call_inline, start, starts_that_fail
 
-from retrying_executor import NotNow, RetryPolicy, report_weight
+from retrying_executor import NotNow, report_weight
 
 
 def submit_against_idle_exit() -> Trial:
@@ -286,6 +286,18 @@ def two_who_observe_against_finishing() -> Trial:
     return trial
 
 
+def observe_against_cancel() -> Trial:
+    """A callback that is added when the call is cancelled is called, also if a worker takes it (A3, E1)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit(act=lambda: time.sleep(1))
+    future = trial.submit()
+    told = threading.Event()
+    start(lambda: trial.cancel(future))
+    future.add_done_callback(lambda _: told.set())
+    told.wait()
+    return trial
+
+
 def initializers_against_submit() -> Trial:
     """A thread that is still in its initializer sees to one call, not to two (C4)."""
     trial = Trial(2, idle_timeout=0, initializer=lambda: None)
@@ -487,19 +499,6 @@ def a_place_for_an_executor_that_is_busy() -> Trial:
     other.submit(service=service)
     other.submit(act=lambda: time.sleep(DELAY))
     return trial
-
-
-def call_inline(service: Service) -> None:
-    """Make a call in this thread."""
-
-    def attempt() -> int:
-        broken = service.begin()
-        assert not broken, broken
-        time.sleep(1)
-        service.running -= 1
-        return 1
-
-    assert 1 == RetryPolicy(delays=(0,), max_elapsed=None).inline(upstream=service).call(attempt)
 
 
 def an_inline_call_and_one_place() -> Trial:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
@@ -88,8 +89,8 @@ class Service(Upstream):
         assert 0 <= len(self.starts) - self.attempts <= unmade, "a slot was used for nothing (U4)"
         self.starts.sort()
         most, window = self.rate
-        for index, time in enumerate(self.starts):
-            recent = [one for one in self.starts[:index] if one > time - window + ROUNDING]
+        for index, start_at in enumerate(self.starts):
+            recent = [one for one in self.starts[:index] if one > start_at - window + ROUNDING]
             assert len(recent) < most, "more attempts in a window than allowed (U4)"
 
     def lets_through(self, weight: float, now: float) -> bool:
@@ -250,6 +251,19 @@ class Awaited(Call):
         trial = self.trial
         trial.awaiting += change
         trial.expect(trial.awaiting <= trial.max_coroutines, "more coroutines than allowed (K1)")
+
+
+def call_inline(service: Service) -> None:
+    """Make a call in this thread."""
+
+    def attempt() -> int:
+        broken = service.begin()
+        assert not broken, broken
+        time.sleep(1)
+        service.running -= 1
+        return 1
+
+    assert 1 == RetryPolicy(delays=(0,), max_elapsed=None).inline(upstream=service).call(attempt)
 
 
 class Trial:

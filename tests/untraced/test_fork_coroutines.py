@@ -151,6 +151,7 @@ where, how = sys.argv[1:]
 patience = 30
 
 async def echo(value):
+    asyncio.get_running_loop().slow_callback_duration = patience  # in "dev" mode it warns of slow machines
     await asyncio.sleep(0)
     return value
 

@@ -4,8 +4,9 @@ Most calls are taken and made done without a lock that all threads share. So whe
 change, it first *claims* it: it deletes a slot of the call, which succeeds for one thread only.
 
 - ``_waits`` exists while the call waits. The thread that deletes it has the call. Back-off puts it back.
-- ``_unobserved`` exists until a thread observes the call, or a worker is about to make it done unobserved.
-  The worker that deletes it makes the call done under its own lock, and has only the latches to open.
+- ``_unobserved`` exists until a thread observes the call, or a worker or a canceller is about to make it done
+  unobserved. A worker that deletes it makes the call done under its own lock, a canceller under the core's.
+  Either has only the latches to open.
 
 =========================== ================================================================================
 a worker takes it           under its own lock, or the core's: deletes ``_waits``; if that is gone, another
@@ -13,15 +14,17 @@ a worker takes it           under its own lock, or the core's: deletes ``_waits`
 a worker finishes it        under its own lock: deletes ``_unobserved`` and makes it done; if that is gone,
                             makes it done under the condition, and tells its observers
 a thread observes it        deletes ``_unobserved``; if that is gone, takes and releases the lock of its
-                            worker: if that had claimed the call, the call is done by then. Last, gives it a
-                            condition, unless another thread has done so
+                            worker and the core's: if a thread had claimed the call, the call is done by then.
+                            Last, gives it a condition, unless another thread has done so
 a worker launches it        under its own lock: makes a flight its hand, while its coroutine runs
 a worker takes it up        under its own lock: makes itself its hand again
 a worker puts it in         under the core's lock: unless that was the last attempt, puts ``_waits`` back
 backoff
-a thread cancels it         observes it; under the condition and the core's lock: deletes ``_waits`` and makes
-                            it done; if that is gone, and its function is a coroutine function, makes it done
-                            all the same; else notes that the attempt that runs is the last
+a thread cancels it         under the core's lock: deletes ``_unobserved``, then ``_waits``, and makes it done
+                            unobserved. If one is gone, observes it; under the condition and the core's lock:
+                            deletes ``_waits`` and makes it done; if that is gone, and its function is a
+                            coroutine function, makes it done all the same; else notes that the attempt that
+                            runs is the last
 ``submit()`` refuses it     under the core's lock alone, since no thread has the future yet: deletes
                             ``_waits`` and makes it done; if that is gone, or an attempt was made, it was
                             accepted

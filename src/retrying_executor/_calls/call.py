@@ -184,6 +184,8 @@ class RetryingFuture(Future["T"]):
         self._awaited = False
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_unobserved":  # asked for with each call: without the words below
+            raise AttributeError(name)
         if name == "_condition":
             self._core.observe(self)
             return self._condition
@@ -461,13 +463,16 @@ class RetryingFuture(Future["T"]):
                     with lock:
                         del self._unobserved
             except AttributeError:
-                # A worker may have claimed the call a moment ago, and is making it done without the
-                # condition. When its lock is free, that is over. Without this wait, an observer would add
-                # itself to a call that becomes done without telling it.
+                # A worker or a canceller may have claimed the call a moment ago, and is making it done
+                # without the condition, under the worker's lock or the core's. When these are free, that is
+                # over. Without this wait, an observer would add itself to a call that becomes done without
+                # telling it.
                 hand = self._worker
                 if hand is not None:  # pragma: no branch  # a race: tests/schedules
                     with hand.lock:
                         pass
+                with lock:
+                    pass
         # Last: another thread that finds the condition skips the wait above, and relies on its being over.
         self.__dict__.setdefault("_condition", condition)
 
@@ -563,6 +568,20 @@ class RetryingFuture(Future["T"]):
             gone.add(self)
         return True
 
+    def _withdraw_unobserved(self, gone: set[Call]) -> bool:
+        """As `_withdraw`, if no thread observes the call; otherwise change nothing, and return ``False``."""
+        try:
+            del self._unobserved  # claim: a thread that observes it from here on waits for the core's lock
+            del self._waits
+        except AttributeError:  # without the first, it is like a call that is about to be observed
+            return False
+        try:
+            self._release()
+        finally:  # as in `_withdraw`
+            self._state = CANCELLED_AND_NOTIFIED
+            gone.add(self)
+        return True
+
     def _finish_anywhere(self, outcome: Outcome, unseen: UnseenFailure | None, gone: set[Call]) -> bool:
         """As `_finish`, whether the call waits or runs; if it waited, add it to *gone*."""
         waits = self._claim()
@@ -619,8 +638,9 @@ class RetryingFuture(Future["T"]):
 
     def _tell_waiters(self) -> None:
         """Tell `wait` and `as_completed`, each once; under the condition."""
-        while self._told < len(self._waiters):
-            waiter = self._waiters[self._told]
+        waiters = self.__dict__.get("_waiters", ())  # most calls have none: not __getattr__
+        while self._told < len(waiters):
+            waiter = waiters[self._told]
             if self._state == CANCELLED_AND_NOTIFIED:
                 waiter.add_cancelled(self)
             elif self._exception is None:

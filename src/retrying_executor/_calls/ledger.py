@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from retrying_executor._calls.schedule import Schedule
 from retrying_executor._calls.stats import Stats
-from retrying_executor._common.stdlib import DONE_STATES, FINISHED
+from retrying_executor._common.stdlib import CANCELLED_AND_NOTIFIED, DONE_STATES, FINISHED, PENDING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +56,21 @@ class Ledger:
         if not call.done():
             call._make_last()
         return False
+
+    def cancel_unobserved(self, call: Call) -> bool:
+        """Cancel a call that waits for its first attempt, in no lane, and that no thread observes.
+
+        Returns:
+            Whether it was cancelled; any other call is left as it is.
+        """
+        schedule = self.schedule
+        if call._state != PENDING or call._waits_in_heap or call in schedule.held.lane_of:
+            return False
+        try:
+            return call._withdraw_unobserved(schedule.gone_fresh)
+        finally:  # the state, as in `_end`; a worker may have made it FINISHED since the look above
+            if call._state == CANCELLED_AND_NOTIFIED:
+                self._cancelled += 1
 
     def take_out(self, call: Call) -> bool:
         """Cancel a call that waits for its first attempt; leave any other as it is, and return ``False``."""

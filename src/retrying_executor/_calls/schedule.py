@@ -39,13 +39,14 @@ _MOST_DEFERRED = 1000  # fresh calls put in lanes in one go, which takes some mi
 class Schedule:
     """The calls that wait."""
 
-    __slots__ = ("_gone_fresh", "_retries", "fresh", "held")
+    __slots__ = ("_retries", "fresh", "gone_fresh", "held")
 
     def __init__(self) -> None:
         self.fresh: deque[Call] = deque()
         ticket = count().__next__
         self._retries = Retries(ticket)
-        self._gone_fresh: set[Call] = set()
+        self.gone_fresh: set[Call] = set()
+        """The fresh calls that are done, and were not taken out of their queue yet."""
         self.held = Held(ticket)
         """The calls that their upstreams have refused."""
 
@@ -60,7 +61,7 @@ class Schedule:
 
         It is negative for a moment when a worker has taken a call that is gone, and has not dropped it yet.
         """
-        return len(self.fresh) - len(self._gone_fresh)
+        return len(self.fresh) - len(self.gone_fresh)
 
     def count_others(self) -> int:
         """Return the number of retries, and of calls in lanes."""
@@ -86,7 +87,7 @@ class Schedule:
 
     def is_ready(self, now: float) -> bool:
         """Return whether `take` has something to do: to return a call, or to ask an upstream."""
-        if len(self.fresh) > len(self._gone_fresh):
+        if len(self.fresh) > len(self.gone_fresh):
             return True
         due_at = self.first_due_at()
         return due_at is not None and due_at <= now
@@ -187,7 +188,7 @@ class Schedule:
         """
         lane = self.held.lane_of.get(call)
         if lane is None and not retried:
-            return self._gone_fresh, None
+            return self.gone_fresh, None
         if lane is not None:
             self.held.release(call)  # before the call is done: an interruption after that would skip this
         retries = self._retries if lane is None else lane.calls
@@ -207,11 +208,11 @@ class Schedule:
 
     def drop(self, call: Call) -> None:
         """A call that was taken from the front of ``fresh`` turned out to be done."""
-        self._gone_fresh.discard(call)
+        self.gone_fresh.discard(call)
 
     def is_gone(self, call: Call) -> bool:
         """Return whether a fresh call was noted as gone, and not dropped yet."""
-        return call in self._gone_fresh
+        return call in self.gone_fresh
 
     def has_untried(self, call: Call) -> bool:
         """Return whether a call waits for its first attempt: in time proportional to the queue."""
@@ -220,21 +221,21 @@ class Schedule:
     @property
     def is_mostly_gone(self) -> bool:
         """Whether more of the fresh calls are gone than live."""
-        return 2 * len(self._gone_fresh) > len(self.fresh)
+        return 2 * len(self.gone_fresh) > len(self.fresh)
 
     def compact(self) -> None:
         """Drop the fresh calls that are gone. At a standstill only: no worker may take one meanwhile."""
         fresh, calls = self.fresh, list(self.fresh)  # submitters may append meanwhile, behind these
-        gone = self._gone_fresh.intersection(calls)
+        gone = self.gone_fresh.intersection(calls)
         live = [call for call in reversed(calls) if call not in gone]
         drop = islice(iter(fresh.popleft, None), len(calls))
         try:
             deque(drop, maxlen=0)  # one call in C: no signal handler runs before it is through
         finally:  # without a branch, since Python 3.10 runs signal handlers at these, too
-            self._gone_fresh -= gone
+            self.gone_fresh -= gone
             fresh.extendleft(live)
-        if not self._gone_fresh:
-            self._gone_fresh.clear()  # or it would keep the memory of what was in it
+        if not self.gone_fresh:
+            self.gone_fresh.clear()  # or it would keep the memory of what was in it
 
     # -- upstreams -------------------------------------------------------------------------------
 
