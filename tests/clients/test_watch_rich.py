@@ -16,9 +16,10 @@ from typing import TextIO
 
 import pytest
 
+import pages
 from conftest import TIMEOUT
 from observe import eventually, threads_named
-from retrying_executor import RetryingExecutor, watch
+from retrying_executor import RetryingExecutor, Upstream, watch
 
 pytest.importorskip("rich", reason="rich is not installed")
 
@@ -114,7 +115,7 @@ def running(
 def test_a_terminal_shows_a_bar_that_moves(terminal: tuple[int, int]) -> None:
     """It is drawn in place, with where the calls stand below; what has become of them stays."""
     with running(SCRIPT.format("input()"), terminal) as (process, shown):
-        shown.until("━ 0/5 0 % 0/s ETA -\nready 3, running 2, in backoff 0, held 0, failed 0")
+        shown.until("━ 0/5 0 % 0/s ETA -\nfailed 0, ready 3, running 2")
         process.communicate(b"\n", timeout=TIMEOUT)
         text = shown.to_the_end()
     assert 0 == process.returncode
@@ -233,6 +234,19 @@ def test_a_forked_child_has_its_streams_back(terminal: tuple[int, int]) -> None:
     assert 1 == text.count("took")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there are no pseudo-terminals on Windows")
+def test_the_picture_of_the_bar_shows_what_the_bar_shows() -> None:
+    """The same lines, recorded once more, apart from numbers (U1, U5, K1)."""
+    script = pages.HOW_TO / "progress.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--check"], capture_output=True, timeout=TIMEOUT, encoding="utf-8"
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
+    picture = script.with_suffix(".svg").read_text("utf-8")
+    for shown in (r"held \d+ until [\d:]+ \(billing\)", r"at a limit \d+ \(search\)"):
+        assert re.search(shown, picture), shown
+
+
 # -- within this process -----------------------------------------------------------------------------
 
 
@@ -260,6 +274,19 @@ def test_any_file_that_is_a_terminal_gets_a_bar(executor: RetryingExecutor) -> N
         assert eventually(lambda: "1/1 100 %" in CONTROL.sub("", file.getvalue()))
     assert "succeeded 1, failed 0, cancelled 0, retried 0, took" in file.getvalue()
     assert [] == threads_named("retrying_executor.watch")
+
+
+def test_bar_and_lines_say_the_same_and_the_bar_stays_in_its_two_lines(executor: RetryingExecutor) -> None:
+    """What does not fit into the terminal is cut off (U5)."""
+    service = Upstream("service-" + 100 * "x")
+    service.pause()
+    file, lines = Terminal(), io.StringIO()
+    with watch(executor, file=file), watch(executor, interval=0.001, file=lines):
+        future = executor.with_options(upstream=service).submit(int)
+        expected = f"failed 0, running 0, held 1 ({service.name})"
+        assert eventually(lambda: f" {expected}, " in lines.getvalue())
+        assert eventually(lambda: f"\n{expected[:79]}…\n" in f"{CONTROL.sub('', file.getvalue())}\n")
+        assert future.cancel()
 
 
 def test_a_file_without_a_terminal_gets_no_bar(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from retrying_executor._demo.webhooks import Report
 
 _WIDTH = 78
-_BAR = 15
+_BAR = 8  # so that all of the line fits into 80 columns
 _ROWS = {
     "delivered (by the service's ledger)": "{0.delivered}",
     "lost": "{0.lost}",
@@ -57,7 +57,7 @@ def progress_line(stream: TextIO, name: str) -> Iterator[Callable[[float, str], 
             stream.flush()
 
     def show(share: float, text: str) -> None:
-        write(f"{name:18} [{'#' * int(_BAR * share):.<{_BAR}}] {int(100 * share):3} %  {text}")
+        write(f"{name:18} [{'#' * int(_BAR * share):.<{_BAR}}] {int(100 * share):3}% {text}")
 
     try:
         yield show

@@ -38,7 +38,7 @@ class _Display(Progress):
     def get_renderables(self) -> Iterable[RenderableType]:
         """Draw the bar, and below it where the calls stand."""
         yield self.make_tasks_table(self.tasks)
-        yield from (Text(task.description) for task in self.tasks)
+        yield from (Text(task.description, no_wrap=True, overflow="ellipsis") for task in self.tasks)
 
 
 class Bar:
@@ -66,7 +66,7 @@ class Bar:
 
     def begin(self, progress: Seen) -> None:
         self._task = self._display.add_task("", total=None, done="", share="", rate="", time="")
-        self._update(progress, eta(progress), _below(progress))
+        self._update(progress, eta(progress), pending(progress, time.time()))
         _open.add(self)
         self._display.start()
         self._redirect_logging()
@@ -74,7 +74,7 @@ class Bar:
     def show(self, progress: Seen) -> None:
         if not self._display.console.is_terminal:  # rich would not notice that, and go on redirecting
             raise OSError("the terminal is closed")
-        self._update(progress, eta(progress), _below(progress))
+        self._update(progress, eta(progress), pending(progress, time.time()))
         self._display.refresh()
 
     def end(self, progress: Seen) -> None:
@@ -117,10 +117,6 @@ class Bar:
         while self._handlers:
             handler, old = self._handlers.pop()
             handler.setStream(old)
-
-
-def _below(progress: Seen) -> str:
-    return f"{pending(progress, time.time())}, failed {progress.failed}"
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

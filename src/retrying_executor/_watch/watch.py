@@ -6,6 +6,7 @@ pending, or else when the interpreter ends, once the calls were waited for.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from retrying_executor._common.public import public
 from retrying_executor._common.stdlib import HAS_DAEMONS
 from retrying_executor._common.values import checked_bool, positive_seconds
 from retrying_executor._executor import RetryingExecutor, View
-from retrying_executor._watch.progress import Progress, Throughput, last_line, line, progress
+from retrying_executor._watch.progress import Progress, Queue, Throughput, last_line, line, progress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Protocol, TextIO
 
+    from retrying_executor._calls.lanes import Barrier
     from retrying_executor._common.values import Duration
 
     class Display(Protocol):
@@ -170,9 +172,42 @@ class Watcher:
         first, last, now = self._first, self._core.stats(), time.monotonic()
         rate = self._throughput.rate(now, last.succeeded + last.failed - first.succeeded - first.failed)
         its_now = self._core.clock.monotonic()  # which may be virtual
-        # Upstreams are asked only if calls wait for one: there may be very many.
-        down = {places.name for places in self._core.served() if places.is_down} if last.held else ()
-        return progress(first, last, elapsed=now - self._began_at, now=its_now, rate=rate, down=down)
+        queues = self._queues(its_now) if last.held else ()
+        return progress(
+            first,
+            last,
+            elapsed=now - self._began_at,
+            now=its_now,
+            rate=rate,
+            queues=queues,
+            kept=self._kept_by_others(),
+        )
+
+    def _queues(self, now: float) -> list[Queue]:
+        """Return which upstreams let calls wait; the many that do not take no time."""
+        core = self._core
+        with core.lock:
+            lanes = core.ledger.schedule.held.lanes()
+            closed = [(lane.barrier, len(lane.calls)) for lane in lanes if lane.barrier.reopens_at > now]
+        return [_queue(barrier, calls) for barrier, calls in closed]
+
+    def _kept_by_others(self) -> int:
+        """Return how many calls of processes that are gone are to be done; 0 if all of them are queued.
+
+        Once no attempt starts any more, they are left to the next process.
+        """
+        core = self._core
+        if core.keeper is None or core.turns.is_halted:
+            return 0
+        estates = list(core.keeper._estates.values())
+        return sum(estate.pending for estate in estates if estate.has_more or estate.left)
+
+
+def _queue(barrier: Barrier, calls: int) -> Queue:
+    places = barrier.places
+    is_held = places.is_down
+    opens_at = places.held_until if is_held else barrier.reopens_at
+    return Queue(places.name, calls, is_held, None if opens_at == math.inf else opens_at)
 
 
 def _display_on(file: TextIO, interval: float) -> Display:
@@ -203,13 +238,14 @@ def watch(
     ``rich``). Anywhere else it is a line every *interval* seconds, if anything has changed. What it shows
     last stays: how many calls succeeded, failed and were cancelled, and how long it took.
 
-    It counts the calls that were pending when the block began, and those submitted since, through all views.
-    The end of the block does not wait for them. If some are still pending, the view goes on until none is: so
-    ``with executor, watch(executor):`` and ``with watch(executor), executor:`` both show how it ends, also
-    after an exception or Ctrl-C. Once ``shutdown()`` has waited for the last call, the last line has been
-    written. At the end of the interpreter, it is written once the calls were waited for. If writing blocks,
-    neither waits for longer than its *timeout*, or *exit_timeout*. The rate is that of the last half minute,
-    or of the last ten calls if they took longer.
+    It counts the calls that were pending when the block began, those that other processes have left in the
+    journal, and those submitted since, through all views. The end of the block does not wait for them. If
+    some are still pending, the view goes on until none is: so ``with executor, watch(executor):`` and
+    ``with watch(executor), executor:`` both show how it ends, also after an exception or Ctrl-C. Once
+    ``shutdown()`` has waited for the last call, the last line has been written. At the end of the
+    interpreter, it is written once the calls were waited for. If writing blocks, neither waits for longer
+    than its *timeout*, or *exit_timeout*. The rate is that of the last half minute, or of the last ten calls
+    if they took longer.
 
     Args:
         executor: The executor, or a view of it.
