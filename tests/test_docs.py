@@ -23,10 +23,18 @@ from observe import see_to_reports
 ROOT = pages.ROOT
 CHOOSING = pages.HOW_TO / "choosing-a-policy.md"
 OPERATING = pages.HOW_TO / "operating.md"
+INLINE = pages.HOW_TO / "inline.md"
 EXPLANATION = sorted((ROOT / "docs" / "explanation").glob("*.md"))
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *EXPLANATION, CHOOSING, OPERATING]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *EXPLANATION,
+    CHOOSING,
+    INLINE,
+    OPERATING,
+]
 HOW_TO = sorted(
-    {*pages.HOW_TO.glob("*.md")} - {CHOOSING, OPERATING}
+    {*pages.HOW_TO.glob("*.md")} - {CHOOSING, INLINE, OPERATING}
 )  # run by tests/clients, against real libraries, and by tests/test_testing.py
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
@@ -36,6 +44,18 @@ HOW_MANY = {"A": 5, "B": 13, "C": 7, "D": 3, "E": 2, "F": 9, "G": 5, "U": 7, "J"
 PROMISES = [f"{section}{n}" for section, count in HOW_MANY.items() for n in range(1, count + 1)] + ["H"]
 PROMISE = re.compile(r"^### ([A-Z]\d*)\. .*\n((?:(?!#).*\n)*)", re.MULTILINE)
 CHECKED_BY = re.compile(r"^- `(tests/[^`]+)`$", re.MULTILINE)
+FOLDED = re.compile(r"^<details>\n<summary>Checked by</summary>\n\n((?:- .*\n)+)\n</details>$", re.MULTILINE)
+
+TERM = re.compile(r"^(?! |`|#).+(?=\n)", re.MULTILINE)
+FIELD = [
+    *("429", "Retry-After", "at least once", "backpressure", "bulkhead", "circuit breaker", "dead letter"),
+    *("exponential backoff", "half-open", "idempotency key", "jitter", "rate limit"),
+]
+"""Words of the field that people search for."""
+
+REFERENCE = ROOT / "docs" / "reference.md"
+AUTOMATIC = re.compile(r"^\.\. auto(?:class|function|exception):: (\w+)", re.MULTILINE)
+TYPE = re.compile(r"^\.\. py:type:: (\w+)\n   :canonical: (.*)$", re.MULTILINE)
 
 
 def relative(page: Path) -> str:
@@ -142,3 +162,49 @@ def test_promise_is_checked_by_tests_that_exist(number: str) -> None:
     tests = CHECKED_BY.findall(dict(PROMISE.findall(GUARANTEES.read_text("utf-8")))[number])
     assert tests
     assert [] == [test for test in tests if not exists(test)]
+
+
+def test_tests_of_promises_are_folded_away() -> None:
+    """The page is read for its promises: the tests of each are in one list, which opens on demand."""
+    text = GUARANTEES.read_text("utf-8")
+    lists = FOLDED.findall(text)
+    assert len(PROMISES) == len(lists)
+    assert CHECKED_BY.findall(text) == [test for tests in lists for test in CHECKED_BY.findall(tests)]
+
+
+@pytest.mark.parametrize("word", FIELD)
+def test_words_of_the_field_lead_somewhere(word: str) -> None:
+    """What others call something is a term of the glossary, so that a search for it finds what it is here."""
+    _, _, terms = (ROOT / "docs" / "glossary.md").read_text("utf-8").partition("```{glossary}")
+    assert word in TERM.findall(terms)
+
+
+def test_reference_has_every_public_name() -> None:
+    """Whatever can be imported from the package is looked up there."""
+    documented = AUTOMATIC.findall(REFERENCE.read_text("utf-8"))
+    assert [] == [name for name in retrying_executor.__all__ if name not in documented]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "index.md", *HOW_TO], ids=relative)
+def test_numbers_of_promises_are_left_to_the_page_that_has_them(page: Path) -> None:
+    """A page for people in a hurry says the thing itself."""
+    words = re.findall(r"\b[A-Z][0-9]*\b", page.read_text("utf-8"))
+    assert set() == {*words} & {*PROMISES} - {"H"}
+
+
+@functools.cache
+def aliases() -> dict[str, str]:
+    """Return what the aliases of types in the sources stand for."""
+    files = Path(retrying_executor.__file__).parent.rglob("*.py")
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text("utf-8"))))
+    return {
+        ast.unparse(node.target): ast.unparse(node.value)
+        for node in nodes
+        if isinstance(node, ast.AnnAssign) and node.value and "TypeAlias" == ast.unparse(node.annotation)
+    }
+
+
+@pytest.mark.parametrize(("name", "canonical"), TYPE.findall(REFERENCE.read_text("utf-8")))
+def test_types_in_the_reference_are_those_of_the_sources(name: str, canonical: str) -> None:
+    """The names that signatures use for types stand for what the reference says."""
+    assert canonical.replace('"', "").replace("'", "") == aliases()[name].replace('"', "").replace("'", "")

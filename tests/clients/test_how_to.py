@@ -164,7 +164,7 @@ def test_each_receiver_has_an_upstream_of_its_own() -> None:
     """A receiver that asks to wait holds back no other (U4, U5)."""
     needs("requests", "flask")
     program: dict[str, Any] = {"__name__": "shop"}
-    flask, _, receivers = pages.python_on(WEB)
+    flask, *_, receivers = pages.python_on(WEB)
     exec(compile(flask + receivers, WEB, "exec", dont_inherit=True), program)
     with service((503, {"Retry-After": "60"}, None)) as broken, service((200, {}, None)) as working:
         waiting = program["notify"](broken.url.replace("127.0.0.1", "localhost"), {"order": 1})
@@ -174,6 +174,105 @@ def test_each_receiver_has_an_upstream_of_its_own() -> None:
         assert (1, 0) == (waiting.attempts, later.attempts)
         program["executor"].shutdown(cancel_futures=True)
     assert [{"order": 1}] == [event for _, _, event in broken.received]
+
+
+ORDERS_OF_DJANGO = """
+import django
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connections, models, transaction
+
+settings.configure(
+    INSTALLED_APPS=["shop"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "shop.db"}},
+    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+)
+django.setup()
+call_command("migrate", run_syncdb=True, verbosity=0)
+
+from shop.deliveries import executor, place_order
+
+place_order(42)
+try:
+    with transaction.atomic():
+        place_order(43)
+        raise LookupError
+except LookupError:
+    connections.close_all()
+executor.shutdown()
+"""
+ORDER_OF_DJANGO = """
+from django.db import models
+
+class Order(models.Model):
+    number = models.IntegerField()
+"""
+
+
+def block_with(words: str) -> str:
+    """Return the block of the page that has these words."""
+    (source,) = (source for source in pages.python_on(WEB) if words in source)
+    return source
+
+
+def run_in(directory: Path, partner: Service, *command: str, **env: str) -> None:
+    """Run Python there, in a process of its own that complains of nothing."""
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=directory,
+        env={**os.environ, "PARTNER_URL": partner.url, "NO_PROXY": "127.0.0.1", **env},
+        stderr=subprocess.PIPE,
+        timeout=TIMEOUT,
+        check=False,
+        encoding="utf-8",
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_django_delivers_what_was_committed(tmp_path: Path) -> None:
+    """An order that is rolled back is delivered by nobody, and no connection is left open in a thread."""
+    needs("requests", "django")
+    (tmp_path / "shop").mkdir()
+    sources = {"models.py": ORDER_OF_DJANGO, "deliveries.py": block_with("django"), "__init__.py": ""}
+    for name, source in sources.items():
+        (tmp_path / "shop" / name).write_text(source, "utf-8")
+    with service((503, {}, None), (200, {}, None)) as partner:
+        run_in(tmp_path, partner, "-W", "error", "-c", ORDERS_OF_DJANGO)
+    assert [{"order": 42}] * 2 == [event for _, _, event in partner.received]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no processes of Celery that are forked")
+def test_process_of_celery_ends_when_its_calls_are_done(tmp_path: Path) -> None:
+    """A delivery that is in backoff when the worker is stopped gets through (F6)."""
+    needs("requests", "celery")
+    source = block_with("celery") + "\napp.conf.broker_transport_options = {'data_folder_out': 'data_in'}\n"
+    (tmp_path / "shop_tasks.py").write_text(source, "utf-8")
+    (tmp_path / "data_in").mkdir()
+    command = "celery --app shop_tasks worker --pool prefork --concurrency 1 --loglevel WARNING"
+    with service((503, {"Retry-After": "6"}, None), (200, {}, None)) as partner:
+        env = {
+            **os.environ,
+            "BROKER_URL": "filesystem://",
+            "PARTNER_URL": partner.url,
+            "NO_PROXY": "127.0.0.1",
+        }
+        with subprocess.Popen(
+            [sys.executable, "-m", *command.split()],
+            cwd=tmp_path,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        ) as worker:
+            try:
+                order = "import shop_tasks; shop_tasks.order_placed.delay(42)"
+                run_in(tmp_path, partner, "-c", order, BROKER_URL=env["BROKER_URL"])
+                assert eventually(lambda: partner.received)
+                worker.terminate()
+                log = worker.communicate(timeout=TIMEOUT)[1]
+            finally:
+                worker.kill()
+        assert [{"order": 42}] * 2 == [event for _, _, event in partner.received], log
 
 
 # -- LLM APIs --------------------------------------------------------------------------------------
@@ -194,6 +293,7 @@ def test_llm_apis(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     needs("openai", "anthropic", "requests")
     full = (429, {"retry-after-ms": "20"}, refusal(code="rate_limit_exceeded"))
     broke = (429, {"retry-after-ms": "20"}, refusal(code="insufficient_quota"))
+    too_large = (429, {}, refusal(message="Request too large for gpt-4o", code="rate_limit_exceeded"))
     overloaded = (529, {}, refusal(type="overloaded_error"))
     text = {"type": "text", "text": "Bonjour"}
     message = {
@@ -205,7 +305,7 @@ def test_llm_apis(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     }
     done = (200, {}, {**message, "usage": {"input_tokens": 1, "output_tokens": 1}})
     with (
-        service(full, *[(200, {}, chat("in short"))] * 3, broke) as openai,
+        service(full, *[(200, {}, chat("in short"))] * 3, broke, too_large) as openai,
         service(*[overloaded] * 2, done) as anthropic,
         service((200, {}, {"status": "overloaded"}), (200, {}, {"embedding": [0.5]})) as local,
     ):
@@ -222,10 +322,11 @@ def test_llm_apis(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
         )
         program["client"].close()
         program["claude"].close()
-    *summaries, quota, translation, embedding = capsys.readouterr().out.splitlines()
+    *summaries, quota, size, translation, embedding = capsys.readouterr().out.splitlines()
     assert ["in short"] * 3 == summaries
-    assert ("insufficient_quota", "Bonjour", "[0.5]") == (quota, translation, embedding)
-    assert (5, 3, 2) == (len(openai.received), len(anthropic.received), len(local.received))
+    assert ("insufficient_quota", "too large: True") == (quota, size)
+    assert ("Bonjour", "[0.5]") == (translation, embedding)
+    assert (6, 3, 2) == (len(openai.received), len(anthropic.received), len(local.received))
 
 
 # -- decorators ------------------------------------------------------------------------------------
