@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from retrying_executor._upstream.family import UpstreamFamily
     from retrying_executor._watch.watch import watch
 
+__version__ = "1.0.0rc1"
+
 __all__ = [
     "Attempt",
     "AttemptLostError",

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+from retrying_executor import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -39,7 +41,8 @@ def parse(argv: Sequence[str] | None) -> Scenario:
         prog="python -m retrying_executor",
         description="Deliver webhooks to a service on this computer that fails now and then, and goes "
         "down in the middle: first through a ThreadPoolExecutor, then through a RetryingExecutor.",
-        epilog="Exit status: 0 if the RetryingExecutor delivered every webhook, 1 if it did not.",
+        epilog="Exit status: 0 if the RetryingExecutor delivered every webhook, 1 if it did not. "
+        "For what is in a journal, see: %(prog)s journal --help",
         allow_abbrev=False,
     )
 
@@ -59,6 +62,7 @@ def parse(argv: Sequence[str] | None) -> Scenario:
         action="store_true",
         help=f"instead, deliver with a journal in a process that is killed {KILLS} times in the middle",
     )
+    parser.add_argument("--version", action="version", version=f"retrying-executor {__version__}")
     return Scenario(**vars(parser.parse_args(argv)))
 
 
