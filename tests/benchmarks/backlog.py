@@ -25,8 +25,11 @@ Costs = dict[str, dict[int, float]]
 """What is done, how many calls are queued, and the seconds for each."""
 
 
-def growing(scale: Scale, target: Target) -> Iterator[Line]:
-    """Submit, run and cancel calls, and compare their cost in a long backlog with that in a short one."""
+def growing(scale: Scale, target: Target, submit: Target, cancel: Target) -> Iterator[Line]:
+    """Submit, run and cancel calls, and compare their cost in a long backlog with that in a short one.
+
+    In the longest, compare it also with that of the standard executor.
+    """
     sizes = (1_000, 4_000) if scale.is_quick else (1_000, 10_000, 100_000, 1_000_000)
     samplers = {one.name: partial(in_fresh_process, _costs, one.name, sizes) for one in (STANDARD, OURS)}
     samples = rounds(samplers, scale.pairs, warm_up=False)
@@ -45,6 +48,17 @@ def growing(scale: Scale, target: Target) -> Iterator[Line]:
                     better="less",
                     target=target if name == OURS.name and size == others[-1] else None,
                 )
+    for what, wanted in (("submit", submit), ("cancel in order", cancel), ("cancel in random order", cancel)):
+        ours, standard = ([cost[what][sizes[-1]] for cost in samples[one.name]] for one in (OURS, STANDARD))
+        yield Line(
+            case=f"{what}, {sizes[-1]:,} queued, side by side",
+            contestant=OURS.name,
+            unit="s",
+            samples=ours,
+            baseline=STANDARD.name,
+            against=standard,
+            target=wanted,
+        )
 
 
 def _costs(name: str, sizes: Sequence[int]) -> Costs:

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
-from itertools import product
+from itertools import cycle, product
+from typing import Any
 
 from tests.benchmarks.contestants import OURS, STANDARD, Contestant, Function, everyone
 from tests.benchmarks.measuring import Line, Scale, Target, against_first, rounds
+
+from retrying_executor import Event, RetryingExecutor, Upstream
 
 
 def nothing() -> None:
@@ -62,6 +65,38 @@ def _all_results(
 
 def _many(count: int, what: str) -> str:
     return f"{count} {what}{'s' if count > 1 else ''}"
+
+
+def with_options(scale: Scale, target: Target) -> Iterator[Line]:
+    """Submit calls and take their results, with options for which more is to be done for each call."""
+    count, workers = scale.size(20_000, 1_000), 4
+    for name, make in (
+        ("on_event", partial(RetryingExecutor, on_event=_ignore)),
+        ("max_pending", partial(RetryingExecutor, max_pending=count)),
+        ("two upstreams in turn", _TwoUpstreams),
+    ):
+        samplers = {
+            one.name: partial(_submit_and_wait, one, count, workers, 1)
+            for one in (STANDARD, Contestant(OURS.name, make))
+        }
+        case = f"{name}, {_many(workers, 'worker')}; {count:,} calls"
+        yield from against_first(rounds(samplers, scale.pairs), case=case, target=target)
+
+
+def _ignore(event: Event) -> None:
+    """The listener."""
+
+
+class _TwoUpstreams(RetryingExecutor):
+    """Its calls go to one upstream and to another, in turn."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        upstreams = [Upstream(name, max_concurrency=1_000, rate=(1_000_000, 1.0)) for name in "ab"]
+        self._next_view = cycle([self.with_options(upstream=upstream) for upstream in upstreams]).__next__
+
+    def submit(self, fn: Function, /, *args: Any, **kwargs: Any) -> Any:
+        return self._next_view().submit(fn, *args, **kwargs)
 
 
 def submit_alone(scale: Scale, target: Target) -> Iterator[Line]:
