@@ -23,6 +23,7 @@ from urllib.error import URLError
 import pytest
 
 from conftest import TIMEOUT
+from retrying_executor import __version__
 from retrying_executor.__main__ import main
 from retrying_executor._demo import report, webhooks, worker
 from retrying_executor._demo.scenario import parse
@@ -168,6 +169,11 @@ def test_a_wrong_value_is_named_in_one_line(
 def test_an_unknown_option_is_named_in_one_line() -> None:
     """The status is 2, as for a wrong value."""
     assert (2, "", "python -m retrying_executor: unrecognized arguments: --call\n") == run("--call")
+
+
+def test_it_tells_its_version() -> None:
+    """That of the package that is installed."""
+    assert (0, f"retrying-executor {__version__}\n", "") == run("--version")
 
 
 def test_help_explains_every_option() -> None:
