@@ -696,8 +696,8 @@ MUTANTS = [
         "cancel_against_resume",
         (
             "_core/settling.py",
-            ("        self._crew.due_at_changed(schedule)\n        self._entrance.wake_submitters()"),
-            "        self._entrance.wake_submitters()",
+            "        self._crew.due_at_changed(self._ledger.schedule)\n        self._leave_room()\n",
+            "        self._leave_room()\n",
         ),
     ),
     mutant(

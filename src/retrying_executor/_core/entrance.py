@@ -99,17 +99,23 @@ class Entrance:
         """
         if _backlogs_of(call):
             call._core.observe(call)  # or a worker would make it done in `shortcut`, which leaves no backlog
-        is_interrupting = self._crew.interrupted_hand() is not None
-        holds_upstream = any(places.is_locked_here() for places in call._terms.places)
-        holds_lock = interrupted_hand() is not None or is_held(self._lock) or holds_upstream
-        may_wait = self._waits_when_full and not holds_lock  # other threads may need the lock to make room
-        if is_interrupting:
+        if self._crew.interrupted_hand() is not None:
             # This thread must not wait for the core's lock, see `interrupted_hand`. Without it, a few calls
             # more than the limit may get in.
             full, _ = self._let_in(call)
             if full is not None:
                 raise PendingLimitError(full)
             return
+        with self._lock:
+            full, _ = self._let_in(call)
+        if full is not None:
+            self._admit_later(call)
+
+    def _admit_later(self, call: Call) -> None:
+        """Queue a call as soon as there is room; see `admit`."""
+        holds_upstream = any(places.is_locked_here() for places in call._terms.places)
+        holds_lock = interrupted_hand() is not None or is_held(self._lock) or holds_upstream
+        may_wait = self._waits_when_full and not holds_lock  # other threads may need the lock to make room
         waiter = _Waiter(self._in_line, call._core.make_latch(call))
         try:
             while True:
