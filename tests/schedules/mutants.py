@@ -162,7 +162,7 @@ MUTANTS = [
     mutant(
         "cancel() looks at the state without the lock",
         "",
-        "cancel_against_start",
+        "cancel_against_cancel",
         (
             "_core/settling.py",
             ("                    with self._lock:\n                        was_done"),
@@ -548,7 +548,7 @@ MUTANTS = [
     mutant(
         "who cancels a call does not claim it",
         "ready=-1",
-        "cancel_against_a_worker_that_takes_the_call",
+        "cancel_of_an_observed_call_against_a_worker_that_takes_it",
         (
             "_calls/call.py",
             ("            del self._waits\n        except AttributeError:  # it is in a hand"),
@@ -643,7 +643,7 @@ MUTANTS = [
     mutant(
         "who waits for the result is not told that the call was cancelled",
         "deadlock",
-        "result_against_cancel",
+        "result_against_cancel_of_an_observed_call",
         (
             "_core/settling.py",
             ("            call._open()\n            call._invoke_callbacks()\n\n        kept"),
@@ -1277,6 +1277,16 @@ MUTANTS = [
             "_core/settling.py",
             "            if changed:\n                self._became_done(call)\n                call._open()\n",
             "            if changed:\n                self._became_done(call)\n",
+        ),
+    ),
+    mutant(
+        "who cancels an unobserved call does not claim it",
+        "ready=-1",
+        "cancel_against_a_worker_that_takes_the_call",
+        (
+            "_calls/call.py",
+            "            del self._waits\n        except AttributeError:  # without",
+            "            self._waits\n        except AttributeError:  # without",
         ),
     ),
 ]

@@ -612,6 +612,15 @@ def cancel_against_a_worker_that_takes_the_call() -> Trial:
     return trial
 
 
+def cancel_of_an_observed_call_against_a_worker_that_takes_it() -> Trial:
+    """The same, if somebody is to be told (E1, E2, G4)."""
+    trial = Trial(idle_timeout=0)
+    trial.submit()
+    trial.cancel(trial.submit(observed=True))
+    trial.look()
+    return trial
+
+
 def drain_against_a_worker_that_takes_the_call() -> Trial:
     """drain() waits for a call that is neither in the queue nor running yet (F3)."""
     trial = Trial(idle_timeout=0)
@@ -641,6 +650,19 @@ def result_against_cancel() -> Trial:
     ready = threading.Event()
     trial.submit(act=ready.wait)
     future = trial.submit()
+    start(lambda: trial.cancel(future))
+    with suppress(CancelledError):
+        future.result()
+    ready.set()
+    return trial
+
+
+def result_against_cancel_of_an_observed_call() -> Trial:
+    """The same, if somebody else is to be told, too (A3, E1)."""
+    trial = Trial(idle_timeout=0)
+    ready = threading.Event()
+    trial.submit(act=ready.wait)
+    future = trial.submit(observed=True)
     start(lambda: trial.cancel(future))
     with suppress(CancelledError):
         future.result()
