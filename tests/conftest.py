@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ for name in ("http_proxy", "https_proxy", "all_proxy"):  # all servers of the te
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
 os.environ["PYTHON_COLORS"] = "0"  # tracebacks of processes that the tests start are compared
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell runs in the background ignores it
 
 # However slow the machine is, that proves nothing.
 hypothesis.settings.register_profile(
@@ -100,6 +102,11 @@ def quiet() -> Iterator[None]:
     yield
     logger.removeHandler(handler)
     logger.propagate = True
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let tests drop answers that they make up: newer Pythons want them closed, connected or not."""
+    config.addinivalue_line("filterwarnings", "ignore:Implicitly cleaning up <HTTPError:ResourceWarning")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -115,12 +115,18 @@ def test_the_thread_leaves_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_thread_leaves_when_it_has_been_idle_for_a_while() -> None:
     """The next one runs the same loop, and a coroutine that comes in time keeps it (K2)."""
+
+    async def place() -> tuple[AbstractEventLoop, threading.Thread]:
+        return asyncio.get_running_loop(), threading.current_thread()
+
     with RetryingExecutor(1, idle_timeout=0.02) as executor:
-        loop = executor.submit(running_loop).result(TIMEOUT)
+        loop, first = executor.submit(place).result(TIMEOUT)
         thread = thread_of(executor)
-        assert 1 == len(thread.threads())
         assert eventually(lambda: [] == thread.threads())
-        assert loop is executor.submit(running_loop).result(TIMEOUT)
+        assert not first.is_alive()
+        same_loop, second = executor.submit(place).result(TIMEOUT)
+        assert loop is same_loop
+        assert first is not second
         assert loop is executor.submit(running_loop).result(TIMEOUT)
         assert eventually(lambda: [] == thread.threads())
 

@@ -207,8 +207,11 @@ def test_a_waiting_call_keeps_no_second_copy_of_its_arguments(tmp_path: Path) ->
 # -- processes that die --------------------------------------------------------------------------
 
 
-def test_a_process_that_dies_costs_the_attempt_that_it_ran(tmp_path: Path) -> None:
+def test_a_process_that_dies_costs_the_attempt_that_it_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The call that kills it runs as often as it may; no other call notices."""
+    monkeypatch.setattr(processes, "_MOMENT", TIMEOUT)  # on a slow machine it takes long to be gone
     with RetryingExecutor(2, engine=Processes(), retry=SOON) as executor:
         poison = executor.submit(errands.count_and_die, str(tmp_path / "counter"))
         innocent = [executor.submit(errands.square, number) for number in range(100)]
@@ -508,8 +511,11 @@ def test_a_completed_attempt_ends_the_waiting() -> None:
     pace.look()
 
 
-def test_a_log_handler_may_ask_the_executor_while_a_restart_is_logged(tmp_path: Path) -> None:
+def test_a_log_handler_may_ask_the_executor_while_a_restart_is_logged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """No lock is held then: the handler is code of the program."""
+    monkeypatch.setattr(pace_module, "_FIRST_PAUSE", TIMEOUT)  # longer than a slow machine takes to start one
     told: list[int] = []
 
     class Asking(logging.Handler):

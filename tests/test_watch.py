@@ -893,6 +893,38 @@ def test_a_block_that_is_never_left_keeps_no_process_alive() -> None:
     assert (1, 1, 1, 0, 0, 0) == numbers(LAST_LINE, last)
 
 
+SUSPENDED = """
+from retrying_executor import RetryingExecutor, watch
+executor = RetryingExecutor(1)
+def block():
+    with watch(executor):
+        yield executor.submit(abs, -1).result()
+generator = block()
+print(next(generator))
+"""
+
+
+def test_a_block_in_a_generator_that_is_never_finished_is_quiet() -> None:
+    """The interpreter leaves it when it has taken the modules apart, or never."""
+    status, out, err = run(SUSPENDED)
+    assert (0, "1\n") == (status, out), err
+    assert [] == [line for line in err.splitlines() if not LINE.fullmatch(line)][:-1]
+
+
+def test_a_block_that_is_left_when_modules_are_gone_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it would look at may be gone, too."""
+    file = io.StringIO()
+    with RetryingExecutor(1) as executor:
+        view = watch(executor, file=file)
+        view.__enter__()
+        with monkeypatch.context() as patch:
+            patch.setattr("retrying_executor._watch.watch.os", None)
+            view.__exit__(None, None, None)
+        assert "" == file.getvalue()
+        view.__exit__(None, None, None)
+    assert LAST_LINE.search(file.getvalue())
+
+
 def test_the_last_line_does_not_count_what_the_end_cuts_off() -> None:
     """A call that still runs when `exit_timeout` is over is not done (F4)."""
     status, _, err = run(NEVER_LEFT.format(0, "threading.Event().wait()"))

@@ -480,6 +480,7 @@ class Thread:
         kwargs: Mapping[str, Any] | None = None,
         *,
         daemon: bool | None = None,
+        context: object = None,
     ) -> None:
         self._target, self._args, self._kwargs = target, args, kwargs or {}
         self.name = name or "thread"

@@ -6,7 +6,7 @@ import asyncio
 import time
 from contextlib import suppress
 
-from retrying_executor._common.stdlib import abandon_loop, helpers_of
+from retrying_executor._common.stdlib import abandon_loop, helpers_of, no_running_loop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,13 +40,15 @@ def close_loop(loop: AbstractEventLoop, grace: float) -> None:
 async def end_leftovers(loop: AbstractEventLoop, grace: float) -> None:
     """End the tasks and generators that calls have left behind. Runs in this loop."""
     await asyncio.sleep(0)  # for generators that were collected while it did not run: a task closes each
-    await _end_tasks(grace)
+    await _end_tasks(loop, grace)
     await asyncio.wait([asyncio.Task(loop.shutdown_asyncgens(), loop=loop)], timeout=grace)
-    await _end_tasks(grace)
+    await _end_tasks(loop, grace)
 
 
-async def _end_tasks(grace: float) -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+async def _end_tasks(loop: AbstractEventLoop, grace: float) -> None:
+    this = asyncio.current_task()
+    with no_running_loop():  # from Python 3.14 on, a running loop is asked for the tasks of this thread only
+        tasks = asyncio.all_tasks(loop) - {this}
     for task in tasks:
         task.cancel()
     if tasks:

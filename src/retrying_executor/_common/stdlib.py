@@ -37,6 +37,7 @@ import sys
 import threading
 from concurrent.futures import _base
 from contextlib import contextmanager, suppress
+from contextvars import Context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,8 +141,18 @@ def hooks_accepted() -> Iterator[None]:
 def leave_loop(loop: Any) -> None:  # pragma: no cover  # in a forked child: tests/untraced
     """In a forked child, in a coroutine that has forked: run nothing else in this loop of the parent."""
     loop.stop()
+    # What the task awaits is not to be told: from Python 3.14 on, that would be an error, which is reported.
+    loop.set_exception_handler(lambda *_: None)
     with suppress(AttributeError):  # not asyncio's own: what was ready runs here, too
         loop._ready.clear()
+
+
+def own_context() -> dict[str, Any]:
+    """Return the option of `threading.Thread` with which a thread keeps nothing of the one that starts it.
+
+    From Python 3.14 on it may have the `contextvars` context of that thread, and does without the GIL.
+    """
+    return {"context": Context()} if sys.version_info >= (3, 14) else {}
 
 
 def helpers_of(loop: Any) -> Executor | None:

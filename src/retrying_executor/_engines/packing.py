@@ -19,6 +19,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from retrying_executor._common.exceptions import class_name, is_a, led_to, traceback_of
@@ -132,8 +133,10 @@ def _text_of(exception: BaseException) -> str:
     below = None if own is None else own.tb_next
     try:
         text = "".join(traceback.format_exception(type(exception), exception, below, limit=-100)).rstrip()
-    except BaseException:  # of its own methods
-        text = "".join(traceback.format_tb(below)) + describe(None, exception)
+    except BaseException:  # of its own methods, or of a warning that is an error
+        text = describe(None, exception)
+        with suppress(BaseException):
+            text = "".join(traceback.format_tb(below)) + text
     return text if len(text) <= _MOST_CHARACTERS else f"...{text[-_MOST_CHARACTERS:]}"
 
 

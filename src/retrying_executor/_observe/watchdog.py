@@ -13,7 +13,7 @@ from retrying_executor._calls import attempt
 from retrying_executor._calls.call import name_of
 from retrying_executor._calls.flight import Flight
 from retrying_executor._common import log
-from retrying_executor._common.stdlib import HAS_DAEMONS
+from retrying_executor._common.stdlib import HAS_DAEMONS, own_context
 from retrying_executor._observe import coroutines
 
 TYPE_CHECKING = False
@@ -59,7 +59,10 @@ class Watchdog:
             self._running[call] = Run(call, work, self._warn_after)
             if self._thread is None:
                 thread = threading.Thread(
-                    target=self._watch, name=f"{self._thread_name}-watchdog", daemon=HAS_DAEMONS
+                    target=self._watch,
+                    name=f"{self._thread_name}-watchdog",
+                    daemon=HAS_DAEMONS,
+                    **own_context(),
                 )
                 with suppress(RuntimeError):  # no thread can be started: the next attempt tries again
                     thread.start()

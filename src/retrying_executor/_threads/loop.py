@@ -20,7 +20,13 @@ from contextvars import Context
 from retrying_executor._calls.flight import outcome_of
 from retrying_executor._common.errors import final
 from retrying_executor._common.leftovers import close_loop, shut
-from retrying_executor._common.stdlib import STARTS_TO_THE_END, abandon_loop, leave_loop, start_thread
+from retrying_executor._common.stdlib import (
+    STARTS_TO_THE_END,
+    abandon_loop,
+    leave_loop,
+    own_context,
+    start_thread,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -110,7 +116,11 @@ class LoopThread:
                 return None
             name = f"{self._name}_loop"
             self._thread = threading.Thread(
-                target=self._run, args=(core, self._departed), name=name, daemon=self._is_daemon
+                target=self._run,
+                args=(core, self._departed),
+                name=name,
+                daemon=self._is_daemon,
+                **own_context(),
             )
             return self._thread
 

@@ -34,7 +34,7 @@ from contextlib import suppress
 from itertools import count
 
 from retrying_executor._calls.call import Hand
-from retrying_executor._common.stdlib import HAS_DAEMONS, HAS_GIL
+from retrying_executor._common.stdlib import HAS_DAEMONS, HAS_GIL, own_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,7 +159,11 @@ class Roster:
         index = next(index for index in count() if index not in taken)
         worker = Worker(index, self._lock)
         worker.thread = threading.Thread(
-            target=work, args=(*args, worker), name=f"{self._name}_{index}", daemon=self._daemon
+            target=work,
+            args=(*args, worker),
+            name=f"{self._name}_{index}",
+            daemon=self._daemon,
+            **own_context(),
         )
         try:
             self.members[worker] = None

@@ -10,7 +10,13 @@ from functools import partial
 
 from retrying_executor._calls.call import names_of
 from retrying_executor._calls.current import interrupted_hand
-from retrying_executor._common.stdlib import HAS_DAEMONS, can_wait_for_a_start, is_held, start_thread
+from retrying_executor._common.stdlib import (
+    HAS_DAEMONS,
+    HAS_GIL,
+    can_wait_for_a_start,
+    is_held,
+    start_thread,
+)
 from retrying_executor._core.core import Crew
 from retrying_executor._threads.flights import Flights
 from retrying_executor._threads.roster import Roster
@@ -340,7 +346,8 @@ class Threads(Crew):
         A worker in the middle of a change calls it itself right afterwards. For any other thread a helper is
         started, which waits for the lock. If none can be, the next worker that looks for calls does it.
         """
-        if self.interrupted_hand() is None:
+        # Without the GIL the lock of a worker is the core's, so holding that does not make it the caller.
+        if not HAS_GIL or self.interrupted_hand() is None:
             catcher = threading.Thread(target=core.catch_up, name=f"{self._name}-catch-up", daemon=False)
             with suppress(Exception):
                 start_thread(catcher.start)  # not here: `Thread.start` takes locks that this thread may hold

@@ -116,6 +116,8 @@ class Watcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if globals().get("os") is None:  # at its end, the interpreter has taken the modules apart
+            return
         if os.getpid() == self._pid:  # else it is a forked child: the thread is gone, and may have held locks
             self._block_has_ended = True
             self.end_if_done(self._core, None)
