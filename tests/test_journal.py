@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures.thread import BrokenThreadPool
@@ -32,7 +34,7 @@ from journals import (
     refuse,
     rows,
 )
-from observe import eventually
+from observe import eventually, see_to_reports
 from retrying_executor import (
     Event,
     Journal,
@@ -831,6 +833,53 @@ def test_the_log_tells_how_many_calls_were_adopted(journal: Path, caplog: pytest
     assert [1, 2] == [record.calls for record in told]  # type: ignore[attr-defined]
     assert f"took over 2 calls of processes that are gone (journal {journal})" == told[1].getMessage()
     assert "took over 1 call of processes" in told[0].getMessage()
+
+
+@pytest.mark.parametrize("is_awaited", [False, True])
+def test_an_adopted_call_that_fails_is_logged_at_once(
+    journal: Path, caplog: pytest.LogCaptureFixture, is_awaited: bool
+) -> None:
+    """Unless a thread waits for it: nobody may ever look at the future that `adopted` keeps (G3, J2)."""
+    before = VirtualTimeExecutor(journal=journal)
+    before.submit(refuse, 1)
+    killed(before)
+    with VirtualTimeExecutor(journal=journal, retry=None) as after:
+        [future] = after.adopted
+        if is_awaited:
+            assert "no 1" == str(future.exception())
+        after.advance(1)
+        see_to_reports()
+        told = [record for record in caplog.records if "unseen_failure" == record.kind]  # type: ignore[attr-defined]
+        assert (0 if is_awaited else 1) == len(told)
+        assert [future] == after.adopted
+
+
+def test_an_executor_that_adopted_calls_goes_away(journal: Path) -> None:
+    """With the futures that it remembers (F5, J2)."""
+    before = VirtualTimeExecutor(journal=journal)
+    before.submit(note, 1)
+    killed(before)
+    with RetryingExecutor(1, journal=journal) as after:
+        assert [1] == [future.result(TIMEOUT) for future in after.adopted]
+        core = weakref.ref(after._core)
+    del after
+    gc.collect()
+    assert core() is None
+
+
+@pytest.mark.parametrize("call", [note, refuse])
+def test_a_future_goes_away_without_the_collector(journal: Path, call: Callable[[int], object]) -> None:
+    """A done call with a journal is part of no reference cycle either, nor is its exception (G2)."""
+    gc.disable()
+    try:
+        with RetryingExecutor(1, retry=None, journal=journal) as executor:
+            future = executor.submit(call, 1)
+            future.exception(TIMEOUT)
+            reference = weakref.ref(future)
+            del future
+            assert eventually(lambda: reference() is None)
+    finally:
+        gc.enable()
 
 
 def test_the_end_of_the_interpreter_puts_calls_down_when_its_time_is_up(journal: Path) -> None:

@@ -241,6 +241,14 @@ def test_replace_changes_the_given_options(
     assert RetryPolicy(**options) == policy  # type: ignore[arg-type]
 
 
+def test_a_delay_is_finite_however_long_the_wait_that_is_asked_for() -> None:
+    """Jitter comes on top, but infinity is no delay (U2)."""
+    attempt = Attempt(number=1, exception=NotNow(after=1.7e308), result=None, elapsed=0.0)
+    delay = RetryPolicy(max_elapsed=None, random=lambda: 0.99)(attempt)
+    assert delay is not None
+    assert 1.7e308 <= delay < math.inf
+
+
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="copy.replace() is new in Python 3.13")
 def test_copy_replace_does_what_replace_does() -> None:
     """copy.replace() works on a policy (B1)."""

@@ -437,7 +437,7 @@ class RetryingExecutor(Submitter, ThreadPoolExecutor):
         Of many, those that were read from the journal so far: the next are read when it is their turn. The
         latest 1,000 are remembered, with their results. Empty without a journal.
         """
-        return list(getattr(self._core.keeper, "adopted", ()))
+        return list(getattr(self._core, "adopted", ()))
 
     def adopt(self) -> int:
         """Look for calls of processes that are gone, and go on with them.

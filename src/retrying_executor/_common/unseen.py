@@ -57,10 +57,14 @@ class UnseenFailure:
         if exception is not None:
             overdue.append((self._subject, self._attempts, exception, context))
 
-    def __del__(self) -> None:
+    def report(self) -> None:
+        """Have the failure logged soon, unless it was seen."""
         self.fall_due()
         if overdue:
             _report_soon()
+
+    def __del__(self) -> None:
+        self.report()
 
 
 overdue: deque[tuple[log.Subject, int, BaseException, Context | None]] = deque()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 
 from retrying_executor._core.core import Core
 from retrying_executor._core.ending import AT_EXIT
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
         """Keeps the calls of one core in a journal."""
 
         @property
-        def adopted(self) -> Collection[Call]:
-            """The calls of other processes that it went on with."""
-            ...
-
-        @property
         def has_more(self) -> bool:
             """Whether there are more of them."""
             ...
@@ -44,6 +40,10 @@ if TYPE_CHECKING:
         def settled(self, call: Call, error: BaseException | None, /, *, is_put_down: bool) -> None:
             """A call is done, or about to be; or if it is put down only to this process."""
 
+        def is_left_alone(self, call: Call, /) -> bool:
+            """Return whether another process has accepted a call, and no thread here waits for it."""
+            ...
+
         def adopt(self, *, is_first: bool = False) -> int:
             """Look for calls of processes that are gone; return how many there are."""
             ...
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
         def lock_for_fork(self, timeout: float, /) -> bool: ...
         def unlock_after_fork(self) -> None: ...
         def restart_in_child(self) -> None: ...
+
+
+_MOST_REMEMBERED = 1_000  # calls of other processes, with their results
 
 
 class JournalledCore(Core):
@@ -71,6 +74,8 @@ class JournalledCore(Core):
 
     def __init__(self, crew: seams.Crew, keeper: Keeper, **options: Any) -> None:
         self.keeper = keeper
+        self.adopted: deque[Call] = deque(maxlen=_MOST_REMEMBERED)
+        """The calls of other processes that this one went on with, the latest of them."""
         super().__init__(crew, **options)
         self.is_plain = False
         keeper.serve(self)
@@ -158,6 +163,7 @@ class JournalledCore(Core):
     def resume(self, calls: list[Call]) -> None:
         """Queue calls that another process has accepted."""
         ledger, monitor = self.ledger, self.monitor
+        self.adopted.extend(calls)
         if monitor is not None:
             for call in calls:
                 monitor.submitted(call)
@@ -192,6 +198,7 @@ class JournalledCore(Core):
 
     def restart_in_child(self) -> None:
         """After a fork, in the child: start empty. The calls and the files are the parent's."""
+        self.adopted.clear()
         self.keeper.restart_in_child()
         super().restart_in_child()
 
@@ -245,12 +252,18 @@ class JournalledSettling(Settling):
     def attempt(self, hand: Hand, call: Call) -> Settlement | None:
         """Make an attempt, and put the call in backoff if another follows."""
         self._keeper.load_more()
-        settlement = super().attempt(hand, call)
-        if settlement is not None and not call.done():
-            (_, error), _ = settlement
-            is_put_down = error is not None and self._turns.is_halted and not call._is_last
-            self._keeper.settled(call, error, is_put_down=is_put_down)
-        return settlement
+        settlement = error = unseen = None
+        try:
+            settlement = super().attempt(hand, call)
+            if settlement is not None and not call.done():
+                (_, error), unseen = settlement
+                is_put_down = error is not None and self._turns.is_halted and not call._is_last
+                if unseen is not None and not is_put_down and self._keeper.is_left_alone(call):
+                    unseen.report()
+                self._keeper.settled(call, error, is_put_down=is_put_down)
+            return settlement
+        finally:
+            del call, settlement, error, unseen  # the exception's traceback keeps this frame
 
     def _became_done(self, call: Call) -> None:
         """A call was made done from outside."""

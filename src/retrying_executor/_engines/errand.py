@@ -8,16 +8,20 @@ from copy import copy
 
 from retrying_executor._calls.current import current, current_call, report_weight
 from retrying_executor._common.callables import CoroutineFunction, Wrapper
-from retrying_executor._common.errors import final
-from retrying_executor._common.log import call_name
+from retrying_executor._common.errors import AttemptLostError, final
+from retrying_executor._common.log import call_name, describe
 from retrying_executor._common.sending import pickled, resent
-from retrying_executor._engines.far import RETURNED, UNREAD, UNSENT
+from retrying_executor._common.values import checked_weight
+from retrying_executor._engines.far import RAISED, RETURNED, UNREAD, UNSENT
 from retrying_executor._engines.unpacking import unpacked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
+
+    from retrying_executor._engines.engine import Runner
+    from retrying_executor._engines.far import Answer
 
 luggage: list[Callable[[], tuple[Callable[[Any], object], Any] | None]] = []
 """What integrations send along with each attempt.
@@ -46,10 +50,10 @@ class Errand(Wrapper):
         hand: Any = current.hand  # a worker of threads that have an engine
         exception = None
         try:
-            kind, weight, data, facts = pickle.loads(hand.runner.run(self._message()))
+            kind, weight, data, facts = _answer_to(hand.runner, self._message())
             if kind == UNREAD and (payload := resent(self._payload)) is not None:
                 self._payload = payload  # for the attempts that follow, too
-                kind, weight, data, facts = pickle.loads(hand.runner.run(self._message()))
+                kind, weight, data, facts = _answer_to(hand.runner, self._message())
             if weight is not None:
                 report_weight(weight)
             if kind == RETURNED:
@@ -77,6 +81,29 @@ class Errand(Wrapper):
         return pickle.dumps((facts, packed, self._payload), pickle.HIGHEST_PROTOCOL)
 
 
+def _answer_to(runner: Runner, message: bytes) -> Answer:
+    """Return what is answered to a message.
+
+    Raises:
+        AttemptLostError: If there is no answer, or if it is damaged.
+    """
+    answered = runner.run(message)
+    facts: Any
+    try:
+        kind, weight, data, facts = pickle.loads(answered)
+        if weight is not None:
+            checked_weight("weight", weight)
+        if kind == RAISED:
+            one, two, three, four, _, _ = facts
+            "".join((one, two, three, four))  # raises if one of them is no text
+        elif kind not in (RETURNED, UNREAD, UNSENT):
+            raise ValueError(f"no answer is {kind!r}")
+    except Exception as error:
+        why = describe(None, error)
+        raise AttemptLostError(f"the attempt is lost: its answer is damaged: {why}") from error
+    return kind, weight, data, facts
+
+
 def _raise(exception: BaseException) -> NoReturn:
     try:
         raise exception
@@ -87,7 +114,7 @@ def _raise(exception: BaseException) -> NoReturn:
 def _result(data: bytes) -> Any:
     try:
         return pickle.loads(data)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # what is loaded may raise any
         raise final(TypeError(f"the result cannot be read here: {error}")) from error
 
 

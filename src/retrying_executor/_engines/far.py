@@ -30,6 +30,9 @@ RETURNED, RAISED, UNREAD, UNSENT = "returned", "raised", "unread", "unsent"
 READY = b"ready"
 """The first message of a process whose initializer worked. Otherwise: why it failed, in UTF-8."""
 
+NUMBER = 8
+"""How many bytes the number has that each message to a process begins with, and the answer to it."""
+
 
 def run(message: bytes) -> bytes:
     """Make one attempt, and return how it ended, whatever it does.
@@ -103,10 +106,10 @@ def serve(  # pragma: no cover  # in a process that is not measured
     try:
         connection.send_bytes(READY)
         while message := connection.recv_bytes():
-            answer = run(message)
+            answer = run(message[NUMBER:])
             if os.getpid() != pid:  # the call has forked, and this is the child: it must not answer, too
                 os._exit(0)
-            connection.send_bytes(answer)
+            connection.send_bytes(message[:NUMBER] + answer)
     except (EOFError, OSError):  # the worker has left, or its process has died
         return
 

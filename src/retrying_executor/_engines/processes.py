@@ -14,6 +14,7 @@ import struct
 import threading
 import time
 from contextlib import contextmanager, suppress
+from itertools import count
 from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from weakref import WeakSet
@@ -23,7 +24,7 @@ from retrying_executor._common.errors import AttemptLostError, final
 from retrying_executor._common.sending import dumps_by_reference, dumps_without_main
 from retrying_executor._common.stdlib import disown_forkserver, disown_process
 from retrying_executor._common.values import in_words
-from retrying_executor._engines.far import READY, serve
+from retrying_executor._engines.far import NUMBER, READY, serve
 from retrying_executor._engines.pace import Pace
 from retrying_executor._engines.script import keep_script
 
@@ -91,6 +92,7 @@ class ProcessRunner:
         self._is_busy = False
         self._is_killed = False
         self._connection: Connection | None = None
+        self._next_number = count(1).__next__  # of the next message
         self._tasks = 0  # how many attempts the process has made
         self._death: str | None = None  # how the latest ended; ``None``: there was none, or it was replaced
         self._exitcode = 0  # of that process
@@ -119,7 +121,8 @@ class ProcessRunner:
 
     def _answer_to(self, message: bytes) -> bytes:
         engine = self._engine
-        self._send(message)
+        number = self._next_number().to_bytes(NUMBER, "little")
+        self._send(number + message)
         answer = self._receive(engine.attempt_timeout)
         if answer is None:
             self._end(grace=0.0)
@@ -130,12 +133,18 @@ class ProcessRunner:
             ) from TimeoutError(f"no answer within {timeout}")
         if not answer:
             raise self._lost()
+        if answer[:NUMBER] != number:  # the call has written into the pipe: its answer may be still to come
+            self._end(grace=0.0)
+            raise AttemptLostError(
+                f"the attempt is lost: what came was not its answer, so {self._death}. "
+                "Does it write to files that it has not opened?"
+            )
         engine.pace.completed()
         self._tasks += 1
         if self._tasks == engine.max_tasks_per_child:
             self._end(grace=_GRACE)
             self._death = None
-        return answer
+        return answer[NUMBER:]
 
     def _lost(self) -> AttemptLostError:
         """Return what an attempt ends with whose process has died."""
@@ -180,6 +189,8 @@ class ProcessRunner:
                     break
             return near.recv_bytes() if near.poll() else b""  # it may have died after its answer
         except (EOFError, OSError):  # BlockingIOError: the answer has stopped in the middle, see `_limit`
+            return b""
+        except (OverflowError, MemoryError):  # no answer is that long: the call has written into the pipe
             return b""
 
     def _start(self) -> None:

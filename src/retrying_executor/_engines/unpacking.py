@@ -53,12 +53,13 @@ def unpacked(
         is_exception: Whether it is an `Exception`.
     """
     exception: Any = None
-    with suppress(Exception):  # it was read there, but what it needs may be missing here
+    with suppress(Exception, SystemExit):  # it was read there, but what it needs may be missing here
         exception = None if pickled is None else pickle.loads(pickled)
     if not is_a(exception, BaseException):
         base = Exception if is_exception else BaseException
         own = {"__module__": module, "__qualname__": name}
-        exception = type(name.rpartition(".")[2], (base,), own)(message)
+        short = name.rpartition(".")[2]  # this may be any text, but the name of a new class may not
+        exception = type(short if short.isprintable() else base.__name__, (base,), own)(message)
     _add_traceback(exception, text)
     return exception  # type: ignore[no-any-return]  # checked above
 

@@ -34,7 +34,7 @@ from retrying_executor._journal.description import describe
 from retrying_executor._journal.directory import Directory, boot_id
 from retrying_executor._journal.inspection import IN_BACKOFF, IS_RUNNING, Problem, files, problem_of
 from retrying_executor._journal.payload import PICKLE
-from retrying_executor._journal.report import HEAD, calls, fields, in_full, line, process
+from retrying_executor._journal.report import HEAD, calls, fields, in_full, line, process, safe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +83,7 @@ def _let_go_of_stdout() -> None:
 def _complain(*sentences: str) -> int:
     """Say what is wrong; return the exit status for that."""
     for sentence in sentences:
-        print(f"{_PROG}: {sentence}", file=sys.stderr)
+        print(safe(f"{_PROG}: {sentence}"), file=sys.stderr)
     return 1
 
 
@@ -218,11 +218,11 @@ class _Journal:
 
 
 def _list(journal: _Journal, options: argparse.Namespace) -> int:
-    wanted = {*(options.status or ()), *(_OVER if options.failed else ())} or {*_STATUSES}
+    wanted = {*(options.status or ()), *(_OVER if options.failed else ())}
     counts: Counter[str] = Counter()
     latest = None
     for file, call in journal.calls():
-        if call.status not in wanted:
+        if wanted and call.status not in wanted:
             continue
         counts[call.status] += 1
         if options.json:
@@ -231,14 +231,14 @@ def _list(journal: _Journal, options: argparse.Namespace) -> int:
         if file is not latest:
             if latest is None:
                 print(HEAD)
-            print(f"{process(file)}, {file.path}")
+            print(safe(f"{process(file)}, {file.path}"))
             latest = file
         print(line(call))
     for path, why in journal.problems:
         print(
             json.dumps({"file": str(path), "problem": why})
             if options.json
-            else f"{path} cannot be read: {why}"
+            else safe(f"{path} cannot be read: {why}")
         )
     if not options.json:
         print(_summary(counts, len(journal.problems)))
@@ -246,7 +246,9 @@ def _list(journal: _Journal, options: argparse.Namespace) -> int:
 
 
 def _summary(counts: Counter[str], unread: int) -> str:
-    parts = [f"{counts[status]} {status}" for status in _STATUSES if counts[status]]
+    known = [status for status in _STATUSES if counts[status]]
+    damaged = counts.total() - sum(counts[status] for status in known)
+    parts = [f"{counts[status]} {status}" for status in known] + ([f"{damaged} damaged"] if damaged else [])
     summary = f"{calls(counts.total())}: {', '.join(parts)}" if parts else "no calls"
     if not unread:
         return summary
@@ -276,7 +278,7 @@ def _export(journal: _Journal, options: argparse.Namespace) -> int:
         if call.row.payload.startswith(PICKLE):
             payload = {"format": "pickle", "base64": base64.b64encode(content).decode("ascii")}
         else:
-            payload = {"format": "JSON", "text": content.decode()}
+            payload = {"format": "JSON", "text": content.decode(errors="backslashreplace")}
         print(json.dumps({**fields(file, call), "payload": payload}))
     journal.report()
     return 1 if journal.problems else 0

@@ -12,6 +12,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from retrying_executor._journal.database import check_start
+
 
 def copy_of(path: Path, *, is_alive: bool) -> sqlite3.Connection:
     """Return a copy of a database as it is now: in memory as far as it fits, and gone when it is closed.
@@ -26,6 +28,7 @@ def copy_of(path: Path, *, is_alive: bool) -> sqlite3.Connection:
     """
     if is_alive:  # so there is what SQLite needs beside it
         return _copied(f"{path.absolute().as_uri()}?mode=ro&readonly_shm=1")
+    check_start(path)
     with TemporaryDirectory(prefix="retrying-executor-") as directory:
         to = Path(directory, "copy.db")
         shutil.copyfile(path, to)

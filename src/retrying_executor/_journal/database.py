@@ -10,20 +10,24 @@ is set changes nothing, unless the machine was started anew meanwhile.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import sqlite3
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 from uuid import UUID
 
 from retrying_executor._journal.marks import DONE, IS_READ, RUNNING, Mark
+from retrying_executor._journal.row import COLUMNS, Row, is_time, row_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
+    from typing import Any
 
 WAITING, FAILED, SET_ASIDE = "waiting", "failed", "set aside"
 
@@ -110,30 +114,6 @@ class Change(NamedTuple):
     error: str | None = None
 
 
-class Row(NamedTuple):
-    """A call as it is on disk.
-
-    *accepted* is when it was submitted, on the wall clock. *key* is ``None`` if it follows from the row.
-    """
-
-    row: int
-    status: str
-    function: str
-    key: str | None
-    label: str | None
-    upstreams: str | None
-    payload: bytes
-    accepted: float
-    submitted: float
-    attempts: int
-    postponed: int
-    crashes: int
-    began: float | None
-    due: float | None
-    noted: float
-    error: str | None
-
-
 class NewerError(Exception):
     """The file was written by a newer version of this library."""
 
@@ -154,29 +134,48 @@ class Database:
         path: That of the file, which exists.
 
     Raises:
-        sqlite3.Error: If it cannot be read.
+        OSError, sqlite3.Error: If it cannot be read.
         NewerError: If it is of a newer version.
         EmptyError: If there is nothing in it.
     """
 
     def __init__(self, path: Path) -> None:
-        _check_start(path)
+        check_start(path)
         self._open(_connect(path))
 
     def _open(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._is_full: bool | None = None  # by default, that differs by build
         self._noted_at = -math.inf
+        connection.text_factory = _decoded
         try:
             (version,) = self._connection.execute("PRAGMA user_version").fetchone()
             if version > SCHEMA:
                 raise NewerError(f"it has schema {version}, and this version knows {SCHEMA}")
-            if not version:
-                raise EmptyError
+            self._check_whose_it_is(version)
             self._sync(is_full=False)
-        except BaseException:
+        except BaseException as error:
             self._connection.close()
+            if isinstance(error, UnicodeDecodeError):  # of a message of SQLite that names what is damaged
+                raise sqlite3.DatabaseError("its schema is damaged") from error
             raise
+
+    def _check_whose_it_is(self, version: int) -> None:
+        """Check that the file is one of a journal, and not empty: then it would be deleted.
+
+        Raises:
+            sqlite3.OperationalError: If it has tables of another program.
+            sqlite3.DatabaseError: If it has tables, and its version is damaged.
+            EmptyError: If it has none.
+        """
+        (application,) = self._connection.execute("PRAGMA application_id").fetchone()
+        if application == _APPLICATION and version == SCHEMA:
+            return
+        if self._connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None:
+            raise EmptyError
+        if application != _APPLICATION:
+            raise sqlite3.OperationalError("it is of another program")
+        raise sqlite3.DatabaseError(f"it has calls, and schema {version}")
 
     @classmethod
     def create(cls, path: Path, generation: int, name: str, keys: UUID) -> Database:
@@ -238,15 +237,35 @@ class Database:
     # -- what is there ---------------------------------------------------------------------------
 
     def owner(self) -> Owner:
-        """Return which process has written it last."""
-        generation, keys, name = self._connection.execute(
-            "SELECT generation, keys, name FROM owner"
-        ).fetchone()
-        return Owner(generation, UUID(keys), name)
+        """Return which process has written it last.
+
+        Raises:
+            sqlite3.DatabaseError: If that is damaged.
+        """
+        generation, keys, name = self._of_owner("generation, keys, name")
+        try:
+            if type(generation) is int and type(name) is str:
+                return Owner(generation, UUID(keys), name)
+        except (TypeError, ValueError, AttributeError):
+            pass  # it is no UUID
+        raise sqlite3.DatabaseError("its owner is damaged")
 
     def moment(self) -> Moment:
-        """Return when that was, by the clocks of that process."""
-        return Moment(*self._connection.execute("SELECT boot, monotonic, wall FROM owner").fetchone())
+        """Return when that was, by the clocks of that process.
+
+        Raises:
+            sqlite3.DatabaseError: If that is damaged.
+        """
+        boot, monotonic, wall = self._of_owner("boot, monotonic, wall")
+        if type(boot) is str and is_time(monotonic) and is_time(wall):
+            return Moment(boot, monotonic, wall)
+        raise sqlite3.DatabaseError("the time of its owner is damaged")
+
+    def _of_owner(self, columns: str) -> tuple[Any, ...]:
+        found: tuple[Any, ...] | None = self._connection.execute(f"SELECT {columns} FROM owner").fetchone()
+        if found is None:
+            raise sqlite3.DatabaseError("it has no owner")
+        return found
 
     def count_waiting(self) -> int:
         """Return how many calls are neither done nor failed for good."""
@@ -269,8 +288,8 @@ class Database:
 
     def waiting_after(self, row: int, most: int) -> list[Row]:
         """Return the next calls that wait, in the order in which they were submitted; without suspects."""
-        query = "SELECT * FROM calls WHERE row > ? AND status = ? AND crashes = 0 ORDER BY row LIMIT ?"
-        return [Row(*columns) for columns in self._connection.execute(query, (row, WAITING, most))]
+        query = f"{_SELECT} WHERE row > ? AND status = ? AND coalesce(crashes, 0) <= 0 ORDER BY row LIMIT ?"
+        return [row_of(columns) for columns in self._connection.execute(query, (row, WAITING, most))]
 
     def suspects(self) -> list[tuple[float, int, int]]:
         """Return when the calls are due that wait and ran when a process died, and their rows: in that order.
@@ -278,19 +297,20 @@ class Database:
         The third is how many processes died while they ran. Those that are due at once are due at 0.
         """
         query = (
-            "SELECT coalesce(due, 0), row, crashes FROM calls WHERE status = ? AND crashes > 0 ORDER BY 1, 2"
+            "SELECT CAST(coalesce(due, 0) AS REAL), row, CAST(crashes AS INTEGER) FROM calls"
+            " WHERE status = ? AND crashes > 0 ORDER BY 1, 2"
         )
         return self._connection.execute(query, (WAITING,)).fetchall()
 
     def get(self, row: int) -> Row | None:
         """Return one call."""
-        columns = self._connection.execute("SELECT * FROM calls WHERE row = ?", (row,)).fetchone()
-        return None if columns is None else Row(*columns)
+        columns = self._connection.execute(f"{_SELECT} WHERE row = ?", (row,)).fetchone()
+        return None if columns is None else row_of(columns)
 
     def all(self) -> Iterator[Row]:
         """Yield all calls, in the order in which they were submitted."""
-        for columns in self._connection.execute("SELECT * FROM calls ORDER BY row"):
-            yield Row(*columns)
+        for columns in self._connection.execute(f"{_SELECT} ORDER BY row"):
+            yield row_of(columns)
 
     # -- by hand ---------------------------------------------------------------------------------
 
@@ -376,6 +396,7 @@ class Database:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
 
 
+_SELECT = f"SELECT {COLUMNS} FROM calls"
 _INSERT = (
     "INSERT INTO calls (row, status, function, key, label, upstreams, payload, accepted, submitted)"
     f" VALUES (?, '{WAITING}', ?, ?, ?, ?, ?, ?, ?)"
@@ -413,19 +434,31 @@ def _apply(execute: Callable[..., object], mark: Mark, *, is_crash: bool) -> Non
     )
 
 
-def _check_start(path: Path) -> None:
+def _decoded(text: bytes) -> str:
+    """Return a text of the database, also where it is damaged: it must not hide the other calls."""
+    return text.decode("utf-8", "replace")
+
+
+def check_start(path: Path) -> None:
     """Check how a database begins that nobody in this process has open, whose locks this would give back.
 
     If SQLite found that it is none, it would delete the log beside it, from which people may restore calls.
 
     Raises:
-        sqlite3.DatabaseError: If it is none.
+        sqlite3.DatabaseError: If it is none, or has lost all but its log.
         FileNotFoundError: If there is none.
+        OSError: If it cannot be read.
     """
+    if path.is_fifo():  # to open it would wait
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
     with path.open("rb") as file:
         start = file.read(16)
     if start not in (b"", b"SQLite format 3\0"):
         raise sqlite3.DatabaseError("file is not a database")
+    if not start:
+        with suppress(FileNotFoundError):
+            if path.with_name(f"{path.name}-wal").stat().st_size:
+                raise sqlite3.DatabaseError("file is empty, and its log is not")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

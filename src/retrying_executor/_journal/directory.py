@@ -178,8 +178,9 @@ class Directory:
         """Return the paths of all files of the journal, without endings, the oldest first."""
         found: dict[Path, float] = {}
         for path in sorted(self.path.iterdir()):
-            if path.suffix in (".db", ".lock", *(f".db{ending}" for ending in BESIDE)):
-                with suppress(FileNotFoundError):
+            is_ours = path.name.count(".") == 1  # what has more is of another program, or was set aside
+            if is_ours and path.suffix in (".db", ".lock", *(f".db{ending}" for ending in BESIDE)):
+                with suppress(OSError):  # it is gone, or a link to itself
                     found.setdefault(path.with_suffix(""), path.stat().st_mtime)
         return sorted(found, key=found.__getitem__)
 
@@ -232,8 +233,7 @@ class Directory:
             self._leave(path, str(error))
         except Exception as error:
             if not path.exists():  # its owner died, or was cut off from power, when it had deleted some files
-                delete_database(path)
-                locks.delete(lock_path, descriptor)
+                _delete_rest(lock_path, descriptor, path)
                 return None
             if is_corruption(error):
                 if database is not None:
@@ -275,8 +275,7 @@ class Directory:
         if descriptor is None:
             return None
         if not path.exists():  # its owner was cut off from power, perhaps, when it had deleted some files
-            delete_database(path)
-            locks.delete(lock_path, descriptor)
+            _delete_rest(lock_path, descriptor, path)
             return None
         database = None
         try:
@@ -319,3 +318,15 @@ class Directory:
         if path not in self._left_alone:
             self._left_alone.add(path)
             self._untold.append(partial(log.journal_left_alone, path, why))
+
+
+def _delete_rest(lock_path: Path, descriptor: int, path: Path) -> None:
+    """Delete what is left of a file without a database, and give its lock back.
+
+    Programs have files of other kinds whose names end like that, too: these are left alone.
+    """
+    if marks.are_foreign(descriptor):
+        locks.give_back(descriptor)
+    else:
+        delete_database(path)
+        locks.delete(lock_path, descriptor)

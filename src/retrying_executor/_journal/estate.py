@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retrying_executor._journal.database import Row
+    from retrying_executor._journal.row import Row
     from retrying_executor._journal.store import Store
 
 

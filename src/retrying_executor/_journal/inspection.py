@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from retrying_executor._journal.database import Row
     from retrying_executor._journal.directory import Directory
+    from retrying_executor._journal.row import Row
 
 IS_RUNNING, IN_BACKOFF = "running", "in backoff"
 """What a call is doing that waits according to its row."""
@@ -187,7 +187,9 @@ def _is_as_before(lock_path: Path, path: Path, is_alive: bool, stamp: object) ->
 def _look_at_lock(lock_path: Path) -> tuple[bool, tuple[int | None, bool, list[Mark]]]:
     """Return whether a process has a lock file, and the marks in it."""
     try:
-        descriptor = os.open(lock_path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        # A pipe that somebody has given that name is not waited for.
+        flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+        descriptor = os.open(lock_path, flags)
     except FileNotFoundError:
         return False, (None, False, [])
     try:

@@ -7,7 +7,6 @@ import sqlite3
 import threading
 import time
 import traceback
-from collections import deque
 from contextlib import suppress
 from functools import partial
 from weakref import WeakValueDictionary, ref
@@ -21,6 +20,7 @@ from retrying_executor._common.stdlib import HAS_DAEMONS
 from retrying_executor._journal.database import Addition, is_corruption
 from retrying_executor._journal.directory import Directory
 from retrying_executor._journal.estate import Estate, Out
+from retrying_executor._journal.payload import UnknownError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from retrying_executor._calls.terms import Terms
     from retrying_executor._common.log import FollowUp
     from retrying_executor._common.values import Clock
-    from retrying_executor._journal.database import Row
     from retrying_executor._journal.journal import Journal
+    from retrying_executor._journal.row import Row
     from retrying_executor._journal.store import Store
 
     Kept: TypeAlias = Any
@@ -59,9 +59,6 @@ _PAUSES = (0.2, 1.0, 4.0, 10.0)
 
 _AT_ONCE = 500
 """How many calls are read at once. When the last of them has had its turn, the next are read."""
-
-_MOST_REMEMBERED = 1_000
-"""How many of the calls of other processes an executor remembers, with their results."""
 
 
 class Keeper:
@@ -94,9 +91,8 @@ class Keeper:
         self._own: Store | None = None
         self._estates: dict[Path, Estate] = {}
         self._submitting = 0  # how many threads have written a call that the core may still refuse
-        self._latest: Call | None = None  # the last that was read
+        self._latest: ref[Call] | None = None  # the last that was read
         self._awaits_views = False  # whether calls of views that are not there are left for now
-        self.adopted: deque[Call] = deque(maxlen=_MOST_REMEMBERED)
         self._looks_at = 0.0  # by the real clock
         self._locked: list[threading.RLock] = []  # before a fork
         self._ended = threading.Event()  # the executor ends: no thread is to look again
@@ -222,6 +218,14 @@ class Keeper:
             began_at = call._began_at if call._attempts else None  # its outcome may have been set
             call._store.fails(call._row, call._attempts, call._postponed, began_at, _in_full(error))
             self._is_over(call)
+
+    def is_left_alone(self, call: Kept) -> bool:
+        """Return whether another process has accepted a call, and no thread here waits for it.
+
+        If it fails, that has to be logged at once: the core keeps its future, perhaps until the process ends.
+        """
+        is_awaited = call._awaited or call.__dict__.get("_waiters")
+        return call._store.path in self._estates and not is_awaited
 
     def _remove(self, call: Kept) -> None:
         if call._row > 0 and not call._store.is_closed:
@@ -350,7 +354,7 @@ class Keeper:
 
     def _is_time_to_read(self) -> bool:
         """Return whether the last call that was read has had its turn, and there are others."""
-        latest = self._latest
+        latest = None if self._latest is None else self._latest()
         if latest is not None and latest._is_untouched:
             return False
         out = self._suspects_out()
@@ -372,11 +376,10 @@ class Keeper:
                         estate.stop()
                         self._fail(estate.store, error)
             fresh = [call for call in calls if not call._attempts]
-            self._latest = fresh[-1] if fresh else None
+            self._latest = ref(fresh[-1]) if fresh else None  # a strong one would keep the core for ever
         finally:
             self._reading.release()
             if calls:
-                self.adopted.extend(calls)
                 core.resume(calls)
 
     def _suspects_out(self) -> Out:
@@ -413,6 +416,8 @@ class Keeper:
             terms = terms.with_label(row.label)
         store.reads(row.row)  # first: what that runs may end the process
         try:
+            if row.damage is not None:
+                raise UnknownError(row.damage)
             fn, args, kwargs = self._journal._format.load(row.payload)
             fn = to_run(fn)
             if core.errand_for is not None:

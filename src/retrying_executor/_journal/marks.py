@@ -141,6 +141,12 @@ def read(descriptor: int) -> tuple[int | None, bool, list[Mark]]:
     return generation, bool(is_orderly), marks
 
 
+def are_foreign(descriptor: int) -> bool:
+    """Return whether a lock file is none, but of another program: something else stands in it."""
+    start = _read(descriptor, len(_MAGIC))
+    return start not in (b"", bytes(len(_MAGIC)), _MAGIC)
+
+
 def _seal(content: bytes, generation: int) -> bytes:
     """Return the checksum of what is written under a generation."""
     return binascii.crc32(content, generation & 0xFFFFFFFF).to_bytes(_SEAL, "little")

@@ -64,8 +64,8 @@ class Pickles:
         """Return the call again."""
         if payload[:1] != PICKLE:
             raise UnknownError("it is written as JSON, and this journal reads pickles: give it functions=")
-        run: Run = _Unpickler(io.BytesIO(payload[1:]), self._renamed).load()
-        return run
+        fn, args, kwargs = _Unpickler(io.BytesIO(payload[1:]), self._renamed).load()
+        return _checked(fn, args, kwargs, tuple)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -110,7 +110,14 @@ class Jsons:
         name, args, kwargs = json.loads(payload[1:])
         if name not in self._functions:
             raise UnknownError(f"the journal has no function {name!r}")
-        return self._functions[name], tuple(args), kwargs
+        return _checked(self._functions[name], args, kwargs, list)
+
+
+def _checked(fn: Any, args: Any, kwargs: Any, kind: type[tuple[Any, ...] | list[Any]]) -> Run:
+    """Return a call that was read; raises `UnknownError` if its arguments cannot be what was written."""
+    if type(args) is kind and type(kwargs) is dict:
+        return fn, tuple(args), kwargs
+    raise UnknownError("its arguments are damaged")
 
 
 def _check_json(where: object, arg: object) -> None:

@@ -52,12 +52,12 @@ def line(call: Call) -> str:
     if row.error is not None:
         about += f": {_cut(_headline(row.error))}"
     age = _span(time.time() - row.accepted)
-    return f"  {_safe(call.key):36}  {call.status:10}  {row.attempts:8}  {age:>7}  {_safe(about)}"
+    return f"  {safe(call.key):36}  {safe(call.status):10}  {row.attempts:8}  {age:>7}  {safe(about)}"
 
 
 def process(file: File) -> str:
     """Return which process has a file, or had."""
-    return f"process {_safe(file.process)} ({'alive' if file.is_alive else 'gone'})"
+    return f"process {safe(file.process)} ({'alive' if file.is_alive else 'gone'})"
 
 
 def calls(number: int) -> str:
@@ -87,7 +87,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}... ({len(text)} characters)"
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Return *text* without what a terminal would obey."""
     if text.isprintable():
         return text
@@ -118,20 +118,23 @@ def _said(file: File, call: Call) -> Iterator[tuple[str, str]]:
 def _instant(seconds: float) -> str:
     """Return a time as people write it, and how far it is from now."""
     ahead = seconds - time.time()
-    text = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
+    try:
+        text = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):  # of a year that no clock shows
+        text = f"{seconds:g} s"
     return f"{text} ({f'in {_span(ahead)}' if ahead > 0 else f'{_span(-ahead)} ago'})"
 
 
 def in_full(file: File, call: Call) -> Iterator[str]:
     """Yield all that there is to say of a call, line by line."""
     for name, value in _said(file, call):
-        yield f"{name + ':':10} {_safe(value)}"
+        yield f"{name + ':':10} {safe(value)}"
     what = describe(call.row.payload)
     why_not = f", which cannot be shown: {what.why_not}" if what.why_not else ""
-    yield f"{'given:':10} {what.size} bytes of {what.form}{_safe(why_not)}"
+    yield f"{'given:':10} {what.size} bytes of {what.form}{safe(why_not)}"
     for which, value in (*enumerate(what.args, 1), *what.kwargs.items()):
         text = value if what.form == "pickle" else json.dumps(value)
-        yield f"  {_safe(str(which))}: {_safe(_cut(text))}"
+        yield f"  {safe(str(which))}: {safe(_cut(text))}"
     if call.row.error is not None:
         yield "error:"
-        yield from (f"  {_safe(text)}" for text in call.row.error.splitlines())
+        yield from (f"  {safe(text)}" for text in call.row.error.splitlines())

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from retrying_executor._common.values import Clock
-    from retrying_executor._journal.database import Moment, Row
+    from retrying_executor._journal.database import Moment
+    from retrying_executor._journal.row import Row
 
     T = TypeVar("T")
 

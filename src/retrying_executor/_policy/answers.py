@@ -23,20 +23,23 @@ _STATUSES = (
     "response_code",  # python-gitlab
     "errcode",  # xmlrpc
 )
+_LONGEST_CODE = 200  # characters: a longer one is cut off, for it is searched again and again
+_MOST_REASONS = 100  # as many actions as a transaction of DynamoDB may have
 
 
 def aws_code_of(reading: Reading) -> str | None:
     """Return the error code of an exception of botocore: ``response["Error"]["Code"]``."""
     code = item(item(reading.get("response"), "Error"), "Code")
     # In event streams, codes begin with a small letter.
-    return code[:1].upper() + code[1:] if isinstance(code, str) else None
+    return code[:1].upper() + code[1:_LONGEST_CODE] if isinstance(code, str) else None
 
 
 def aws_reasons_of(reading: Reading) -> list[str]:
     """Return why a transaction of DynamoDB was cancelled: the codes of its parts."""
     reasons = item(reading.get("response"), "CancellationReasons")
-    parts = reasons if isinstance(reasons, list) else []
-    return [code for part in parts if isinstance(code := item(part, "Code"), str) and code != "None"]
+    parts = reasons[:_MOST_REASONS] if isinstance(reasons, list) else []
+    found = [code for part in parts if isinstance(code := item(part, "Code"), str) and code != "None"]
+    return [code[:_LONGEST_CODE] for code in found]
 
 
 def grpc_status_of(reading: Reading) -> str | None:
@@ -91,7 +94,7 @@ def _number_of(status: object) -> int | None:
 def _exhausted_status(reading: Reading) -> int | None:
     """Return the status that urllib3 has retried in vain: requests wraps that, and keeps no status."""
     for reason in (reading.get("reason"), *(get(inner, "reason") for inner in reading.exception.args[:1])):
-        words = str(reason).split() if reason is not None else []
+        words = str(reason).split(maxsplit=5) if reason is not None else []
         if words[:2] == ["too", "many"] and words[3:] == ["error", "responses"]:
             return int(words[2])
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import time
@@ -18,10 +17,10 @@ if TYPE_CHECKING:
 
     from retrying_executor._policy.reading import Reading
 
-_LONGEST = sys.float_info.max
+_LONGEST = sys.float_info.max / 2.0  # seconds: with jitter, that is still a number
 _EPOCH = 1e9  # seconds: a number that is at least that large is a date, of 2001 or later
-_DURATION = r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?"
-_ISO_DATE = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?"
+_DURATION = r"(?a)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?"
+_ISO_DATE = r"(?a)\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?"
 _ATTRIBUTES = (
     "_retry_after",  # python-telegram-bot: its public name warns
     "retry_after",  # aiogram, discord.py, litellm, stripe
@@ -50,7 +49,7 @@ def _first_of(readers: Iterable[Callable[[Reading], float | None]], reading: Rea
             seconds = read(reading)
         except BaseException:  # a hostile attribute, or a malformed value
             continue
-        if seconds is not None and 0.0 <= seconds < math.inf:
+        if seconds is not None and 0.0 <= seconds <= _LONGEST:
             return seconds
     return None
 
@@ -73,7 +72,7 @@ def until_reset(reading: Reading) -> float | None:
     """
     try:
         seconds = _until_reset(reading)
-        return seconds if seconds is not None and seconds < math.inf else None
+        return seconds if seconds is not None and seconds <= _LONGEST else None
     except BaseException:  # a hostile attribute, or a malformed value
         return None
 
@@ -111,9 +110,9 @@ def _timestamp(words: str) -> float | None:
         if parsed is None:
             return None
         datetime(*parsed[:5], min(parsed[5], 59))  # raises if it is no date; second 60 may be a leap second
+        return float(mktime_tz(parsed))  # the zone may be any number of hours
     except (ValueError, OverflowError):
         return None
-    return float(mktime_tz(parsed))
 
 
 def _now(headers: dict[str, str]) -> float:
@@ -168,7 +167,7 @@ def _by_body(reading: Reading) -> float | None:
             seconds = value if isinstance(value, (int, float)) else None
             if isinstance(value, str):
                 seconds = _number(value) if _number(value) is not None else _duration(value)
-            if seconds is not None and not isinstance(value, bool):
+            if seconds is not None and not isinstance(value, bool) and 0 <= seconds <= _LONGEST:
                 return float(seconds)
     return None
 

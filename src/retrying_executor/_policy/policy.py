@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 from retrying_executor._common.callables import checked_callable, checked_filter
 from retrying_executor._common.errors import NotNow
@@ -352,7 +353,7 @@ class RetryPolicy(Value):
             bound = max(bound, _SPREAD * asked)
         if self.jitter:
             bound *= _random() if self.random is None else self.random()
-        return bound + (asked or 0.0)
+        return min(bound + (asked or 0.0), sys.float_info.max)
 
 
 def after(not_now: NotNow) -> Asked | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _LONGEST_BODY = 65_536  # characters, of what is parsed
 _LONGEST_WORD = 64  # characters, of what may be a code
+_LONGEST_NAME = 200  # characters, of a header that is read
 _LONGEST_MESSAGE = 1000  # characters, of what is searched
 _MOST_ERRORS = 8  # of one list in a body
 _BODIES = (
@@ -207,7 +208,8 @@ class Reading:
         """The exceptions that it was raised from or wraps; not one that was only being handled meanwhile."""
         exception = self.exception
         orig, last = get(exception, "orig"), get(exception, "last_attempt")  # SQLAlchemy; tenacity
-        last = None if last is None else called(get(last, "exception"))
+        is_over = last is not None and called(get(last, "done")) is not False  # or it would wait for that
+        last = called(get(last, "exception")) if is_over else None
         args = get(exception, "args")
         wrapped = [cause_of(exception), orig, last, get(exception, "reason")]
         wrapped += tuple.__getitem__(args, slice(2)) if is_a(args, tuple) else ()  # of a subclass, too
@@ -310,9 +312,10 @@ def _headers_for_rules(pairs: Iterable[tuple[object, object]]) -> dict[str, str]
     """Return the headers that a rule reads, by lower-case name."""
     found = {}
     for given, value in pairs:
-        name = _header_for_rules(given if type(given) is str else text(given))
-        if name is not None:
-            found[name] = text(value)
+        name = given if type(given) is str else text(given)
+        known = _header_for_rules(name) if len(name) <= _LONGEST_NAME else None  # which keeps the name
+        if known is not None:
+            found[known] = text(value)
     return found
 
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from retrying_executor._common.callables import ASYNC, wrapper_codes
 from retrying_executor._common.errors import NotNow, is_final
 from retrying_executor._common.exceptions import class_name, is_a, led_to, traceback_of
+from retrying_executor._common.values import optional_seconds
 from retrying_executor._policy import codes
 from retrying_executor._policy.answers import (
     aws_code_of,
@@ -93,11 +94,19 @@ def explanation(reading: Reading) -> str:
     exception = reading.exception
     verdict, why, readings = decide(reading)
     kind = "not now" if isinstance(verdict, NotNow) else "worth another attempt" if verdict else "final"
-    asked = exception.after if is_a(exception, NotNow) else hint_in(reading)
+    asked = _asked_by(exception) if is_a(exception, NotNow) else hint_in(reading)
     hint = "" if asked is None else f"; it asks to wait {asked:g} s"
     where = ", ".join(_name(one.exception) for one in readings or ()) or _name(exception)
     line = f"{kind}: {why[:_LONGEST_REASON]}, of {where[:_LONGEST_REASON]}{hint}"
     return " ".join("".join(one if one.isprintable() else " " for one in line).split())
+
+
+def _asked_by(not_now: NotNow) -> float | None:
+    """Return how many seconds a `NotNow` asks to wait; ``None`` if it does not, or if that cannot be read."""
+    try:
+        return optional_seconds("after", not_now.after)
+    except BaseException:  # it was set to something else, or a subclass raises
+        return None
 
 
 def _name(exception: BaseException) -> str:
@@ -349,7 +358,8 @@ def _is_turned_away(reading: Reading) -> bool:
 
 
 def _message(reading: Reading) -> str:
-    return " ".join(str(item(body, "message")) for body in reading.bodies).lower()
+    messages = [item(body, "message") for body in reading.bodies]
+    return " ".join(message for message in messages if isinstance(message, str)).lower()
 
 
 def _is_invented(reading: Reading) -> bool:
@@ -364,11 +374,8 @@ def _client_hint(reading: Reading) -> Ruling | None:
 
 def _sql(reading: Reading) -> Ruling | None:
     state = sql_state_of(reading)
-    if (
-        state is None
-        or reading.first_argument in codes.MYSQL_AGAIN
-        or reading.get("errno") in codes.MYSQL_AGAIN
-    ):
+    numbers = [one for one in (reading.first_argument, reading.get("errno")) if isinstance(one, int)]
+    if state is None or not codes.MYSQL_AGAIN.isdisjoint(numbers):
         return None
     return state[:2] not in codes.SQL_FINAL_CLASSES, f"SQLSTATE {state}"
 
