@@ -420,7 +420,12 @@ def test_what_is_submitted_may_be_anything_callable(executor: Any) -> None:
         ((5,), {}, "TypeError: RetryPolicy.__init__() takes options by keyword, not by position: 5"),
         ((print,), {}, "RetryPolicy.__init__() takes options by keyword, not by position: <built-in"),
         ((), {"max_pending": 5}, "RetryingExecutor(max_pending=...)"),
+        ((coroutine,), {}, "takes options by keyword, not by position: <function coroutine at "),
+        ((coroutine,), {}, ">: write @RetryPolicy()"),
         ((), {"max_retries": 5}, "'max_retries': did you mean max_attempts=?"),
+        ((), {"max_tries": 5}, "'max_tries': did you mean max_attempts=?"),
+        ((), {"max_time": 5}, "'max_time': did you mean max_elapsed=?"),
+        ((), {"on": OSError}, "'on': did you mean retry_on=?"),
         ((), {"upstream": 5}, "did you mean RetryingExecutor(upstream=...) or with_options(upstream=...)?"),
         ((), {"retry_on": ()}, "ValueError: retry_on must name an exception class, not ()"),
         (

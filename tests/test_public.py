@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import io
 import pickle
@@ -195,3 +196,13 @@ def test_a_view_of_the_progress_is_not_shown_by_a_private_name() -> None:
         assert "<watch of 'uploads'>" == repr(watch(executor))
         with pytest.raises(AttributeError, match=r"^'Watcher' object has no attribute 'start'$"):
             watch(executor).start()  # type: ignore[attr-defined]  # a mistake
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("Processes", "engines"), ("Shared", "engines"), ("VirtualTimeExecutor", "testing")]
+)
+def test_what_is_elsewhere_is_said_to_be_there(name: str, place: str) -> None:
+    """What most programs need is in the package itself, so people look for the rest there, too."""
+    with pytest.raises(AttributeError, match=rf"; it is in retrying_executor\.{place}$"):
+        getattr(retrying_executor, name)
+    assert hasattr(importlib.import_module(f"retrying_executor.{place}"), name)

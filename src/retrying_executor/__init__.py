@@ -93,4 +93,6 @@ def __getattr__(name: str) -> object:
         from retrying_executor._watch.watch import watch
 
         return watch
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    places = {"Processes": "engines", "Shared": "engines", "VirtualTimeExecutor": "testing"}
+    advice = f"; it is in {__name__}.{places[name]}" if name in places else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{advice}")

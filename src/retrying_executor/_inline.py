@@ -273,7 +273,7 @@ def new_maker(policy: RetryPolicy, **options: Any) -> Maker:
 
     def make(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> Any:
         try:
-            fn = to_run(fn)
+            fn = to_run(fn, "call")
             making = _make_in_task if type(fn) is CoroutineFunction else _make_in_thread
             return making(terms, (fn, args, kwargs, _CONTEXT))
         finally:

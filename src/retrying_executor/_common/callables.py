@@ -172,8 +172,12 @@ def _is_marked(fn: Any) -> bool:
     return any(type(own.get(mark)) is object for mark in _MARKS)
 
 
-def to_run(fn: Any) -> Any:
+def to_run(fn: Any, given_to: str = "submit") -> Any:
     """Return what an attempt is to call for a function that is submitted: a coroutine function is marked.
+
+    Args:
+        fn: The function.
+        given_to: The method that it was given to, for the error.
 
     Raises:
         TypeError: If it is not callable, or makes an asynchronous generator, which nobody would iterate over.
@@ -190,7 +194,9 @@ def to_run(fn: Any) -> Any:
     while isinstance(inner, Wrapper):
         inner = inner.func
     if not callable(inner):
-        raise TypeError(f"fn is not callable: {inner!r}; it is submit(fn, *args), not submit(fn(*args))")
+        raise TypeError(
+            f"fn is not callable: {inner!r}; it is {given_to}(fn, *args), not {given_to}(fn(*args))"
+        )
     flags = _async_flags(inner)
     if not flags:
         return fn

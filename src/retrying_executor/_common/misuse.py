@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     F = TypeVar("F", bound=Callable[..., Any])
 
 _VARKEYWORDS = 0x08  # a flag of code, as `inspect` has it
-_ALSO_CALLED: dict[str, str] = dict.fromkeys(("attempts", "max_retries", "retries"), "max_attempts")
+_ALSO_CALLED = {  # by other libraries
+    **dict.fromkeys(("attempts", "max_retries", "max_tries", "retries", "tries"), "max_attempts"),
+    "max_time": "max_elapsed",
+    "on": "retry_on",
+}
 _ALIKE = 0.75  # how similar to a known name, from 0 to 1, a name must be to pass for a slip of the pen
 
 
@@ -54,8 +58,11 @@ def says_where(place: str = "") -> Callable[[F], F]:
                         f"{keyword} must be given by keyword, not as a positional argument: {arg!r}"
                     )
             if len(args) > most:
+                is_decorated = type(args[most]) is FunctionType and callable(args[0])
+                advice = f": write @{type(args[0]).__name__}()" if is_decorated else ""
                 raise TypeError(
-                    f"{checked.__qualname__}() takes options by keyword, not by position: {args[most]!r}"
+                    f"{checked.__qualname__}() takes options by keyword, not by position: "
+                    f"{args[most]!r}{advice}"
                 )
             return function(*args, **options)
 

@@ -243,7 +243,7 @@ class JournalledSettling(Settling):
         parts: What `Settling` takes.
     """
 
-    fate = "put down"
+    fate = "put down for the next process"
 
     def __init__(self, keeper: Keeper, **parts: Any) -> None:
         super().__init__(**parts)
