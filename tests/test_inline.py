@@ -11,7 +11,7 @@ import signal
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from functools import partial
 from threading import Event
 from typing import Any
@@ -31,6 +31,8 @@ from retrying_executor import (
     current_call,
     report_weight,
 )
+from retrying_executor._core.settling import Settling
+from retrying_executor._core.turns import Turns
 from retrying_executor.testing import VirtualTimeExecutor
 
 AT_ONCE = RetryPolicy(delays=(0,) * 4)
@@ -607,14 +609,91 @@ def test_a_time_limit_of_asyncio_ends_a_call() -> None:
     asyncio.run(main())
 
 
-def test_a_loop_that_is_closed_is_not_woken() -> None:
-    """An upstream may open when the loop of a task that waited for it is gone."""
-    billing = Upstream("billing")
+def test_a_loop_that_is_closed_keeps_nobody_waiting() -> None:
+    """An upstream may open when the loop of a task that waited for it is gone: others get their turn."""
+    billing = Upstream("billing", max_concurrency=1)
+    inline = AT_ONCE.inline(upstream=billing)
     billing.pause()
     loop = asyncio.new_event_loop()
-    task = loop.create_task(AT_ONCE.inline(upstream=billing).call(awaited(int)))
+    task = loop.create_task(inline.call(awaited(int)))
     loop.run_until_complete(_until(lambda: _waits(billing)))
     loop.close()
     billing.resume()
+    assert 1 == inline.call(lambda: 1)
     assert not task.done()
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # nobody ends it
+
+
+def test_a_call_that_is_interrupted_anywhere_leaves_its_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is neither in the queue nor running any more."""
+    billing = Upstream("billing", max_pending=1, max_concurrency=1)
+    inline = AT_ONCE.inline(upstream=billing)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Settling, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            inline.call(int)
+    assert 0 == billing.in_flight
+    assert 1 == inline.call(lambda: 1)
+
+
+def test_a_signal_handler_may_resume_an_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the call that waits for it is doing just then."""
+    billing = Upstream("billing", max_concurrency=1)
+    billing.pause()
+    take, looks = Turns.take, iter([False, True, False, False, False])
+
+    def take_and_resume(*args: Any) -> Any:
+        taken = take(*args)
+        if next(looks):  # as a handler would that interrupts this thread: it holds the lock of the core
+            billing.resume()
+        return taken
+
+    monkeypatch.setattr(Turns, "take", take_and_resume)
+    assert 1 == AT_ONCE.inline(upstream=billing).call(lambda: 1)
+
+
+def test_a_coroutine_may_be_closed_in_another_context() -> None:
+    """As the collector does it."""
+
+    async def begin() -> Any:
+        forever = asyncio.Event()
+        coroutine: Any = AT_ONCE.call(forever.wait)
+        coroutine.send(None)
+        return coroutine
+
+    coroutine = asyncio.run(begin())
+    Context().run(coroutine.close)
+    assert not coroutine.cr_running
+
+
+def test_the_innermost_call_is_the_current_one() -> None:
+    """A plain call may run an event loop, and a coroutine in that may make calls inline."""
+
+    async def inner() -> str | None:
+        await asyncio.sleep(0)
+        return _label()
+
+    async def in_loop() -> tuple[str | None, str | None, str | None]:
+        return (
+            await AT_ONCE.inline(label="inner").call(inner),
+            AT_ONCE.inline(label="plain").call(_label),
+            _label(),
+        )
+
+    def outer() -> tuple[str | None, str | None, str | None]:
+        return asyncio.run(in_loop())
+
+    with RetryingExecutor(1) as executor:
+        view = executor.with_options(label="outer")
+        assert ("inner", "plain", "outer") == view.submit(outer).result(TIMEOUT)
+        assert ("inner", "plain", "outer") == view.submit(in_loop).result(TIMEOUT)
+
+
+def _label() -> str | None:
+    """Return the label of the call that runs here."""
+    call = current_call()
+    return None if call is None else call.label

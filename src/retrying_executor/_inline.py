@@ -66,13 +66,14 @@ class Caller(Crew):
     It has only what the core of a single call asks for, which never ends before the call does.
 
     Args:
-        wake: Has the caller look for an attempt to make, soon. Any thread calls it, and under any lock.
+        wake: Has the caller look for an attempt to make, soon; returns whether there still is a caller. Any
+            thread calls it, and under any lock.
     """
 
     roster = _Roster()
     hand: Hand
 
-    def __init__(self, wake: Callable[[], object]) -> None:
+    def __init__(self, wake: Callable[[], bool]) -> None:
         self._wake = wake
         self.coroutine: Coroutine[Any, Any, Any] | None = None
         """What an attempt of a coroutine function has returned, until it is run."""
@@ -102,9 +103,8 @@ class Caller(Crew):
         places.attach(core.monitor)
 
     def come(self, core: Core) -> bool:
-        """See that the caller comes; return ``True``."""
-        self._wake()
-        return True
+        """See that the caller comes, if it still can; return whether it does."""
+        return self._wake()
 
     def due_at_changed(self, schedule: object) -> None:
         """Have the caller look how long to wait."""
@@ -113,6 +113,13 @@ class Caller(Crew):
     def wake_all(self) -> None:
         """Have the caller look at everything."""
         self._wake()
+
+    def see_to_put_off(self, core: Core) -> None:
+        """Have the caller do what a destructor or a signal handler could not do."""
+        self._wake()
+
+    def call_off(self, call: object) -> None:
+        """The call was interrupted, and its coroutine with it: nothing is left to cancel."""
 
     def launch(self, hand: Hand, work: Work, coroutine: Coroutine[Any, Any, Any]) -> bool:
         """Keep a coroutine for the caller, which is about to await it; see `turns.Crew`."""
@@ -133,7 +140,7 @@ class _Making:
         wake: See `Caller`.
     """
 
-    def __init__(self, terms: Terms, work: Work, wake: Callable[[], object]) -> None:
+    def __init__(self, terms: Terms, work: Work, wake: Callable[[], bool]) -> None:
         self.caller = Caller(wake)
         self.core = core = Core(self.caller, name=_NAME, exit_timeout=ExitTimeout(None))
         self.call: RetryingFuture[Any] = RetryingFuture(core, work, core.adopt(terms))
@@ -179,6 +186,8 @@ class _Making:
         self.core.settling.rescue(self.caller.hand, error)
         self.core.ending.halt(self.core)
         end_permit(self.caller.hand, "none")
+        if not self.call.done():  # it was neither in the hand nor in the schedule just then
+            self.core.settling.settle(self.call, (None, error))
         self.call._mark_seen()
 
 
@@ -186,9 +195,10 @@ def _make_in_thread(terms: Terms, work: Work) -> Any:
     """Make a call in this thread, and return its result."""
     gate = threading.Lock()
 
-    def wake() -> None:
+    def wake() -> bool:
         with suppress(RuntimeError):  # it is open already
             gate.release()
+        return True
 
     making = _Making(terms, work, wake)
     try:
@@ -211,9 +221,12 @@ async def _make_in_task(terms: Terms, work: Work) -> Any:
 
     loop, gate = asyncio.get_running_loop(), asyncio.Event()
 
-    def wake() -> None:
-        with suppress(RuntimeError):  # the loop is closed: then nothing waits
+    def wake() -> bool:
+        try:
             loop.call_soon_threadsafe(gate.set)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
 
     making = _Making(terms, work, wake)
     try:
@@ -256,6 +269,7 @@ async def _outcome_of(coroutine: Coroutine[Any, Any, Any], hand: Hand) -> Outcom
     """Return what the coroutine of the call in a hand ends with."""
     previous = None if hand.call is None else hand.call._last[1]
     old = None if previous is None else traceback_of(previous)
+    hand.under = current.hand
     token = flight.set(hand)
     try:
         return await coroutine, None
@@ -263,7 +277,8 @@ async def _outcome_of(coroutine: Coroutine[Any, Any, Any], hand: Hand) -> Outcom
         cut_older(error, previous, old)
         return None, error
     finally:
-        flight.reset(token)
+        with suppress(ValueError):  # it is closed in another context, by the collector perhaps
+            flight.reset(token)
         del previous, old  # a traceback keeps this frame
 
 

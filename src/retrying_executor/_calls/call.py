@@ -110,7 +110,7 @@ class Hand:
         lock: Guards the hand; reentrant.
     """
 
-    __slots__ = ("call", "failed", "landed", "lock", "permit", "settlement", "succeeded")
+    __slots__ = ("call", "failed", "landed", "lock", "permit", "settlement", "succeeded", "under")
 
     is_thread = True
     """Whether it keeps a thread busy."""
@@ -123,6 +123,7 @@ class Hand:
         self.settlement: Settlement | None = None  # what the call is to be made done with
         self.succeeded = 0  # how many of the calls that it had
         self.failed = 0
+        self.under: Hand | None = None  # that of the thread in which a coroutine of it is awaited inline
 
 
 @public

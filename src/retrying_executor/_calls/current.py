@@ -76,7 +76,10 @@ def interrupted_hand() -> Hand | None:
 
 def _hand() -> Hand | None:
     """Return what holds the call that runs here, if one does."""
-    return current.hand or flight.get()
+    thread, coroutine = current.hand, flight.get()
+    # An attempt may run an event loop in which a coroutine makes a call inline: then that is the inner one.
+    # Otherwise the thread's is: with the context of its submitter, an attempt has that one's coroutine.
+    return coroutine if coroutine is not None and coroutine.under is thread else thread or coroutine
 
 
 @public

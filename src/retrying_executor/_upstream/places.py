@@ -438,6 +438,13 @@ class Places:
 
     def _first_to_tell(self, now: float) -> tuple[Asker | None, float, float]:
         """Return which core to tell something, from when on it may start an attempt, and of which weight."""
+        if not self.gate.has_budgets:  # then it is the same for all: they may be thousands
+            opens = self.gate.open_at()
+            if opens == math.inf:
+                return None, math.inf, 0
+            if opens <= now:
+                for core, (_, weight) in self._waiting.items():
+                    return core, opens, weight
         for core, (asks_at, weight) in list(self._waiting.items()):
             opens = self._opens_at(core, weight, now)
             if opens <= now or opens < asks_at:  # it may start now, or sooner than it would ask
