@@ -160,9 +160,10 @@ def test_worker_ends_in_time_and_refuses_what_is_too_much(
     assert ends_with == server.returncode
 
 
-def test_each_receiver_has_an_upstream_of_its_own() -> None:
+def test_each_receiver_has_an_upstream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A receiver that asks to wait holds back no other (U4, U5)."""
     needs("requests", "flask")
+    monkeypatch.setenv("PARTNER_URL", "http://127.0.0.1")  # read at import, and not used here
     program: dict[str, Any] = {"__name__": "shop"}
     flask, *_, receivers = pages.python_on(WEB)
     exec(compile(flask + receivers, WEB, "exec", dont_inherit=True), program)

@@ -1229,10 +1229,8 @@ MUTANTS = [
         "an_inline_call_and_one_place",
         (
             "_inline.py",
-            '''        """See that the caller comes; return ``True``."""
-        self._wake()
-''',
-            "",
+            "        return self._wake()\n",
+            "        return True\n",
         ),
     ),
     mutant(
@@ -1241,10 +1239,8 @@ MUTANTS = [
         "an_inline_call_against_resume",
         (
             "_inline.py",
-            '''        """See that the caller comes; return ``True``."""
-        self._wake()
-''',
-            "",
+            "        return self._wake()\n",
+            "        return True\n",
         ),
     ),
     mutant(
