@@ -6,7 +6,7 @@ import _thread
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from typing import Any, NoReturn
 
 import pytest
@@ -19,6 +19,7 @@ from retrying_executor._calls.ledger import Ledger
 from retrying_executor._calls.schedule import Schedule
 from retrying_executor._common.stdlib import is_held
 from retrying_executor._core.core import Core
+from retrying_executor._core.settling import Settling
 from retrying_executor._threads import threads
 from retrying_executor._upstream.gate import Gate, Permit
 from retrying_executor._upstream.places import Places
@@ -304,4 +305,28 @@ def test_what_a_signal_handler_raises_gets_out_of_drain(
         patch.setattr(executor._core, "make_latch", lambda _: Latch())
         with pytest.raises(TimeoutError, match="the alarm"):
             executor.drain(TIMEOUT)
+    go.set()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "is_cancelled"),
+    [(Settling, "_became_done", True), (Ledger, "cancel_unobserved", False)],
+)
+def test_an_interrupted_cancel_cancels_for_good_or_not_at_all(
+    executor: RetryingExecutor, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, is_cancelled: bool
+) -> None:
+    """Of a call that nobody observes; and a thread that waits for it is told (E1, F9)."""
+    go = threading.Event()
+    executor.submit(go.wait, TIMEOUT)
+    future = executor.submit(int)
+    with ThreadPoolExecutor(1) as others:
+        waiting = others.submit(future.exception, TIMEOUT)
+        assert eventually(lambda: future._awaited)
+        interrupt_once(monkeypatch, owner, name)
+        with pytest.raises(KeyboardInterrupt):
+            future.cancel()
+        assert is_cancelled is future.cancelled()
+        assert future.cancel()
+        with pytest.raises(CancelledError):
+            waiting.result(TIMEOUT)
     go.set()
