@@ -451,7 +451,10 @@ PROTOS = ["google.rpc.status_pb2", "google.rpc.error_details_pb2"]
 
 @pytest.mark.parametrize(
     "module",
-    ["email.utils", "calendar", "difflib", "random", "uuid", "retrying_executor._observe.monitor", *PROTOS],
+    [
+        *("email.utils", "calendar", "difflib", "random", "uuid", *PROTOS),
+        *("retrying_executor._observe.monitor", "retrying_executor._policy.rules"),
+    ],
 )
 def test_fork_in_the_middle_of_an_import(module: str, tmp_path: Path) -> None:
     """What a thread was importing for the library while another forked, the child can import too (F6)."""

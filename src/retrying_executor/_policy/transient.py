@@ -5,12 +5,20 @@ The rules and their tables are imported at the first failure: that takes time, a
 
 from __future__ import annotations
 
+from retrying_executor._common.forks import before_fork
 from retrying_executor._common.public import public
 from retrying_executor._policy.reading import Reading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from retrying_executor._common.errors import NotNow
+
+
+def _import_rules() -> None:
+    import retrying_executor._policy.rules  # noqa: F401
+
+
+before_fork(_import_rules)  # else a child might wait for a thread that was importing them
 
 
 @public

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from retrying_executor._upstream.gate import Evidence
 
 
-def _import_rules() -> None:
+def _import_health() -> None:
     import retrying_executor._upstream.health  # noqa: F401
 
 
-before_fork(_import_rules)  # else a child might wait for a thread that was importing them
+before_fork(_import_health)  # else a child might wait for a thread that was importing them
 
 
 @public
