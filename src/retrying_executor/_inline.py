@@ -132,7 +132,7 @@ class Caller(Crew):
 
 
 class _Making:
-    """One call that is being made.
+    """One call that is being made; a context manager, which sees that nothing is left of it.
 
     Args:
         terms: The terms.
@@ -181,8 +181,13 @@ class _Making:
             return -1.0
         return min(max(0.0, due_at - time.monotonic()), threading.TIMEOUT_MAX)
 
-    def abandon(self, error: BaseException) -> None:
-        """The caller was interrupted: it makes no attempt any more, and leaves nothing at the upstreams."""
+    def __enter__(self) -> None:
+        """Do nothing: what follows may be interrupted."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """If the call is not done, it was interrupted: make no attempt any more, and free its places."""
+        if error is None or self.call.done():
+            return
         self.core.settling.rescue(self.caller.hand, error)
         self.core.ending.halt(self.core)
         end_permit(self.caller.hand, "none")
@@ -202,15 +207,12 @@ def _make_in_thread(terms: Terms, work: Work) -> Any:
 
     making = _Making(terms, work, wake)
     try:
-        making.core.submit(making.call)
-        while not making.call.done():
-            if not making.step():
-                gate.acquire(timeout=making.patience())
-        return making.call.result()
-    except BaseException as error:
-        if not making.call.done():
-            making.abandon(error)
-        raise
+        with making:
+            making.core.submit(making.call)
+            while not making.call.done():
+                if not making.step():
+                    gate.acquire(timeout=making.patience())
+            return making.call.result()
     finally:
         del making, work  # a traceback keeps this frame
 
@@ -230,17 +232,14 @@ async def _make_in_task(terms: Terms, work: Work) -> Any:
 
     making = _Making(terms, work, wake)
     try:
-        making.core.submit(making.call)
-        while not making.call.done():
-            if making.step():
-                await _go_on(making.caller)
-                continue
-            await _wait_at(gate, loop, making.patience())
-        return making.call.result()
-    except BaseException as error:
-        if not making.call.done():
-            making.abandon(error)
-        raise
+        with making:
+            making.core.submit(making.call)
+            while not making.call.done():
+                if making.step():
+                    await _go_on(making.caller)
+                else:
+                    await _wait_at(gate, loop, making.patience())
+            return making.call.result()
     finally:
         del making, work
 
